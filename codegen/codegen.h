@@ -1,0 +1,47 @@
+/* codegen/codegen.h: back ends: a tile program to code that runs its task kinds. Face of the folder.
+ * Back ends meet in this vtable; nothing above asks which one is in use. All functions are reentrant. */
+#ifndef DIPPER_CODEGEN_H
+#define DIPPER_CODEGEN_H
+
+#include "ir/ir.h"
+
+/* Where the code is to run. Zero-initialized: this machine. Strings are LLVM's names. */
+typedef struct cg_target {
+  const char *triple;   /* NULL: the host's */
+  const char *cpu;      /* NULL: the host's, or generic for another triple */
+  const char *features; /* "+avx2,-fma"; NULL: the cpu's own */
+} cg_target;
+
+/* A compiled program as bytes (an object file), malloc'ed. What the cache keeps and ahead-of-time compilation writes. */
+typedef struct cg_object {
+  void *bytes;
+  size_t size;
+} cg_object;
+void cg_object_free(cg_object *object);
+
+typedef enum cg_text { CG_TEXT_IR, CG_TEXT_ASSEMBLY } cg_text;
+
+typedef struct cg_backend {
+  const char *name, *doc;
+  /* A text that, with the tile program's, determines the object's bytes: back end version, cpu, features. */
+  dp_status (*fingerprint)(const cg_target *target, dp_str *out);
+  dp_status (*compile)(const tile_program *program, const cg_target *target, cg_object *object);
+  /* The object's code for use in this process. The program must outlive it. */
+  dp_status (*load)(const tile_program *program, const cg_object *object, tile_code **code);
+  /* For people: the back end's own IR or assembly. DP_UNSUPPORTED where there is none. */
+  dp_status (*text)(const tile_program *program, const cg_target *target, cg_text kind, dp_str *out);
+} cg_backend;
+
+/* "llvm" (when built in), "interp". NULL when there is none of that name; name NULL: the default. */
+const cg_backend *cg_find_backend(const char *name);
+int cg_backend_count(void);
+const cg_backend *cg_backend_at(int index);
+
+/* A code for `program`: from the cache directory when it has a sound entry, else compiled and put there (cache_dir NULL:
+ * no cache). An entry that is damaged or of another program is rebuilt; a cache that cannot be written is no failure:
+ * `note` then says why (may be NULL). `compiled` tells whether a compile took place (may be NULL). Two processes may
+ * share a cache. */
+dp_status cg_build(const cg_backend *backend, const tile_program *program, const cg_target *target,
+                   const char *cache_dir, tile_code **code, bool *compiled, dp_str *note);
+
+#endif

@@ -1,0 +1,8 @@
+/* ir/ir.h: face of the folder: the data that frontend, passes, codegen and runtime meet in. */
+#ifndef DIPPER_IR_H
+#define DIPPER_IR_H
+
+#include "ir/graph.h"
+#include "ir/tile.h"
+
+#endif

@@ -1,0 +1,54 @@
+/* ir/tile.c: building tile programs, and the names of tile ops (made of the tables). */
+#include "ir/tile.h"
+
+#include <string.h>
+
+static const char *const names[] = {
+#define TILE_OP(name, operands, doc) #name,
+#include "ir/tile_ops.def"
+#undef TILE_OP
+#define SCALAR(name, arguments, doc) #name,
+#include "ir/scalar.def"
+#undef SCALAR
+};
+
+static const int arities[TILE_OPCODE_COUNT] = {
+#define SCALAR(name, arguments, doc) [TILE_##name] = arguments,
+#include "ir/scalar.def"
+#undef SCALAR
+};
+
+const char *tile_opcode_name(tile_opcode code) { return names[code]; }
+int tile_scalar_arity(tile_opcode code) { return arities[code]; }
+
+bool tile_scalar_parse(const char *name, tile_opcode *code) {
+  for (int i = 0; i < TILE_OPCODE_COUNT; i++) {
+    if (arities[i] && strcmp(names[i], name) == 0) {
+      *code = (tile_opcode)i;
+      return true;
+    }
+  }
+  return false;
+}
+
+tile_program *tile_program_new(const char *name) {
+  dp_arena *arena = dp_arena_new();
+  if (!arena) return NULL;
+  tile_program *program = DP_NEW(arena, tile_program);
+  program->arena = arena;
+  program->name = dp_arena_strdup(arena, name);
+  return program;
+}
+
+void tile_program_free(tile_program *program) {
+  if (program) dp_arena_free(program->arena);
+}
+
+int tile_add_op(tile_program *program, tile_kind *kind, tile_op op) {
+  DP_PUSH(program->arena, kind->ops, kind->op_count, kind->op_cap) = op;
+  return kind->op_count - 1;
+}
+
+int64_t tile_row_tiles(const tile_program *program, int64_t rows) {
+  return (rows + program->row_tile - 1) / program->row_tile;
+}

@@ -1,0 +1,231 @@
+/* ir/tile.h: the tile program: what a schedule makes of a graph, before any target. A whole step (a ragged batch of
+ * tokens of several sequences) is one tile program:
+ *
+ *   task kinds    small functions over tiles: load, mma, elementwise, reduce, store, a loop over context chunks
+ *   groups        a kind applied to every (row tile, column) of a row space: the instances are the tasks
+ *   sections      groups run once, or `count` times over (the layer loop, rolled)
+ *   waits         which tasks must be done before a task may run; one counter per (group, iteration, row tile)
+ *
+ * Rows. Token rows are cut into row tiles of `row_tile`. Each row tile owns a slab of memory with all activations of its
+ * rows, so memory reuse never crosses row tiles, and tasks of different row tiles meet only in the KV cache.
+ * A segment is a run of tokens of one sequence inside one row tile (at most `segment_tokens`): the unit of attention.
+ *
+ * Numerics. Every element is computed by a fixed tree: mma adds along k in order by FMA from its initial value; sum
+ * takes 16 lanes in order, then lanes i + (i ^ 8), (i ^ 4), (i ^ 2), (i ^ 1), the lower lane's value first; padding
+ * columns do not take part in lanes beyond the last full one except as +0 (sum) and -inf (greatest). Nothing depends on
+ * the number of rows, tasks or workers. */
+#ifndef DIPPER_IR_TILE_H
+#define DIPPER_IR_TILE_H
+
+#include "ir/graph.h"
+
+enum {
+  TILE_LANES = 16,  /* the virtual vector: also the rows of a packed weight block and the padding of every row */
+  TILE_PAIR = 32,   /* packed weights are padded to two blocks; column tiles are multiples of it */
+  TILE_CHUNK = 64,  /* positions of a context chunk, and of a cache page */
+};
+
+typedef enum tile_opcode {
+#define TILE_OP(name, operands, doc) TILE_##name,
+#include "ir/tile_ops.def"
+#undef TILE_OP
+#define SCALAR(name, arguments, doc) TILE_##name,
+#include "ir/scalar.def"
+#undef SCALAR
+  TILE_OPCODE_COUNT
+} tile_opcode;
+
+const char *tile_opcode_name(tile_opcode code);
+int tile_scalar_arity(tile_opcode code); /* 0 when it is not a scalar op */
+bool tile_scalar_parse(const char *name, tile_opcode *code);
+
+typedef enum tile_space {
+  TILE_TOKENS,   /* rows: the step's tokens; task row index: row tile */
+  TILE_SEGMENTS, /* rows: tokens of a segment x `group` query heads; task row index: segment */
+  TILE_OUTPUTS,  /* rows: the tokens whose results are asked for; task row index: row tile of them */
+  TILE_SPACE_COUNT
+} tile_space;
+
+/* Activations: f32, rows of `space` (TOKENS or OUTPUTS), element (row, col) at
+ *   arena[space] + (row / row_tile) * slab_bytes[space] + offset + ((row % row_tile) * stride + col) * 4
+ * Outputs (output >= 0): element at outputs[output] + (row * stride + col) * 4, memory of the caller. */
+typedef struct tile_buffer {
+  const char *name;
+  tile_space space;
+  int64_t cols;   /* of use */
+  int64_t stride; /* floats from row to row, a multiple of TILE_PAIR; the padding may hold anything */
+  int64_t offset; /* bytes from the slab's start, a multiple of 64 */
+  int output;     /* -1: activation; else which result of the graph */
+} tile_buffer;
+
+typedef enum tile_weight_form {
+  TILE_VECTOR, /* f32[cols], padded with zeros to TILE_LANES */
+  TILE_MATRIX, /* packed: blocks of 16 rows, each [k][16] in the storage type (runtime/pack.c); rows padded to TILE_PAIR */
+} tile_weight_form;
+
+typedef struct tile_weight {
+  const char *name;
+  int weight;       /* index in the module's weights */
+  tile_weight_form form;
+  int64_t rows, cols; /* MATRIX: n and k; VECTOR: 1 and n */
+  bool transposed;  /* MATRIX: the file's tensor is [k, n] */
+  int count;        /* layers, 1 when not stacked */
+  int first_slot;   /* layer l's memory is step->weights[first_slot + l], its type step->weight_types[first_slot + l] */
+  unsigned storage; /* bit set of the ir_dtype that can occur (VECTOR: f32) */
+} tile_weight;
+
+/* A KV cache. Pages hold TILE_CHUNK positions of every cache, layer and head. Within page p, at
+ *   kv + p * page_bytes + offset + ((layer * heads + head) * chunk_floats) * 4
+ * lie the keys, packed like weights with positions as rows: [TILE_CHUNK/16][dim[0]][16], then the values, packed with
+ * dims as rows: [padded dim[1]/16][TILE_CHUNK][16]. Fresh pages are zeroed by the runtime. */
+typedef struct tile_cache {
+  const char *name;
+  int layers, heads;
+  int64_t dim[2];       /* of a key, of a value */
+  int64_t offset;       /* bytes from the page's start */
+  int64_t key_floats;   /* TILE_CHUNK * dim[0] */
+  int64_t value_floats; /* TILE_CHUNK * padded dim[1]: padded to TILE_PAIR */
+} tile_cache;
+
+/* One op of a kind. Its value is named by its index. Addresses of load, store, vector, embed:
+ *   row(r)    = row0 + r / group, or inputs[index][row0 + r] when index >= 0       (group of the kind; 1 but for segments)
+ *   column(r) = col_base + col * col_step + (r % group) * group_step              (col: the task's column index) */
+typedef struct tile_op {
+  tile_opcode code;
+  int operands[2];
+  int cols;
+  bool one_row;  /* the value is [1, cols] */
+  bool column_tile; /* cols are those of the task's column tile: the last task has fewer when columns % col_tile != 0 */
+  int ref;       /* buffer, weight, input or cache */
+  int index;     /* input that row() goes through, or -1 */
+  int part;      /* append: 0 keys, 1 values */
+  int64_t dim;   /* rotate, append: columns of a head */
+  int64_t col_base, col_step, group_step;
+  float imm;
+  const float *data;  /* table */
+  const int *list;    /* next */
+  int list_count;
+  const char *origin; /* the graph ops it came from, for readers of dumps and assembly; may be NULL */
+} tile_op;
+
+typedef struct tile_kind {
+  const char *name;
+  tile_space space;
+  int max_rows;   /* rows of a task at most: row_tile, or segment_tokens * group */
+  int group;      /* rows a token */
+  int64_t columns; /* result columns in all; for segments the number of key heads */
+  int col_tile;   /* columns a task, a multiple of TILE_PAIR; for segments 1 */
+  int col_tasks;  /* ceil(columns / col_tile) */
+  tile_op *ops;
+  int op_count, op_cap;
+  int prologue; /* ops [0, prologue) do not depend on col: a worker that runs another column of the same row tile may
+                   keep their values in its scratch and skip them */
+} tile_kind;
+
+typedef enum tile_scope {
+  TILE_ROW,    /* the same row tile (a segment's is its token's; an output row tile has none: use ALL) */
+  TILE_PREFIX, /* row tiles 0 .. the task's */
+  TILE_ALL,    /* every row tile of the producer */
+} tile_scope;
+
+typedef enum tile_when {
+  TILE_EVERY,    /* the producer's same iteration if it is in the same section, else its last one */
+  TILE_FIRST,    /* only in iteration 0; the producer is in an earlier section: its last iteration */
+  TILE_PREVIOUS, /* only in iterations > 0: the producer's previous iteration */
+} tile_when;
+
+typedef struct tile_wait {
+  int group;
+  tile_scope scope;
+  tile_when when;
+} tile_wait;
+
+typedef struct tile_group {
+  int kind;
+  int section;
+  tile_wait *waits;
+  int wait_count, wait_cap;
+} tile_group;
+
+/* Groups [first, first + count) run `iterations` times; the iteration is the layer index of weights and caches. */
+typedef struct tile_section {
+  int first, count;
+  int iterations;
+} tile_section;
+
+typedef struct tile_program {
+  dp_arena *arena; /* owns everything here */
+  const char *name;
+  int row_tile, segment_tokens;
+  tile_buffer *buffers;
+  int buffer_count, buffer_cap;
+  tile_weight *weights;
+  int weight_count, weight_cap;
+  int slot_count;
+  tile_cache *caches;
+  int cache_count, cache_cap;
+  int64_t page_bytes;
+  const char **inputs; /* names of the i32 inputs: "tokens", "pos" (one a token), "out_rows" (one an output row) */
+  int input_count, input_cap;
+  int output_count;
+  int64_t slab_bytes[TILE_SPACE_COUNT]; /* of TOKENS and OUTPUTS */
+  tile_kind *kinds;
+  int kind_count, kind_cap;
+  tile_group *groups; /* in an order in which running them one by one is correct */
+  int group_count, group_cap;
+  tile_section *sections;
+  int section_count, section_cap;
+} tile_program;
+
+/* What a schedule and a layout may know of a target: numbers, never its name. */
+typedef struct tile_target {
+  int cores;
+  int64_t task_bytes; /* weight bytes a task should stream, so that its overhead is small beside it */
+} tile_target;
+
+/* ---- what generated code reads: one step's arguments -------------------------------------------------------------- */
+
+/* Filled by the runtime before the step; read-only during it but for what the pointers' targets say. Field offsets are
+ * known to the back ends through offsetof. */
+typedef struct tile_step {
+  const void *const *weights;    /* [slot_count], 64-byte aligned */
+  const uint8_t *weight_types;   /* [slot_count] ir_dtype */
+  const int32_t *const *inputs;  /* [input_count] */
+  float *const *outputs;         /* [output_count], rows of the buffer's stride */
+  char *arena[TILE_SPACE_COUNT]; /* slabs, 64-byte aligned */
+  int64_t rows[TILE_SPACE_COUNT]; /* T, number of segments, R */
+  const int32_t *positions;      /* [T] position of each token in its sequence */
+  const int32_t *slots;          /* [T] page * TILE_CHUNK + position % TILE_CHUNK: where append writes */
+  const int32_t *segment_row;    /* [segments] first token row */
+  const int32_t *segment_tokens; /* [segments] */
+  const int32_t *segment_pages;  /* [segments] index into `pages` of the sequence's page table */
+  const int32_t *pages;          /* page tables, one after another */
+  char *kv;                      /* pages */
+} tile_step;
+
+/* One task: kind's code over (layer, row index, column index). `reuse`: the scratch still holds the prologue's values of
+ * this very (step, layer, row, kind). Scratch: of the worker alone, 64-byte aligned, tile_code.scratch_bytes. */
+typedef struct tile_code tile_code;
+struct tile_code {
+  void (*run)(const tile_code *code, int kind, const tile_step *step, int64_t layer, int64_t row, int64_t col,
+              void *scratch, int64_t reuse);
+  void (*free)(tile_code *code);
+  size_t scratch_bytes;
+  void *self; /* the back end's */
+};
+
+/* ---- building, text, checks ----------------------------------------------------------------------------------------- */
+
+tile_program *tile_program_new(const char *name);
+void tile_program_free(tile_program *program);
+int tile_add_op(tile_program *program, tile_kind *kind, tile_op op); /* returns its index */
+/* Rows of task (space, index): first token (or output) row and number of tokens. */
+int64_t tile_row_tiles(const tile_program *program, int64_t rows);
+/* The readable form (docs/tile.md); not read back. */
+void tile_print(dp_str *out, const tile_program *program);
+/* Proves, for a step of the given rows (tokens cut into `sequences` equal sequences, each with `past` cached positions),
+ * from the ops' access ranges and the counters, that no two tasks race and that none waits for ever. Iterations are
+ * checked as they are, so use a program of few layers or accept the time (quadratic in tasks). DP_BUG names the tasks. */
+dp_status tile_check(const tile_program *program, int64_t tokens, int64_t outputs, int64_t sequences, int64_t past);
+
+#endif
