@@ -1,0 +1,122 @@
+/* codegen/llvm/ll.h: what the files of this back end share: an LLVM module under construction and its vocabulary.
+ *
+ *   backend.c  the vtable: target machine, pass pipeline, object, loading, texts
+ *   emit.c     loops, addresses, vectors; the scalar functions by codegen/scalar.inc
+ *   product.c  the register-tiled products: one function a (storage type, register tile), a driver a storage type
+ *   kind.c     a task kind to a function: which values live in scratch, the loops that make them
+ *   value.c    one vector of a value, pulled from its operands */
+#ifndef DIPPER_CODEGEN_LLVM_LL_H
+#define DIPPER_CODEGEN_LLVM_LL_H
+
+#include "ir/ir.h"
+
+#include <llvm-c/Core.h>
+
+/* A register tile of the product: rows x blocks of 16 columns. */
+typedef struct ll_register_tile {
+  int rows, blocks;
+} ll_register_tile;
+
+/* What the target's registers allow, largest rows first; the last has one row. `wide` of the one-row tile hides the FMA
+ * latency, `blocks` of 1 or 2 finish what wider ones leave. */
+typedef struct ll_numbers {
+  bool fma, f16; /* has fused multiply-add, has f16 to f32 */
+  const ll_register_tile *tiles; /* descending rows */
+  int tile_count;
+  int tail_blocks; /* width that divides every column count: 1 or 2 */
+} ll_numbers;
+
+typedef struct ll {
+  const tile_program *program;
+  ll_numbers numbers;
+  LLVMContextRef context;
+  LLVMModuleRef module;
+  LLVMBuilderRef b;
+  LLVMTypeRef i1, i8, i16, i32, i64, f16, f32, f64, ptr, v_f32, v_f64, v_i32, v_i64, v_i1, void_t;
+  LLVMValueRef function; /* under construction */
+  LLVMValueRef products[IR_DTYPE_COUNT]; /* drivers, made on demand */
+  LLVMValueRef embeds[IR_DTYPE_COUNT];
+} ll;
+
+/* ---- emit.c */
+
+LLVMValueRef ll_int(ll *l, int64_t n);
+LLVMValueRef ll_add(ll *l, LLVMValueRef a, LLVMValueRef b);
+LLVMValueRef ll_mul(ll *l, LLVMValueRef a, LLVMValueRef b);
+LLVMValueRef ll_muli(ll *l, LLVMValueRef a, int64_t n);
+LLVMValueRef ll_addi(ll *l, LLVMValueRef a, int64_t n);
+LLVMValueRef ll_min(ll *l, LLVMValueRef a, LLVMValueRef b); /* signed */
+/* base + bytes; base + index * size */
+LLVMValueRef ll_at(ll *l, LLVMValueRef base, LLVMValueRef bytes);
+LLVMValueRef ll_load(ll *l, LLVMTypeRef type, LLVMValueRef pointer, unsigned align);
+LLVMValueRef ll_load_constant(ll *l, LLVMTypeRef type, LLVMValueRef pointer, unsigned align); /* written by no task */
+LLVMValueRef ll_store(ll *l, LLVMValueRef value, LLVMValueRef pointer, unsigned align);
+LLVMValueRef ll_load_i32(ll *l, LLVMValueRef base, LLVMValueRef index); /* base[index], sign-extended to i64 */
+/* A field of the step. */
+LLVMValueRef ll_step_ptr(ll *l, LLVMValueRef step, size_t offset);
+LLVMValueRef ll_step_i64(ll *l, LLVMValueRef step, size_t offset);
+LLVMValueRef ll_splat(ll *l, LLVMValueRef scalar);
+LLVMValueRef ll_const(ll *l, double c);  /* <16 x f32> splat */
+LLVMValueRef ll_constd(ll *l, double c); /* <16 x f64> splat */
+LLVMValueRef ll_lane_ids(ll *l);         /* <16 x i32> 0..15 */
+LLVMValueRef ll_fma(ll *l, LLVMValueRef x, LLVMValueRef y, LLVMValueRef z); /* any float type */
+LLVMValueRef ll_intrinsic(ll *l, const char *name, LLVMTypeRef *overloads, int overload_count, LLVMValueRef *arguments,
+                          int count);
+LLVMValueRef ll_scalar(ll *l, tile_opcode code, LLVMValueRef x, LLVMValueRef y);
+LLVMValueRef ll_tree(ll *l, LLVMValueRef v, bool greatest); /* the fixed tree over 16 lanes, to an f32 */
+LLVMValueRef ll_function(ll *l, const char *name, LLVMTypeRef *parameters, int count, bool exported);
+LLVMBasicBlockRef ll_block(ll *l, const char *name);
+
+/* for (index = from; index < to; index += step) body: begin, emit the body, end. `carried` values (up to 4): phis, read
+ * as loop.carried[i]; give their next values to end; after it they hold the final ones. */
+typedef struct ll_loop {
+  LLVMBasicBlockRef entry, body, exit;
+  LLVMValueRef index, to, carried[64];
+  int64_t step;
+  int carried_count;
+} ll_loop;
+void ll_loop_begin(ll *l, ll_loop *loop, const char *name, LLVMValueRef from, LLVMValueRef to, int64_t step,
+                   LLVMValueRef *carried, int carried_count);
+void ll_loop_end(ll *l, ll_loop *loop, LLVMValueRef *next);
+
+/* ---- product.c */
+
+/* void product(a, lda floats, w, block stride bytes, k, blocks, c, ldc floats, rows, accumulate i64): for each row of a
+ * and each 16-column block of w: c (+)= a w, k in order. */
+LLVMValueRef ll_product(ll *l, ir_dtype storage);
+/* void embed(w, k, row, destination): one row of a packed matrix as f32. */
+LLVMValueRef ll_embed(ll *l, ir_dtype storage);
+LLVMValueRef ll_call(ll *l, LLVMValueRef function, LLVMValueRef *arguments, int count);
+
+/* ---- kind.c, value.c */
+
+typedef struct ll_kind {
+  ll *l;
+  const tile_kind *kind;
+  LLVMValueRef step, layer, row, col, scratch, reuse; /* parameters */
+  LLVMValueRef row0;   /* first token (or output) row */
+  LLVMValueRef rows;   /* rows of this task */
+  LLVMValueRef tile_base; /* this row tile's slab, of the kind's space (segments: tokens) */
+  LLVMValueRef local0; /* row0 within its row tile (segments; else 0) */
+  LLVMValueRef columns; /* of this task's column tile */
+  LLVMValueRef chunk;  /* inside the loop */
+  int64_t *place;      /* per op: offset of its value in the scratch, or -1: pulled where it is used */
+  int64_t *stride;     /* per op: floats from row to row there */
+} ll_kind;
+
+/* Bytes of scratch a kind takes; fills place and stride (arrays of op_count) when not NULL. */
+int64_t ll_place_values(const tile_kind *kind, int64_t *place, int64_t *stride);
+void ll_emit_kind(ll *l, int index);
+
+/* <16 x f32> of op's value: columns c .. c+15 of row r. */
+LLVMValueRef ll_pull(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c);
+/* <16 x f32> of a [rows, 1] value: rows r .. r+15. */
+LLVMValueRef ll_pull_rows(ll_kind *k, int op, LLVMValueRef r);
+LLVMValueRef ll_scratch_at(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c);
+/* Address of element (r, c) of a load or store. */
+LLVMValueRef ll_buffer_at(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c);
+LLVMValueRef ll_token_of(ll_kind *k, LLVMValueRef r); /* row0 + r / group */
+LLVMValueRef ll_column_of(ll_kind *k, const tile_op *op, LLVMValueRef r);
+LLVMValueRef ll_weight_base(ll_kind *k, const tile_op *op, LLVMValueRef *slot); /* this layer's memory */
+
+#endif

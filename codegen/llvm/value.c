@@ -1,0 +1,176 @@
+/* codegen/llvm/value.c: values are pulled: whoever needs 16 columns of a value asks, and it asks its operands, so that a
+ * chain of elementwise ops becomes one expression in one loop. Only what kind.c placed in scratch is read from there. */
+#include "codegen/llvm/ll.h"
+
+LLVMValueRef ll_token_of(ll_kind *k, LLVMValueRef r) {
+  if (k->kind->group > 1) r = LLVMBuildUDiv(k->l->b, r, ll_int(k->l, k->kind->group), "");
+  return ll_add(k->l, k->row0, r);
+}
+
+LLVMValueRef ll_column_of(ll_kind *k, const tile_op *op, LLVMValueRef r) {
+  ll *l = k->l;
+  LLVMValueRef column = ll_int(l, op->col_base);
+  if (op->col_step) column = ll_add(l, column, ll_muli(l, k->col, op->col_step));
+  if (op->group_step && k->kind->group > 1) {
+    LLVMValueRef member = LLVMBuildURem(l->b, r, ll_int(l, k->kind->group), "");
+    column = ll_add(l, column, ll_muli(l, member, op->group_step));
+  }
+  return column;
+}
+
+LLVMValueRef ll_buffer_at(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  const tile_buffer *buffer = &l->program->buffers[op->ref];
+  LLVMValueRef column = ll_add(l, ll_column_of(k, op, r), c), base, row;
+  if (buffer->output >= 0) {
+    LLVMValueRef outputs = ll_step_ptr(l, k->step, offsetof(tile_step, outputs));
+    base = ll_load_constant(l, l->ptr, ll_at(l, outputs, ll_int(l, buffer->output * 8)), 8);
+    row = ll_token_of(k, r);
+  } else if (op->index >= 0) {
+    LLVMValueRef inputs = ll_step_ptr(l, k->step, offsetof(tile_step, inputs));
+    LLVMValueRef list = ll_load_constant(l, l->ptr, ll_at(l, inputs, ll_int(l, op->index * 8)), 8);
+    LLVMValueRef target = ll_load_i32(l, list, ll_token_of(k, r)), tile = ll_int(l, l->program->row_tile);
+    LLVMValueRef arena = ll_step_ptr(l, k->step, offsetof(tile_step, arena) + sizeof(char *) * buffer->space);
+    base = ll_at(l, arena, ll_muli(l, LLVMBuildUDiv(l->b, target, tile, ""), l->program->slab_bytes[buffer->space]));
+    base = ll_at(l, base, ll_int(l, buffer->offset));
+    row = LLVMBuildURem(l->b, target, tile, "");
+  } else {
+    base = ll_at(l, k->tile_base, ll_int(l, buffer->offset));
+    row = r;
+    if (k->kind->group > 1) row = LLVMBuildUDiv(l->b, r, ll_int(l, k->kind->group), "");
+    if (k->local0) row = ll_add(l, k->local0, row);
+  }
+  return ll_at(l, base, ll_muli(l, ll_add(l, ll_muli(l, row, buffer->stride), column), 4));
+}
+
+LLVMValueRef ll_weight_base(ll_kind *k, const tile_op *op, LLVMValueRef *slot) {
+  ll *l = k->l;
+  const tile_weight *weight = &l->program->weights[op->ref];
+  *slot = ll_int(l, weight->first_slot);
+  if (weight->count > 1) *slot = ll_add(l, *slot, k->layer);
+  LLVMValueRef weights = ll_step_ptr(l, k->step, offsetof(tile_step, weights));
+  return ll_load_constant(l, l->ptr, LLVMBuildGEP2(l->b, l->ptr, weights, slot, 1, ""), 8);
+}
+
+LLVMValueRef ll_scratch_at(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef element = ll_add(l, ll_muli(l, r, k->stride[op]), c);
+  return ll_at(l, k->scratch, ll_addi(l, ll_muli(l, element, 4), k->place[op]));
+}
+
+/* Operand `which` of op at the columns that go with c of the result: broadcast when it has fewer. */
+static LLVMValueRef pull_operand(ll_kind *k, const tile_op *op, int which, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  int index = op->operands[which];
+  const tile_op *operand = &k->kind->ops[index];
+  if (operand->cols == op->cols) return ll_pull(k, index, r, c);
+  if (operand->cols == 1) return ll_pull(k, index, r, ll_int(l, 0));
+  LLVMValueRef element = LLVMBuildUDiv(l->b, c, ll_int(l, op->cols / operand->cols), "");
+  LLVMValueRef first = LLVMBuildAnd(l->b, element, ll_int(l, -TILE_LANES), "");
+  LLVMValueRef lane = LLVMBuildTrunc(l->b, LLVMBuildSub(l->b, element, first, ""), l->i32, "");
+  return ll_splat(l, LLVMBuildExtractElement(l->b, ll_pull(k, index, r, first), lane, ""));
+}
+
+/* Element i of a head pairs with i + dim/2. When the halves are whole vectors the pair is another vector; else it is
+ * gathered lane by lane from the scratch (small heads of test models). */
+static LLVMValueRef rotated(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  int64_t dim = op->dim, half = dim / 2;
+  LLVMValueRef x = ll_pull(k, op->operands[0], r, c);
+  if (half % TILE_LANES == 0) {
+    LLVMValueRef e = LLVMBuildURem(l->b, c, ll_int(l, dim), "");
+    LLVMValueRef first = LLVMBuildICmp(l->b, LLVMIntULT, e, ll_int(l, half), "");
+    LLVMValueRef shift = LLVMBuildSelect(l->b, first, ll_int(l, half), ll_int(l, -half), "");
+    LLVMValueRef angle = LLVMBuildURem(l->b, c, ll_int(l, half), "");
+    LLVMValueRef other = ll_pull(k, op->operands[0], r, ll_add(l, c, shift));
+    LLVMValueRef cosine = ll_pull(k, op->operands[1], r, angle);
+    LLVMValueRef sine = ll_pull(k, op->operands[1], r, ll_addi(l, angle, half));
+    LLVMValueRef turned = LLVMBuildFMul(l->b, other, sine, "");
+    turned = LLVMBuildSelect(l->b, first, LLVMBuildFNeg(l->b, turned, ""), turned, "");
+    return LLVMBuildFAdd(l->b, LLVMBuildFMul(l->b, x, cosine, ""), turned, "");
+  }
+  LLVMValueRef result = LLVMGetPoison(l->v_f32);
+  for (int lane = 0; lane < TILE_LANES; lane++) {
+    LLVMValueRef n = ll_addi(l, c, lane), e = LLVMBuildURem(l->b, n, ll_int(l, dim), "");
+    LLVMValueRef first = LLVMBuildICmp(l->b, LLVMIntULT, e, ll_int(l, half), "");
+    LLVMValueRef shift = LLVMBuildSelect(l->b, first, ll_int(l, half), ll_int(l, -half), "");
+    LLVMValueRef angle = LLVMBuildURem(l->b, e, ll_int(l, half), "");
+    /* A lane past the last column has no pair in the row: it reads itself and is never stored. */
+    LLVMValueRef pair = ll_add(l, n, shift);
+    pair = LLVMBuildSelect(l->b, LLVMBuildICmp(l->b, LLVMIntSLT, pair, ll_int(l, k->stride[op->operands[0]]), ""), pair, n, "");
+    LLVMValueRef own = ll_load(l, l->f32, ll_scratch_at(k, op->operands[0], r, n), 4);
+    LLVMValueRef other = ll_load(l, l->f32, ll_scratch_at(k, op->operands[0], r, pair), 4);
+    LLVMValueRef cosine = ll_load(l, l->f32, ll_scratch_at(k, op->operands[1], r, angle), 4);
+    LLVMValueRef sine = ll_load(l, l->f32, ll_scratch_at(k, op->operands[1], r, ll_addi(l, angle, half)), 4);
+    LLVMValueRef turned = LLVMBuildFMul(l->b, other, sine, "");
+    turned = LLVMBuildSelect(l->b, first, LLVMBuildFNeg(l->b, turned, ""), turned, "");
+    LLVMValueRef value = LLVMBuildFAdd(l->b, LLVMBuildFMul(l->b, own, cosine, ""), turned, "");
+    result = LLVMBuildInsertElement(l->b, result, value, LLVMConstInt(l->i32, (unsigned)lane, false), "");
+  }
+  return result;
+}
+
+static LLVMValueRef seen(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef positions = ll_step_ptr(l, k->step, offsetof(tile_step, positions));
+  LLVMValueRef own = ll_load_i32(l, positions, ll_token_of(k, r));
+  LLVMValueRef first = ll_add(l, ll_muli(l, k->chunk, TILE_CHUNK), c);
+  LLVMValueRef last_lane = LLVMBuildTrunc(l->b, LLVMBuildSub(l->b, own, first, ""), l->i32, "");
+  LLVMValueRef visible = LLVMBuildICmp(l->b, LLVMIntSLE, ll_lane_ids(l), ll_splat(l, last_lane), "");
+  return LLVMBuildSelect(l->b, visible, ll_pull(k, op->operands[0], r, c), ll_const(l, -__builtin_inf()), "");
+}
+
+static LLVMValueRef table_at(ll_kind *k, const tile_op *op, LLVMValueRef c) {
+  ll *l = k->l;
+  int padded = (op->cols + 2 * TILE_LANES - 1) / TILE_LANES * TILE_LANES;
+  LLVMTypeRef type = LLVMArrayType2(l->f32, (uint64_t)padded);
+  LLVMValueRef *numbers = dp_arena_alloc(l->program->arena, sizeof *numbers * (size_t)padded);
+  for (int i = 0; i < padded; i++) numbers[i] = LLVMConstReal(l->f32, i < op->cols ? (double)op->data[i] : 0.0);
+  LLVMValueRef global = LLVMAddGlobal(l->module, type, "table");
+  LLVMSetInitializer(global, LLVMConstArray2(l->f32, numbers, (uint64_t)padded));
+  LLVMSetLinkage(global, LLVMPrivateLinkage);
+  LLVMSetGlobalConstant(global, true);
+  LLVMSetAlignment(global, 64);
+  return ll_load(l, l->v_f32, LLVMBuildGEP2(l->b, l->f32, global, &c, 1, ""), 4);
+}
+
+LLVMValueRef ll_pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  const tile_op *op = &k->kind->ops[index];
+  if (k->place[index] >= 0) {
+    if (op->cols == 1) return ll_splat(l, ll_load(l, l->f32, ll_scratch_at(k, index, r, ll_int(l, 0)), 4));
+    return ll_load(l, l->v_f32, ll_scratch_at(k, index, r, c), 4);
+  }
+  switch (op->code) {
+  case TILE_constant:
+    return ll_const(l, (double)op->imm);
+  case TILE_table:
+    return table_at(k, op, c);
+  case TILE_load:
+    return ll_load(l, l->v_f32, ll_buffer_at(k, op, r, c), 4);
+  case TILE_vector: {
+    LLVMValueRef slot, base = ll_weight_base(k, op, &slot);
+    LLVMValueRef column = ll_add(l, ll_column_of(k, op, r), c);
+    return ll_load_constant(l, l->v_f32, ll_at(l, base, ll_muli(l, column, 4)), 4);
+  }
+  case TILE_rotate:
+    return rotated(k, op, r, c);
+  case TILE_causal:
+    return seen(k, op, r, c);
+  default: {
+    LLVMValueRef x = pull_operand(k, op, 0, r, c);
+    LLVMValueRef y = tile_scalar_arity(op->code) == 2 ? pull_operand(k, op, 1, r, c) : NULL;
+    return ll_scalar(l, op->code, x, y);
+  }
+  }
+}
+
+LLVMValueRef ll_pull_rows(ll_kind *k, int index, LLVMValueRef r) {
+  ll *l = k->l;
+  const tile_op *op = &k->kind->ops[index];
+  if (k->place[index] >= 0) return ll_load(l, l->v_f32, ll_scratch_at(k, index, r, ll_int(l, 0)), 4);
+  if (op->code == TILE_constant) return ll_const(l, (double)op->imm);
+  LLVMValueRef x = ll_pull_rows(k, op->operands[0], r);
+  LLVMValueRef y = tile_scalar_arity(op->code) == 2 ? ll_pull_rows(k, op->operands[1], r) : NULL;
+  return ll_scalar(l, op->code, x, y);
+}
