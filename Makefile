@@ -1,0 +1,32 @@
+# A thin face of CMake: `make help` lists what there is.
+PRESET ?= release
+PROMPT ?= Why is the sky blue?
+STAMP := build/.packages
+SMOLLM2 := build/weights/SmolLM2-135M-Instruct.Q4_1.gguf
+
+.PHONY: help build test demo bench clean
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+build: $(STAMP)  ## configure and compile (PRESET=release, debug, asan, tsan)
+	@cmake --preset $(PRESET) $(if $(wildcard build/$(PRESET)/build.ninja),>/dev/null)
+	@cmake --build --preset $(PRESET)
+
+test: build $(SMOLLM2)  ## every test
+	@ctest --preset $(PRESET)
+
+demo: build $(SMOLLM2)  ## SmolLM2-135M-Instruct answers PROMPT
+	@build/$(PRESET)/dipper run models/llama.dip --weights $(SMOLLM2) -p "$(PROMPT)" -n 200 --stats
+
+bench: build $(SMOLLM2)  ## figures beside llama.cpp's, on the same weights
+	@bench/run.sh
+
+clean:  ## removes build/
+	rm -rf build
+
+$(STAMP): tools/setup.sh
+	@tools/setup.sh packages
+	@mkdir -p build && touch $@
+
+$(SMOLLM2): $(STAMP)
+	@tools/setup.sh weights

