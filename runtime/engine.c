@@ -1,0 +1,408 @@
+/* runtime/engine.c: turns a ragged batch of tokens into the arguments of a tile program's step: positions, cache slots,
+ * segments of attention, page tables; and owns the memory that a step works in. A step allocates nothing. */
+#include "runtime/engine.h"
+#include "runtime/executor.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { DEFAULT_MAX_TOKENS = 512 };
+
+struct rt_sequence {
+  int64_t length;
+  int32_t *pages; /* [max pages of the engine] */
+  int64_t page_count;
+  rt_sequence *next;
+};
+
+/* Memory from the system: zeroed, given as it is touched. */
+typedef struct region {
+  char *data;
+  size_t size;
+} region;
+
+struct rt_engine {
+  const tile_program *program;
+  rt_executor *executor;
+  region weights, kv, arena[TILE_SPACE_COUNT], outputs;
+  const void **slots;
+  uint8_t *slot_types;
+  int64_t context, max_tokens, vocabulary;
+  int64_t page_total, free_count;
+  int32_t *free_pages; /* stack */
+  rt_sequence *sequences;
+  /* step arguments, sized for max_tokens */
+  int32_t *tokens, *positions, *out_rows, *slots_of_tokens;
+  int32_t *segment_row, *segment_tokens, *segment_pages, *pages;
+  const int32_t **inputs;
+  float **output_rows;
+  int64_t output_columns, output_stride;
+};
+
+static dp_status map_region(region *r, int64_t size, const char *what) {
+  r->size = (size_t)(size + 4096); /* vectors may be read a little past the end */
+  void *data = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) {
+    *r = (region){0};
+    return dp_fail(DP_NO_MEMORY, "no memory for %s: %.1f MiB", what, (double)size / (1 << 20));
+  }
+  madvise(data, r->size, MADV_HUGEPAGE);
+  r->data = data;
+  return DP_SUCCESS;
+}
+
+static void unmap_region(region *r) {
+  if (r->data) munmap(r->data, r->size);
+}
+
+/* What the system could still give, in bytes; 0 when it does not say. */
+static int64_t available_memory(void) {
+  FILE *file = fopen("/proc/meminfo", "r"); /* of size 0 to stat, so not for dp_read_file */
+  long long kib = 0;
+  char line[256];
+  while (file && fgets(line, sizeof line, file))
+    if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
+  if (file) fclose(file);
+  return (int64_t)kib * 1024;
+}
+
+/* ---- weights */
+
+typedef struct packing {
+  rt_engine *engine;
+  const rt_binding *binding;
+  struct job {
+    const rt_bound *bound;
+    const tile_weight *weight;
+    char *destination;
+    int64_t first, count; /* blocks */
+  } *jobs;
+  int64_t job_count;
+  _Atomic int64_t next;
+} packing;
+
+static void pack_job(const struct job *job) {
+  const rt_bound *bound = job->bound;
+  const tile_weight *weight = job->weight;
+  if (weight->form == TILE_VECTOR) {
+    rt_bound_to_f32(bound, (float *)job->destination);
+  } else if (weight->transposed) {
+    rt_pack_transposed(bound->dtype, weight->rows, weight->cols, bound->data, (size_t)bound->row_bytes, job->destination,
+                       job->first, job->count);
+  } else {
+    rt_pack(bound->dtype, weight->rows, weight->cols, bound->data, (size_t)bound->row_bytes, bound->paired_heads,
+            job->destination, job->first, job->count);
+  }
+}
+
+static void *pack_worker(void *argument) {
+  packing *p = argument;
+  for (int64_t i; (i = atomic_fetch_add(&p->next, 1)) < p->job_count;) pack_job(&p->jobs[i]);
+  return NULL;
+}
+
+/* The file's pages of a tensor that has been packed are not needed in memory any more. */
+static void forget_file_pages(const rt_bound *bound) {
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+  uintptr_t from = ((uintptr_t)bound->data + page - 1) / page * page;
+  uintptr_t to = ((uintptr_t)bound->data + (uintptr_t)(bound->rows * bound->row_bytes)) / page * page;
+  if (bound->tensor && to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
+static int64_t slot_bytes(const tile_weight *weight, const rt_bound *bound) {
+  int64_t bytes = weight->form == TILE_VECTOR ? (weight->cols + TILE_LANES) * 4
+                                              : rt_packed_size(bound->dtype, weight->rows, weight->cols);
+  return (bytes + 127) / 64 * 64;
+}
+
+/* An earlier tile weight that holds the very memory this one needs: a tied weight in the same form. */
+static int shared_with(const rt_engine *e, const rt_binding *binding, int index) {
+  const tile_weight *weight = &e->program->weights[index];
+  for (int i = 0; i < index; i++) {
+    const tile_weight *other = &e->program->weights[i];
+    bool same = rt_binding_get(binding, other->weight, 0) && rt_binding_get(binding, weight->weight, 0) &&
+                rt_binding_get(binding, other->weight, 0)->data == rt_binding_get(binding, weight->weight, 0)->data;
+    if (same && other->form == weight->form && other->transposed == weight->transposed && other->count == weight->count)
+      return i;
+  }
+  return -1;
+}
+
+static dp_status collect_jobs(rt_engine *e, packing *p, int64_t *bytes) {
+  enum { BLOCKS = 64 };
+  int64_t capacity = 0;
+  for (int pass = 0; pass < 2; pass++) {
+    int64_t at = 0, jobs = 0;
+    for (int w = 0; w < e->program->weight_count; w++) {
+      const tile_weight *weight = &e->program->weights[w];
+      int shared = shared_with(e, p->binding, w);
+      for (int layer = 0; layer < weight->count; layer++) {
+        const rt_bound *bound = rt_binding_get(p->binding, weight->weight, layer);
+        if (!bound) return dp_fail(DP_INVALID, "weight '%s' is used but has no data", weight->name);
+        int slot = weight->first_slot + layer;
+        if (shared >= 0) {
+          e->slots[slot] = e->slots[e->program->weights[shared].first_slot + layer];
+          e->slot_types[slot] = e->slot_types[e->program->weights[shared].first_slot + layer];
+          continue;
+        }
+        char *destination = pass ? e->weights.data + at : NULL;
+        e->slots[slot] = destination;
+        e->slot_types[slot] = (uint8_t)(weight->form == TILE_VECTOR ? IR_f32 : bound->dtype);
+        at += slot_bytes(weight, bound);
+        int64_t blocks = weight->form == TILE_VECTOR ? 1 : rt_packed_blocks(weight->rows);
+        for (int64_t first = 0; first < blocks; first += BLOCKS, jobs++)
+          if (pass) p->jobs[jobs] = (struct job){bound, weight, destination, first, blocks - first < BLOCKS ? blocks - first : BLOCKS};
+      }
+    }
+    if (pass == 0) {
+      capacity = jobs;
+      *bytes = at;
+      p->jobs = calloc((size_t)capacity + 1, sizeof *p->jobs);
+      if (!p->jobs) return dp_fail(DP_NO_MEMORY, "no memory to pack weights");
+      DP_TRY(map_region(&e->weights, at, "the weights"));
+    }
+    p->job_count = jobs;
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status pack_weights(rt_engine *e, const rt_binding *binding, int workers) {
+  packing p = {.engine = e, .binding = binding};
+  int64_t bytes = 0;
+  e->slots = calloc((size_t)e->program->slot_count + 1, sizeof *e->slots);
+  e->slot_types = calloc((size_t)e->program->slot_count + 1, 1);
+  if (!e->slots || !e->slot_types) return dp_fail(DP_NO_MEMORY, "no memory for the table of weights");
+  dp_status status = collect_jobs(e, &p, &bytes);
+  if (status.code == DP_OK) {
+    pthread_t threads[64];
+    int started = 0;
+    for (; started < workers - 1 && started < 64; started++)
+      if (pthread_create(&threads[started], NULL, pack_worker, &p) != 0) break;
+    pack_worker(&p);
+    for (int i = 0; i < started; i++) pthread_join(threads[i], NULL);
+    for (int64_t i = 0; i < p.job_count; i++) forget_file_pages(p.jobs[i].bound);
+  }
+  free(p.jobs);
+  return status;
+}
+
+/* ---- life */
+
+static int64_t vocabulary_of(const tile_program *p) {
+  int64_t rows = INT32_MAX;
+  for (int k = 0; k < p->kind_count; k++)
+    for (int i = 0; i < p->kinds[k].op_count; i++)
+      if (p->kinds[k].ops[i].code == TILE_embed && p->weights[p->kinds[k].ops[i].ref].rows < rows)
+        rows = p->weights[p->kinds[k].ops[i].ref].rows;
+  return rows;
+}
+
+static dp_status set_up_cache(rt_engine *e) {
+  const tile_program *p = e->program;
+  e->page_total = (e->context + TILE_CHUNK - 1) / TILE_CHUNK;
+  int64_t bytes = e->page_total * p->page_bytes, available = available_memory();
+  if (bytes < 0 || (available > 0 && bytes > available))
+    return dp_fail(DP_NO_MEMORY, "a context of %lld tokens needs %.1f GiB of KV cache, and %.1f GiB of memory is free; ask for a smaller one",
+                   (long long)e->context, (double)bytes / (1 << 30), (double)available / (1 << 30));
+  DP_TRY(map_region(&e->kv, bytes, "the KV cache"));
+  e->free_pages = calloc((size_t)e->page_total + 1, sizeof *e->free_pages);
+  if (!e->free_pages) return dp_fail(DP_NO_MEMORY, "no memory for the table of pages");
+  for (int64_t i = 0; i < e->page_total; i++) e->free_pages[i] = (int32_t)(e->page_total - 1 - i);
+  e->free_count = e->page_total;
+  return DP_SUCCESS;
+}
+
+static dp_status set_up_step(rt_engine *e) {
+  const tile_program *p = e->program;
+  size_t n = (size_t)e->max_tokens + TILE_LANES;
+  int32_t **arrays[] = {&e->tokens, &e->positions, &e->out_rows, &e->slots_of_tokens, &e->segment_row, &e->segment_tokens,
+                        &e->segment_pages};
+  for (size_t i = 0; i < DP_COUNT(arrays); i++)
+    if (!(*arrays[i] = calloc(n, sizeof(int32_t)))) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
+  e->pages = calloc((size_t)e->page_total + 1, sizeof *e->pages);
+  e->inputs = calloc((size_t)p->input_count + 1, sizeof *e->inputs);
+  e->output_rows = calloc((size_t)p->output_count + 1, sizeof *e->output_rows);
+  if (!e->pages || !e->inputs || !e->output_rows) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
+  for (int i = 0; i < p->input_count; i++) {
+    if (strcmp(p->inputs[i], "tokens") == 0) e->inputs[i] = e->tokens;
+    else if (strcmp(p->inputs[i], "pos") == 0) e->inputs[i] = e->positions;
+    else if (strcmp(p->inputs[i], "out_rows") == 0) e->inputs[i] = e->out_rows;
+    else return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", p->inputs[i]);
+  }
+  for (int i = 0; i < TILE_SPACE_COUNT; i++) {
+    if (p->slab_bytes[i] == 0) continue;
+    DP_TRY(map_region(&e->arena[i], tile_row_tiles(p, e->max_tokens) * p->slab_bytes[i], "activations"));
+  }
+  if (p->output_count != 1) return dp_fail(DP_UNSUPPORTED, "the graph returns %d values, the engine runs graphs of one", p->output_count);
+  for (int i = 0; i < p->buffer_count; i++) {
+    if (p->buffers[i].output != 0) continue;
+    e->output_columns = p->buffers[i].cols;
+    e->output_stride = p->buffers[i].stride;
+  }
+  DP_TRY(map_region(&e->outputs, e->max_tokens * e->output_stride * 4, "logits"));
+  e->output_rows[0] = (float *)e->outputs.data;
+  return DP_SUCCESS;
+}
+
+dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,
+                        const rt_engine_options *options, rt_engine **engine) {
+  *engine = NULL;
+  if (options->context < 1) return dp_fail(DP_INVALID, "a context of %lld tokens is too small", (long long)options->context);
+  rt_engine *e = calloc(1, sizeof *e);
+  if (!e) return dp_fail(DP_NO_MEMORY, "no memory for an engine");
+  e->program = program;
+  e->context = options->context;
+  e->max_tokens = options->max_tokens > 0 ? options->max_tokens : DEFAULT_MAX_TOKENS;
+  e->vocabulary = vocabulary_of(program);
+  dp_status status = set_up_cache(e);
+  if (status.code == DP_OK) status = set_up_step(e);
+  if (status.code == DP_OK) status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
+  if (status.code == DP_OK) status = pack_weights(e, binding, options->workers);
+  if (status.code != DP_OK) {
+    rt_engine_free(e);
+    return status;
+  }
+  *engine = e;
+  return DP_SUCCESS;
+}
+
+void rt_engine_free(rt_engine *e) {
+  if (!e) return;
+  rt_executor_free(e->executor);
+  while (e->sequences) rt_sequence_free(e, e->sequences);
+  unmap_region(&e->weights);
+  unmap_region(&e->kv);
+  unmap_region(&e->outputs);
+  for (int i = 0; i < TILE_SPACE_COUNT; i++) unmap_region(&e->arena[i]);
+  free(e->slots);
+  free(e->slot_types);
+  free(e->free_pages);
+  free(e->tokens);
+  free(e->positions);
+  free(e->out_rows);
+  free(e->slots_of_tokens);
+  free(e->segment_row);
+  free(e->segment_tokens);
+  free(e->segment_pages);
+  free(e->pages);
+  free(e->inputs);
+  free(e->output_rows);
+  free(e);
+}
+
+/* ---- sequences */
+
+dp_status rt_sequence_new(rt_engine *e, rt_sequence **sequence) {
+  *sequence = NULL;
+  rt_sequence *s = calloc(1, sizeof *s);
+  if (s) s->pages = calloc((size_t)e->page_total + 1, sizeof *s->pages);
+  if (!s || !s->pages) {
+    free(s);
+    return dp_fail(DP_NO_MEMORY, "no memory for a sequence");
+  }
+  s->next = e->sequences;
+  e->sequences = s;
+  *sequence = s;
+  return DP_SUCCESS;
+}
+
+void rt_sequence_truncate(rt_engine *e, rt_sequence *s, int64_t length) {
+  if (length >= s->length) return;
+  s->length = length < 0 ? 0 : length;
+  while (s->page_count > (s->length + TILE_CHUNK - 1) / TILE_CHUNK) e->free_pages[e->free_count++] = s->pages[--s->page_count];
+}
+
+void rt_sequence_free(rt_engine *e, rt_sequence *s) {
+  if (!s) return;
+  rt_sequence_truncate(e, s, 0);
+  for (rt_sequence **at = &e->sequences; *at; at = &(*at)->next) {
+    if (*at != s) continue;
+    *at = s->next;
+    break;
+  }
+  free(s->pages);
+  free(s);
+}
+
+int64_t rt_sequence_length(const rt_sequence *s) { return s->length; }
+int64_t rt_engine_vocabulary(const rt_engine *e) { return e->vocabulary; }
+int64_t rt_engine_max_tokens(const rt_engine *e) { return e->max_tokens; }
+int64_t rt_engine_context(const rt_engine *e) { return e->context; }
+
+int64_t rt_engine_free_tokens(const rt_engine *e, const rt_sequence *s) {
+  return e->free_count * TILE_CHUNK + s->page_count * TILE_CHUNK - s->length;
+}
+
+/* ---- steps */
+
+static dp_status check_requests(const rt_engine *e, const rt_request *requests, int count) {
+  int64_t tokens = 0, pages = 0;
+  for (int i = 0; i < count; i++) {
+    const rt_request *r = &requests[i];
+    if (r->count < 1) return dp_fail(DP_INVALID, "request %d of the step has no tokens", i);
+    for (int j = 0; j < i; j++)
+      if (requests[j].sequence == r->sequence) return dp_fail(DP_INVALID, "a sequence stands twice in the step");
+    for (int64_t t = 0; t < r->count; t++)
+      if (r->tokens[t] < 0 || r->tokens[t] >= e->vocabulary)
+        return dp_fail(DP_INVALID, "token id %d is out of range: the vocabulary has %lld tokens", (int)r->tokens[t],
+                       (long long)e->vocabulary);
+    tokens += r->count;
+    pages += (r->sequence->length + r->count + TILE_CHUNK - 1) / TILE_CHUNK - r->sequence->page_count;
+  }
+  if (tokens > e->max_tokens)
+    return dp_fail(DP_INVALID, "a step of %lld tokens: at most %lld fit", (long long)tokens, (long long)e->max_tokens);
+  if (pages > e->free_count)
+    return dp_fail(DP_INVALID, "the context is full: %lld tokens fit, and %lld more were given", (long long)e->context,
+                   (long long)tokens);
+  return DP_SUCCESS;
+}
+
+dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt_logits *logits) {
+  DP_TRY(check_requests(e, requests, count));
+  const tile_program *p = e->program;
+  int64_t rows = 0, outputs = 0, segments = 0, pages = 0;
+  for (int i = 0; i < count; i++) {
+    const rt_request *r = &requests[i];
+    rt_sequence *s = r->sequence;
+    while (s->page_count * TILE_CHUNK < s->length + r->count) s->pages[s->page_count++] = e->free_pages[--e->free_count];
+    int64_t first_page = pages;
+    memcpy(e->pages + pages, s->pages, sizeof *s->pages * (size_t)s->page_count);
+    pages += s->page_count;
+    for (int64_t t = 0; t < r->count; t++, rows++) {
+      int64_t position = s->length + t;
+      e->tokens[rows] = r->tokens[t];
+      e->positions[rows] = (int32_t)position;
+      e->slots_of_tokens[rows] = s->pages[position / TILE_CHUNK] * TILE_CHUNK + (int32_t)(position % TILE_CHUNK);
+      bool starts = t == 0 || rows % p->row_tile == 0 || e->segment_tokens[segments - 1] == p->segment_tokens;
+      if (starts) {
+        e->segment_row[segments] = (int32_t)rows;
+        e->segment_tokens[segments] = 0;
+        e->segment_pages[segments++] = (int32_t)first_page;
+      }
+      e->segment_tokens[segments - 1]++;
+      if (r->want == RT_WANT_ALL || (r->want == RT_WANT_LAST && t == r->count - 1)) e->out_rows[outputs++] = (int32_t)rows;
+    }
+    s->length += r->count;
+  }
+  tile_step step = {.weights = e->slots,
+                    .weight_types = e->slot_types,
+                    .inputs = e->inputs,
+                    .outputs = e->output_rows,
+                    .rows = {[TILE_TOKENS] = rows, [TILE_SEGMENTS] = segments, [TILE_OUTPUTS] = outputs},
+                    .positions = e->positions,
+                    .slots = e->slots_of_tokens,
+                    .segment_row = e->segment_row,
+                    .segment_tokens = e->segment_tokens,
+                    .segment_pages = e->segment_pages,
+                    .pages = e->pages,
+                    .kv = e->kv.data};
+  for (int i = 0; i < TILE_SPACE_COUNT; i++) step.arena[i] = e->arena[i].data;
+  rt_executor_run(e->executor, &step);
+  if (logits) *logits = (rt_logits){e->output_rows[0], outputs, e->output_columns, e->output_stride};
+  return DP_SUCCESS;
+}
