@@ -1,5 +1,5 @@
-/* ir/shape.h: private to ir/: the shape rules of ops.def, asked by ir_emit when it builds and by ir_verify when it checks.
- * A rule reads operands, attributes and the body, and gives the result types or a message for the user. */
+/* ir/shape.h: private to ir/: the shape rules of ops.def, asked by ir_emit when it builds and by ir_verify when it
+ * checks. A rule reads operands, attributes and the body, and gives the result types or a message for the user. */
 #ifndef DIPPER_IR_SHAPE_H
 #define DIPPER_IR_SHAPE_H
 

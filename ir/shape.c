@@ -1,0 +1,459 @@
+/* ir/shape.c: from operands, attributes and body of an op to the types of its results, or to a message that shows the
+ * shapes with their dimensions' names. One function per shape rule token of ops.def; the table over ops is made of the
+ * tokens, so that an op whose rule is missing does not link. */
+#include "ir/shape.h"
+
+#include <string.h>
+
+/* ---- messages ---------------------------------------------------------------------------------------------------- */
+
+#define FAIL(s, ...) return (s)->message = dp_arena_printf((s)->arena, __VA_ARGS__), false
+
+static const char *take(ir_shaping *s, dp_str *text) {
+  const char *copy = dp_arena_strdup(s->arena, text->text ? text->text : "");
+  dp_str_free(text);
+  return copy;
+}
+
+static const char *type_text(ir_shaping *s, const ir_type *type) {
+  dp_str text = {0};
+  ir_print_type(&text, type);
+  return take(s, &text);
+}
+
+static const char *dim_text(ir_shaping *s, ir_dim dim) {
+  dp_str text = {0};
+  ir_print_dim(&text, dim);
+  return take(s, &text);
+}
+
+static const char *name_of(const ir_shaping *s) { return ir_op_info_of(s->code)->name; }
+
+/* ---- operand specifications -------------------------------------------------------------------------------------- */
+
+/* "x[T,heads,hd] pos[T]" -> operand i's name ("pos") in `name`, and whether it is variadic or optional. */
+static bool operand_spec(const char *spec, int i, const char **name, int *length, char *suffix) {
+  for (const char *at = spec; *at; i--) {
+    const char *end = at;
+    while (*end && *end != ' ') end++;
+    if (i == 0) {
+      *name = at;
+      *length = 0;
+      while (at + *length < end && !strchr("[?.", at[*length])) ++*length;
+      bool dots = end - at > 3 && strncmp(end - 3, "...", 3) == 0;
+      *suffix = dots ? '.' : end[-1] == '?' ? '?' : ' ';
+      return true;
+    }
+    at = end;
+    while (*at == ' ') at++;
+  }
+  return false;
+}
+
+static bool check_operands(ir_shaping *s) {
+  const char *spec = ir_op_info_of(s->code)->operands, *name;
+  int required = 0, allowed = 0, length;
+  bool variadic = false;
+  for (char suffix; operand_spec(spec, allowed, &name, &length, &suffix); allowed++) {
+    if (suffix == '.') variadic = true;
+    if (suffix == ' ') required++;
+  }
+  if (s->operand_count < required || (s->operand_count > allowed && !variadic))
+    FAIL(s, "%s takes %s%d operand%s (%s), not %d", name_of(s), required < allowed || variadic ? "at least " : "",
+         required, required == 1 ? "" : "s", *spec ? spec : "none", s->operand_count);
+  for (int i = 0; i < s->operand_count; i++)
+    if (!s->operands[i]) FAIL(s, "%s: operand %d has no value", name_of(s), i + 1);
+  return true;
+}
+
+static const char *operand_name(ir_shaping *s, int i) {
+  const char *name;
+  int length;
+  char suffix;
+  if (!operand_spec(ir_op_info_of(s->code)->operands, i, &name, &length, &suffix)) return "operand";
+  return dp_arena_strndup(s->arena, name, (size_t)length);
+}
+
+/* ---- attribute specifications ------------------------------------------------------------------------------------ */
+
+/* "eps:f causal:i?" -> attribute i */
+static bool attr_spec(const char *spec, int i, const char **name, int *length, char *kind, bool *optional) {
+  for (const char *at = spec; *at; i--) {
+    const char *colon = strchr(at, ':');
+    if (!colon) return false;
+    if (i == 0) {
+      *name = at;
+      *length = (int)(colon - at);
+      *kind = colon[1];
+      *optional = colon[2] == '?';
+      return true;
+    }
+    at = colon + 1;
+    while (*at && *at != ' ') at++;
+    while (*at == ' ') at++;
+  }
+  return false;
+}
+
+int ir_attr_position(ir_opcode code, const char *attr) {
+  const char *name;
+  int length;
+  char kind;
+  bool optional;
+  for (int i = 0; attr_spec(ir_op_info_of(code)->attrs, i, &name, &length, &kind, &optional); i++)
+    if (strlen(attr) == (size_t)length && strncmp(attr, name, (size_t)length) == 0) return i;
+  return -1;
+}
+
+char ir_attr_kind_of(ir_opcode code, const char *attr, bool *optional) {
+  const char *name;
+  int length, position = ir_attr_position(code, attr);
+  char kind = 0;
+  bool is_optional = false;
+  if (position >= 0) attr_spec(ir_op_info_of(code)->attrs, position, &name, &length, &kind, &is_optional);
+  if (optional) *optional = is_optional;
+  return kind;
+}
+
+const char *ir_attr_suggestion(ir_opcode code, const char *attr, dp_arena *arena) {
+  const char *candidates[16], *name;
+  int count = 0, length;
+  char kind;
+  bool optional;
+  while (count < (int)DP_COUNT(candidates) &&
+         attr_spec(ir_op_info_of(code)->attrs, count, &name, &length, &kind, &optional))
+    candidates[count++] = dp_arena_strndup(arena, name, (size_t)length);
+  const char *near = dp_nearest_name(attr, candidates, count);
+  if (near) return dp_arena_printf(arena, "did you mean '%s'?", near);
+  if (count == 0) return "it takes none";
+  return dp_arena_printf(arena, "it takes %s", ir_op_info_of(code)->attrs);
+}
+
+static const ir_attr *find_attr(const ir_shaping *s, const char *name) {
+  for (int i = 0; i < s->attr_count; i++)
+    if (strcmp(s->attrs[i].name, name) == 0) return &s->attrs[i];
+  return NULL;
+}
+
+static const char *kind_text(char kind) {
+  return kind == 'i' ? "an integer" : kind == 'f' ? "a float" : kind == 's' ? "a string" : "a type";
+}
+
+static bool check_attrs(ir_shaping *s) {
+  for (int i = 0; i < s->attr_count; i++) {
+    const ir_attr *attr = &s->attrs[i];
+    char kind = ir_attr_kind_of(s->code, attr->name, NULL);
+    if (!kind)
+      FAIL(s, "%s has no attribute '%s'; %s", name_of(s), attr->name,
+           ir_attr_suggestion(s->code, attr->name, s->arena));
+    if (kind != (char)attr->kind)
+      FAIL(s, "%s: attribute '%s' is %s, not %s", name_of(s), attr->name, kind_text(kind), kind_text((char)attr->kind));
+    if (find_attr(s, attr->name) != attr) FAIL(s, "%s: attribute '%s' is given twice", name_of(s), attr->name);
+    if (kind == 's' && !attr->s) FAIL(s, "%s: attribute '%s' has no text", name_of(s), attr->name);
+  }
+  const char *name;
+  int length;
+  char kind;
+  bool optional;
+  for (int i = 0; attr_spec(ir_op_info_of(s->code)->attrs, i, &name, &length, &kind, &optional); i++) {
+    const char *text = dp_arena_strndup(s->arena, name, (size_t)length);
+    if (!optional && !find_attr(s, text)) FAIL(s, "%s: attribute '%s' is missing", name_of(s), text);
+  }
+  return true;
+}
+
+static bool flag(ir_shaping *s, const char *name, bool *value) {
+  int64_t i = find_attr(s, name)->i;
+  if (i != 0 && i != 1) FAIL(s, "%s: attribute '%s' is 0 or 1, not %lld", name_of(s), name, (long long)i);
+  *value = i == 1;
+  return true;
+}
+
+/* ---- what the rules are made of ---------------------------------------------------------------------------------- */
+
+bool ir_is_word(const char *s) {
+  for (const char *at = s; *at; at++) {
+    char c = *at;
+    bool ok = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
+    if (!ok) return false;
+  }
+  return *s != '\0';
+}
+
+bool ir_is_name(const char *s) { return ir_is_word(s) && *s != '.' && !(*s >= '0' && *s <= '9'); }
+
+bool ir_type_usable(const ir_type *type, const char **why) {
+  int64_t size = 1;
+  *why = type->dtype != IR_f32 && type->dtype != IR_i32 ? "values are f32 or i32; other types are storage of weights"
+         : type->rank < 0 || type->rank > IR_MAX_RANK   ? "it has too many dimensions"
+                                                        : NULL;
+  for (int i = 0; i < type->rank && !*why; i++) {
+    ir_dim d = type->dims[i];
+    if (d.symbol ? d.coef < 1 : d.coef != 0 || d.add < 1)
+      *why = "a dimension is smaller than 1";
+    else if (!d.symbol && (__builtin_mul_overflow(size, d.add, &size) || size > INT64_C(1) << 62))
+      *why = "it has more than 2^62 elements";
+  }
+  return !*why;
+}
+
+static bool set_result(ir_shaping *s, const ir_type *type) {
+  const char *why;
+  if (!ir_type_usable(type, &why)) FAIL(s, "%s: the result would be %s: %s", name_of(s), type_text(s, type), why);
+  s->results = DP_NEW(s->arena, ir_type);
+  *s->results = *type;
+  s->result_count = 1;
+  return true;
+}
+
+static const ir_type *operand(const ir_shaping *s, int i) { return &s->operands[i]->type; }
+
+static bool expect_dtype(ir_shaping *s, int i, ir_dtype dtype) {
+  const ir_type *type = operand(s, i);
+  if (type->dtype == dtype) return true;
+  FAIL(s, "%s: %s is %s but must be of %s", name_of(s), operand_name(s, i), type_text(s, type), ir_dtype_name(dtype));
+}
+
+/* Operand `i` has `dtype` and `rank` (rank < 0: at least -rank). */
+static bool expect(ir_shaping *s, int i, ir_dtype dtype, int rank) {
+  const ir_type *type = operand(s, i);
+  if (!expect_dtype(s, i, dtype)) return false;
+  if (rank >= 0 ? type->rank != rank : type->rank < -rank)
+    FAIL(s, "%s: %s is %s but must have %s%d dimension%s", name_of(s), operand_name(s, i), type_text(s, type),
+         rank < 0 ? "at least " : "", rank < 0 ? -rank : rank, rank == 1 || rank == -1 ? "" : "s");
+  return true;
+}
+
+/* Dimension `a` of operand `i` is dimension `b` of operand `j`. */
+static bool same_dim(ir_shaping *s, int i, int a, int j, int b) {
+  ir_dim have = operand(s, i)->dims[a], want = operand(s, j)->dims[b];
+  if (ir_dim_equal(have, want)) return true;
+  FAIL(s, "%s: %s is %s but %s is %s: %s does not match %s", name_of(s), operand_name(s, i),
+       type_text(s, operand(s, i)), operand_name(s, j), type_text(s, operand(s, j)), dim_text(s, have),
+       dim_text(s, want));
+}
+
+/* The values of the yield that ends the body. */
+static bool body_yield(ir_shaping *s, const ir_op **yield) {
+  *yield = s->body->last;
+  if (!*yield || (*yield)->code != IR_OP_yield) FAIL(s, "%s: its body does not end in yield", name_of(s));
+  s->result_count = (*yield)->operand_count;
+  s->results = DP_NEW_ARRAY(s->arena, ir_type, s->result_count);
+  for (int i = 0; i < s->result_count; i++) s->results[i] = (*yield)->operands[i]->type;
+  return true;
+}
+
+/* ---- the rules --------------------------------------------------------------------------------------------------- */
+
+static bool ir_shape_none(ir_shaping *s) {
+  s->result_count = 0;
+  return true;
+}
+
+static bool ir_shape_weight(ir_shaping *s) {
+  const char *name = find_attr(s, "name")->s;
+  const ir_weight *weight = ir_find_weight(s->module, name);
+  if (weight) return set_result(s, &weight->type);
+  const char **names = DP_NEW_ARRAY(s->arena, const char *, s->module->weight_count);
+  for (int i = 0; i < s->module->weight_count; i++) names[i] = s->module->weights[i].name;
+  const char *near = dp_nearest_name(name, names, s->module->weight_count);
+  if (near) FAIL(s, "weight: there is no weight '%s'; did you mean '%s'?", name, near);
+  FAIL(s, "weight: there is no weight '%s'", name);
+}
+
+static bool ir_shape_scalar(ir_shaping *s) { return set_result(s, &(ir_type){.dtype = IR_f32}); }
+
+static bool ir_shape_select(ir_shaping *s) {
+  const ir_type *stack = operand(s, 0);
+  if (stack->rank < 1) FAIL(s, "select: stack is %s but must have a dimension to index", type_text(s, stack));
+  if (!expect(s, 1, IR_i32, 0)) return false;
+  ir_type type = {.dtype = stack->dtype, .rank = stack->rank - 1};
+  for (int i = 0; i < type.rank; i++) type.dims[i] = stack->dims[i + 1];
+  return set_result(s, &type);
+}
+
+static bool ir_shape_loop(ir_shaping *s) {
+  const ir_op *yield;
+  int64_t count = find_attr(s, "count")->i;
+  if (count < 1 || count > INT32_MAX) FAIL(s, "loop: count is %lld but must be 1 or more", (long long)count);
+  if (!body_yield(s, &yield)) return false;
+  if (s->body->arg_count != s->operand_count + 1)
+    FAIL(s, "loop: its body takes %d arguments but must take the layer index and %d carried value%s",
+         s->body->arg_count, s->operand_count, s->operand_count == 1 ? "" : "s");
+  const ir_type *index = &s->body->args[0]->type;
+  if (index->dtype != IR_i32 || index->rank != 0)
+    FAIL(s, "loop: the first argument of its body is %s but must be the layer index, i32[]", type_text(s, index));
+  if (yield->operand_count != s->operand_count)
+    FAIL(s, "loop: it starts with %d carried value%s but its body yields %d", s->operand_count,
+         s->operand_count == 1 ? "" : "s", yield->operand_count);
+  for (int i = 0; i < s->operand_count; i++) {
+    const ir_type *init = operand(s, i), *arg = &s->body->args[i + 1]->type, *next = &yield->operands[i]->type;
+    if (!ir_type_equal(init, arg))
+      FAIL(s, "loop: carried value %d starts as %s but its body takes %s", i + 1, type_text(s, init),
+           type_text(s, arg));
+    if (!ir_type_equal(next, arg))
+      FAIL(s, "loop: carried value %d is %s but its body yields %s", i + 1, type_text(s, arg), type_text(s, next));
+  }
+  return true;
+}
+
+static bool ir_shape_group(ir_shaping *s) {
+  const ir_op *yield;
+  if (!body_yield(s, &yield)) return false;
+  if (s->body->arg_count != s->operand_count)
+    FAIL(s, "group: it has %d inputs but its body takes %d", s->operand_count, s->body->arg_count);
+  for (int i = 0; i < s->operand_count; i++) {
+    const ir_type *input = operand(s, i), *arg = &s->body->args[i]->type;
+    if (!ir_type_equal(input, arg))
+      FAIL(s, "group: input %d is %s but its body takes %s", i + 1, type_text(s, input), type_text(s, arg));
+  }
+  return true;
+}
+
+static bool ir_shape_gather(ir_shaping *s) {
+  const ir_type *table = operand(s, 0);
+  if (table->rank < 1) FAIL(s, "gather: table is %s but must have rows", type_text(s, table));
+  if (!expect(s, 1, IR_i32, 1)) return false;
+  ir_type type = *table;
+  type.dims[0] = operand(s, 1)->dims[0];
+  return set_result(s, &type);
+}
+
+/* One symbolic dimension at most decides on either side: the rows, which stay; what is left is counted. */
+static bool ir_shape_reshape(ir_shaping *s) {
+  const ir_type *x = operand(s, 0), *to = &find_attr(s, "to")->shape;
+  const char *why;
+  if (!ir_type_usable(to, &why)) FAIL(s, "reshape: to is %s: %s", type_text(s, to), why);
+  if (x->dtype != to->dtype) FAIL(s, "reshape: x is %s but to is %s", type_text(s, x), type_text(s, to));
+  if (x->rank < 1 || to->rank < 1 || !ir_dim_equal(x->dims[0], to->dims[0]))
+    FAIL(s, "reshape: x is %s and to is %s, but rows must stay rows", type_text(s, x), type_text(s, to));
+  int64_t have = ir_static_size(x, 1), want = ir_static_size(to, 1);
+  if (have < 0 || want < 0)
+    FAIL(s, "reshape: x is %s and to is %s: only the first dimension may be symbolic", type_text(s, x),
+         type_text(s, to));
+  if (have != want)
+    FAIL(s, "reshape: x is %s with %lld elements a row but to is %s with %lld", type_text(s, x), (long long)have,
+         type_text(s, to), (long long)want);
+  return set_result(s, to);
+}
+
+static bool ir_shape_unary(ir_shaping *s) { return expect_dtype(s, 0, IR_f32) && set_result(s, operand(s, 0)); }
+
+static bool ir_shape_binary(ir_shaping *s) {
+  const ir_type *x = operand(s, 0), *y = operand(s, 1);
+  ir_type type = {.dtype = IR_f32, .rank = x->rank > y->rank ? x->rank : y->rank};
+  if (x->dtype != IR_f32 || y->dtype != IR_f32)
+    FAIL(s, "%s: x is %s and y is %s but both must be of f32", name_of(s), type_text(s, x), type_text(s, y));
+  for (int i = type.rank - 1; i >= 0; i--) {
+    int at_x = i - (type.rank - x->rank), at_y = i - (type.rank - y->rank);
+    const ir_dim one = ir_static_dim(1, NULL);
+    ir_dim a = at_x >= 0 ? x->dims[at_x] : one, b = at_y >= 0 ? y->dims[at_y] : one;
+    if (ir_dim_equal(a, b))
+      type.dims[i] = a.name ? a : b;
+    else if (ir_dim_equal(a, one))
+      type.dims[i] = b;
+    else if (ir_dim_equal(b, one))
+      type.dims[i] = a;
+    else
+      FAIL(s, "%s: x is %s and y is %s: %s does not match %s", name_of(s), type_text(s, x), type_text(s, y),
+           dim_text(s, a), dim_text(s, b));
+  }
+  return set_result(s, &type);
+}
+
+static bool ir_shape_reduce(ir_shaping *s) {
+  if (!expect(s, 0, IR_f32, -1)) return false;
+  ir_type type = *operand(s, 0);
+  type.dims[type.rank - 1] = ir_static_dim(1, NULL);
+  return set_result(s, &type);
+}
+
+static bool ir_shape_norm(ir_shaping *s) {
+  if (!expect(s, 0, IR_f32, -1) || !expect(s, 1, IR_f32, 1)) return false;
+  if (!(find_attr(s, "eps")->f >= 0)) FAIL(s, "%s: eps must be 0 or more", name_of(s));
+  return same_dim(s, 0, operand(s, 0)->rank - 1, 1, 0) && set_result(s, operand(s, 0));
+}
+
+static bool ir_shape_matmul(ir_shaping *s) {
+  bool transposed;
+  if (!flag(s, "transposed", &transposed) || !expect(s, 0, IR_f32, 2) || !expect(s, 1, IR_f32, 2)) return false;
+  const ir_type *x = operand(s, 0), *w = operand(s, 1);
+  ir_dim k = w->dims[transposed ? 1 : 0], n = w->dims[transposed ? 0 : 1];
+  if (!ir_dim_equal(x->dims[1], k))
+    FAIL(s, "matmul: x is %s but %s needs k = %s (w is %s)", type_text(s, x), transposed ? "w.T" : "w", dim_text(s, k),
+         type_text(s, w));
+  return set_result(s, &(ir_type){.dtype = IR_f32, .rank = 2, .dims = {x->dims[0], n}});
+}
+
+/* x[T,heads,hd] by something of T tokens: pairs within hd. */
+static bool check_heads(ir_shaping *s) {
+  if (!expect(s, 0, IR_f32, 3) || !same_dim(s, 0, 0, 1, 0)) return false;
+  ir_dim hd = operand(s, 0)->dims[2];
+  if (hd.symbol || hd.add % 2 != 0)
+    FAIL(s, "%s: x is %s but the head dimension %s must be even", name_of(s), type_text(s, operand(s, 0)),
+         dim_text(s, hd));
+  return true;
+}
+
+static bool check_theta(ir_shaping *s) {
+  if (!(find_attr(s, "theta")->f > 0)) FAIL(s, "%s: theta must be above 0", name_of(s));
+  return true;
+}
+
+static bool ir_shape_rope(ir_shaping *s) {
+  return expect(s, 1, IR_i32, 1) && check_heads(s) && check_theta(s) && set_result(s, operand(s, 0));
+}
+
+static bool ir_shape_rope_angles(ir_shaping *s) {
+  int64_t dim = find_attr(s, "dim")->i;
+  if (!expect(s, 0, IR_i32, 1) || !check_theta(s)) return false;
+  if (dim < 2 || dim % 2 != 0) FAIL(s, "rope_angles: dim is %lld but must be even and above 0", (long long)dim);
+  ir_type type = {.dtype = IR_f32, .rank = 2, .dims = {operand(s, 0)->dims[0], ir_static_dim(dim, NULL)}};
+  return set_result(s, &type);
+}
+
+static bool ir_shape_rotate(ir_shaping *s) {
+  return expect(s, 1, IR_f32, 2) && check_heads(s) && same_dim(s, 0, 2, 1, 1) && set_result(s, operand(s, 0));
+}
+
+static bool ir_shape_append(ir_shaping *s) {
+  bool part;
+  if (!flag(s, "part", &part) || !expect(s, 0, IR_f32, 3) || !expect(s, 1, IR_i32, 0)) return false;
+  if (!*find_attr(s, "cache")->s) FAIL(s, "append: cache has no name");
+  ir_type type = *operand(s, 0);
+  type.dims[0] = ir_symbol_dim("S");
+  return set_result(s, &type);
+}
+
+static bool ir_shape_attend(ir_shaping *s) {
+  bool causal;
+  if (!flag(s, "causal", &causal)) return false;
+  for (int i = 0; i < 3; i++)
+    if (!expect(s, i, IR_f32, 3)) return false;
+  if (!same_dim(s, 0, 2, 1, 2) || !same_dim(s, 1, 0, 2, 0) || !same_dim(s, 1, 1, 2, 1)) return false;
+  ir_dim heads = operand(s, 0)->dims[1], kv_heads = operand(s, 1)->dims[1];
+  if (heads.symbol || kv_heads.symbol || heads.add % kv_heads.add != 0)
+    FAIL(s, "attend: q is %s but k is %s: %s must be a multiple of %s", type_text(s, operand(s, 0)),
+         type_text(s, operand(s, 1)), dim_text(s, heads), dim_text(s, kv_heads));
+  ir_type type = *operand(s, 0);
+  type.dims[2] = operand(s, 2)->dims[2];
+  return set_result(s, &type);
+}
+
+/* ---- the table --------------------------------------------------------------------------------------------------- */
+
+static bool (*const rules[])(ir_shaping *) = {
+#define IR_OP(name, operands, attrs, shape, tile, traits, doc) ir_shape_##shape,
+#include "ir/ops.def"
+#undef IR_OP
+};
+
+bool ir_infer(ir_shaping *s) {
+  s->results = NULL;
+  s->result_count = 0;
+  s->message = NULL;
+  bool region = ir_op_info_of(s->code)->traits & IR_REGION;
+  if (!check_operands(s) || !check_attrs(s)) return false;
+  if (region != (s->body != NULL)) FAIL(s, region ? "%s needs a body" : "%s takes no body", name_of(s));
+  return rules[s->code](s);
+}

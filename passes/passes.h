@@ -1,0 +1,38 @@
+/* passes/passes.h: from graph IR to graph IR. Face of the folder: the pipeline, the table of passes, and the passes
+ * themselves. A pass changes a module in place; after it, ir_verify must find nothing. */
+#ifndef DIPPER_PASSES_H
+#define DIPPER_PASSES_H
+
+#include "ir/ir.h"
+
+typedef struct ps_pass {
+  const char *name, *doc;
+  dp_status (*run)(ir_module *module);
+} ps_pass;
+
+typedef struct ps_options {
+  const char *dump_after; /* pass name, "all" or NULL */
+  bool verify_each;       /* after every pass: ir_verify, and print(parse(print)) == print */
+  bool stress_reparse;    /* print, parse, go on from the reparsed module after every pass */
+  void (*dump)(void *user, const char *pass, const char *text);
+  void *user;
+} ps_options;
+
+/* Runs the named passes in order; names == NULL: the default pipeline. `options` may be NULL. With stress_reparse
+ * *module is replaced and the old one freed, so pointers into it go stale; on failure it is still the caller's. */
+dp_status ps_run(ir_module **module, const char *const *names, int count, const ps_options *options);
+
+/* The passes in default order. */
+const ps_pass *ps_passes(int *count);
+/* DP_NOT_FOUND with the near name when there is none. */
+dp_status ps_find(const char *name, const ps_pass **pass);
+
+/* The tile program of a graph that has been through the pipeline; owned by the caller. Weights' storage types are taken
+ * from the module's declarations (f32 where none is set). */
+dp_status ps_schedule(const ir_module *module, const char *graph, const tile_target *target, tile_program **program);
+
+#define PASS(name, doc) dp_status pass_##name(ir_module *module);
+#include "passes/passes.def"
+#undef PASS
+
+#endif

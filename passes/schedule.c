@@ -1,0 +1,246 @@
+/* passes/schedule.c: a fused graph to a tile program: the groups before a loop, the loop, the groups after it become
+ * sections; what lives between groups gets buffers. A carried value has a buffer of its own, filled by copies before the
+ * loop and at the end of its body, and a result one of the caller's: plan_memory.c removes the copies it can. */
+#include "passes/passes.h"
+#include "passes/schedule.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+  ROW_TILE = 96,     /* tokens: 8 register tiles of 12 rows */
+  SEGMENT_ROWS = 48, /* rows of an attention task: tokens times the query heads of a key head */
+};
+
+static const tile_target plain_target = {.cores = 8, .task_bytes = 64 * 1024};
+
+/* ---- groups, sections, buffers -------------------------------------------------------------------------------------------- */
+
+static void open_section(ps_schedule_state *s, int iterations) {
+  tile_program *p = s->program;
+  tile_section section = {.first = p->group_count, .iterations = iterations};
+  DP_PUSH(p->arena, p->sections, p->section_count, p->section_cap) = section;
+}
+
+/* A group that runs the kind made last. */
+static void add_group(ps_schedule_state *s) {
+  tile_program *p = s->program;
+  DP_PUSH(p->arena, p->groups, p->group_count, p->group_cap) =
+      (tile_group){.kind = p->kind_count - 1, .section = p->section_count - 1};
+  p->sections[p->section_count - 1].count++;
+}
+
+int ps_add_buffer(ps_schedule_state *s, const char *name, const ir_type *type, tile_space space) {
+  tile_program *p = s->program;
+  int64_t cols = ps_columns(type);
+  tile_buffer buffer = {.name = dp_arena_strdup(p->arena, name ? name : "x"), .space = space, .cols = cols, .output = -1};
+  buffer.stride = (cols + TILE_PAIR - 1) / TILE_PAIR * TILE_PAIR;
+  DP_PUSH(p->arena, p->buffers, p->buffer_count, p->buffer_cap) = buffer;
+  return p->buffer_count - 1;
+}
+
+dp_status ps_add_copy(ps_schedule_state *s, int from, int to) {
+  tile_program *p = s->program;
+  const tile_buffer *buffer = &p->buffers[from];
+  DP_CHECK(buffer->space == p->buffers[to].space && buffer->cols == p->buffers[to].cols, "a copy from '%s' to '%s'",
+           buffer->name, p->buffers[to].name);
+  tile_kind kind = {.name = "copy", .space = buffer->space, .group = 1, .columns = buffer->cols,
+                    .col_tile = (int)buffer->stride, .col_tasks = 1};
+  tile_op load = {.code = TILE_load, .cols = (int)buffer->cols, .ref = from, .index = -1};
+  tile_op store = {.code = TILE_store, .cols = (int)buffer->cols, .ref = to, .index = -1};
+  store.operands[0] = tile_add_op(p, &kind, load);
+  tile_add_op(p, &kind, store);
+  DP_PUSH(p->arena, p->kinds, p->kind_count, p->kind_cap) = kind;
+  add_group(s);
+  return DP_SUCCESS;
+}
+
+static int add_buffer_like(ps_schedule_state *s, int like, const char *name) {
+  tile_program *p = s->program;
+  tile_buffer buffer = p->buffers[like];
+  if (name) buffer.name = dp_arena_strdup(p->arena, name);
+  buffer.output = -1;
+  DP_PUSH(p->arena, p->buffers, p->buffer_count, p->buffer_cap) = buffer;
+  return p->buffer_count - 1;
+}
+
+/* The buffer of a value that is handed on by a loop or returned. */
+static dp_status buffer_of(const ps_schedule_state *s, const ir_value *value, int *buffer) {
+  const ps_value *at = &s->values[value->id];
+  if (at->place != PS_BUFFER)
+    return dp_fail(DP_UNSUPPORTED, "value '%s' is carried by a loop or returned, but is not computed from the inputs",
+                   value->name ? value->name : "");
+  *buffer = at->ref;
+  return DP_SUCCESS;
+}
+
+static void place_buffer(ps_schedule_state *s, const ir_value *value, int buffer) {
+  s->values[value->id] = (ps_value){.place = PS_BUFFER, .ref = buffer, .full = -1, .column = -1, .upper = -1};
+}
+
+/* ---- blocks ----------------------------------------------------------------------------------------------------------------- */
+
+static dp_status schedule_groups(ps_schedule_state *s, const ir_block *block);
+
+/* The next values of the carried ones, which a copy could overwrite before another copy reads it, go through a buffer of
+ * their own: a loop may exchange two values. */
+static dp_status carry_on(ps_schedule_state *s, const ir_op *loop) {
+  const ir_op *yield = loop->body->last;
+  int *next = DP_NEW_ARRAY(s->arena, int, yield->operand_count);
+  for (int i = 0; i < yield->operand_count; i++) {
+    const ir_value *value = yield->operands[i];
+    DP_TRY(buffer_of(s, value, &next[i]));
+    if (value->block != loop->body || value->index == i + 1) continue;
+    int aside = add_buffer_like(s, next[i], NULL);
+    DP_TRY(ps_add_copy(s, next[i], aside));
+    next[i] = aside;
+  }
+  for (int i = 0; i < yield->operand_count; i++) {
+    int carried = s->values[loop->results[i]->id].ref;
+    if (next[i] != carried) DP_TRY(ps_add_copy(s, next[i], carried));
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status schedule_loop(ps_schedule_state *s, const ir_op *loop) {
+  const ir_block *body = loop->body;
+  if (s->layer) return dp_fail(DP_UNSUPPORTED, "a loop within a loop cannot be scheduled");
+  for (int i = 0; i < loop->operand_count; i++) {
+    int init = -1;
+    DP_TRY(buffer_of(s, loop->operands[i], &init));
+    const ir_value *arg = body->args[i + 1];
+    int carried = add_buffer_like(s, init, arg->name);
+    DP_TRY(ps_add_copy(s, init, carried));
+    place_buffer(s, arg, carried);
+    place_buffer(s, loop->results[i], carried);
+  }
+  s->values[body->args[0]->id].place = PS_LAYER;
+  s->layer = body->args[0];
+  s->layers = (int)ir_get_int(loop, "count", 1);
+  open_section(s, s->layers);
+  DP_TRY(schedule_groups(s, body));
+  DP_TRY(carry_on(s, loop));
+  s->values[body->args[0]->id].place = PS_NOWHERE;
+  s->layer = NULL;
+  s->layers = 1;
+  open_section(s, 1);
+  return DP_SUCCESS;
+}
+
+static dp_status schedule_groups(ps_schedule_state *s, const ir_block *block) {
+  for (const ir_op *op = block->first; op != block->last; op = op->next) {
+    if (op->code == IR_OP_loop) {
+      DP_TRY(schedule_loop(s, op));
+    } else if (op->code == IR_OP_group) {
+      DP_TRY(ps_lower_group(s, op));
+      add_group(s);
+    } else {
+      return dp_fail(DP_BUG, "internal error: op %s is in no group: the schedule takes a fused module",
+                     ir_op_info_of(op->code)->name);
+    }
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status schedule_results(ps_schedule_state *s, const ir_op *end) {
+  tile_program *p = s->program;
+  for (int i = 0; i < end->operand_count; i++) {
+    int buffer = -1;
+    DP_TRY(buffer_of(s, end->operands[i], &buffer));
+    int output = add_buffer_like(s, buffer, end->operands[i]->name);
+    p->buffers[output].output = i;
+    DP_TRY(ps_add_copy(s, buffer, output));
+  }
+  p->output_count = end->operand_count;
+  return DP_SUCCESS;
+}
+
+static dp_status take_inputs(ps_schedule_state *s, const ir_block *block) {
+  tile_program *p = s->program;
+  for (int i = 0; i < block->arg_count; i++) {
+    const ir_value *arg = block->args[i];
+    const ir_type *type = &arg->type;
+    if (type->dtype != IR_i32 || type->rank != 1 || !arg->name)
+      return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph must be a list of i32", arg->name ? arg->name : "");
+    tile_space space;
+    DP_TRY(ps_space(type, &space));
+    s->values[arg->id] = (ps_value){.place = PS_INPUT, .ref = p->input_count};
+    DP_PUSH(p->arena, p->inputs, p->input_count, p->input_cap) = dp_arena_strdup(p->arena, arg->name);
+  }
+  return DP_SUCCESS;
+}
+
+/* ---- what is known at the end ------------------------------------------------------------------------------------------------- */
+
+static void drop_empty_sections(tile_program *p) {
+  int kept = 0;
+  for (int i = 0; i < p->section_count; i++) {
+    tile_section section = p->sections[i];
+    if (!section.count) continue;
+    for (int g = section.first; g < section.first + section.count; g++) p->groups[g].section = kept;
+    p->sections[kept++] = section;
+  }
+  p->section_count = kept;
+}
+
+static dp_status lay_out_caches(tile_program *p) {
+  for (int i = 0; i < p->cache_count; i++) {
+    tile_cache *cache = &p->caches[i];
+    if (!cache->dim[0] || !cache->dim[1])
+      return dp_fail(DP_UNSUPPORTED, "cache '%s' has only one part: keys and values must be appended", cache->name);
+    cache->key_floats = TILE_CHUNK * cache->dim[0];
+    cache->value_floats = TILE_CHUNK * ((cache->dim[1] + TILE_PAIR - 1) / TILE_PAIR * TILE_PAIR);
+    cache->offset = p->page_bytes;
+    p->page_bytes += (int64_t)cache->layers * cache->heads * (cache->key_floats + cache->value_floats) * 4;
+  }
+  return DP_SUCCESS;
+}
+
+static void set_rows(ps_schedule_state *s) {
+  tile_program *p = s->program;
+  p->row_tile = ROW_TILE;
+  p->segment_tokens = s->group_max < SEGMENT_ROWS ? SEGMENT_ROWS / s->group_max : 1;
+  for (int i = 0; i < p->kind_count; i++) {
+    tile_kind *kind = &p->kinds[i];
+    kind->max_rows = kind->space == TILE_SEGMENTS ? p->segment_tokens * kind->group : p->row_tile;
+  }
+}
+
+static void number_values(const ir_block *block, int *count) {
+  for (int i = 0; i < block->arg_count; i++) block->args[i]->id = (*count)++;
+  for (const ir_op *op = block->first; op; op = op->next) {
+    for (int i = 0; i < op->result_count; i++) op->results[i]->id = (*count)++;
+    if (op->body) number_values(op->body, count);
+  }
+}
+
+static dp_status make_program(ps_schedule_state *s, const ir_graph *graph) {
+  int count = 0;
+  number_values(graph->block, &count);
+  s->values = DP_NEW_ARRAY(s->arena, ps_value, count);
+  DP_TRY(take_inputs(s, graph->block));
+  open_section(s, 1);
+  DP_TRY(schedule_groups(s, graph->block));
+  DP_TRY(schedule_results(s, graph->block->last));
+  set_rows(s);
+  DP_TRY(lay_out_caches(s->program));
+  DP_TRY(ps_plan_memory(s->program));
+  drop_empty_sections(s->program);
+  return ps_derive_waits(s->program);
+}
+
+dp_status ps_schedule(const ir_module *module, const char *graph, const tile_target *target, tile_program **out) {
+  const ir_graph *found = ir_find_graph(module, graph);
+  *out = NULL;
+  if (!found) return dp_fail(DP_NOT_FOUND, "model '%s' has no graph '%s'", module->name, graph);
+  ps_schedule_state s = {.module = module, .target = target ? target : &plain_target, .arena = dp_arena_new(),
+                         .program = tile_program_new(module->name), .layers = 1, .group_max = 1};
+  dp_status status = s.arena && s.program ? make_program(&s, found) : (dp_status){DP_NO_MEMORY, NULL};
+  dp_arena_free(s.arena);
+  if (status.code != DP_OK) {
+    tile_program_free(s.program);
+    return status;
+  }
+  *out = s.program;
+  return DP_SUCCESS;
+}

@@ -1,0 +1,409 @@
+/* passes/schedule_kind.c: one group op to one task kind. First the ops that do not depend on the column task, over whole
+ * rows: what makes the left operand of the products (the prologue). Then the products and what follows them, over the
+ * column tile. Then the stores. Loads are made where a value is first needed, in the form that is needed. */
+#include "passes/schedule.h"
+
+#include <string.h>
+
+enum {
+  ROW_TILE_TASKS = 256, /* of one kind, at most: beyond, their overhead shows */
+};
+
+static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+/* ---- types ------------------------------------------------------------------------------------------------------------- */
+
+bool ps_has_rows(const ir_type *type) { return type->rank > 0 && type->dims[0].symbol; }
+int64_t ps_columns(const ir_type *type) { return ir_static_size(type, ps_has_rows(type) ? 1 : 0); }
+
+dp_status ps_space(const ir_type *type, tile_space *space) {
+  ir_dim rows = type->rank ? type->dims[0] : ir_static_dim(1, NULL);
+  bool plain = rows.symbol && rows.coef == 1 && rows.add == 0;
+  if (plain && strcmp(rows.symbol, "T") == 0) return *space = TILE_TOKENS, DP_SUCCESS;
+  if (plain && strcmp(rows.symbol, "R") == 0) return *space = TILE_OUTPUTS, DP_SUCCESS;
+  dp_str text = {0};
+  ir_print_type(&text, type);
+  dp_status status = dp_fail(DP_UNSUPPORTED, "a value of type %s cannot be scheduled: its rows must be T (tokens) or R "
+                             "(asked rows)", text.text ? text.text : "");
+  dp_str_free(&text);
+  return status;
+}
+
+/* ---- emitting ------------------------------------------------------------------------------------------------------------ */
+
+ps_value *ps_value_of(const ps_kind *k, const ir_value *value) { return &k->s->values[value->id]; }
+
+int64_t ps_cols(const ps_kind *k, int64_t cols) {
+  return k->columns && cols == k->kind->columns ? k->kind->col_tile : cols;
+}
+
+tile_op ps_op(const ps_kind *k, tile_opcode code, int64_t cols, int x, int y) {
+  (void)k;
+  return (tile_op){.code = code, .operands = {x, y}, .cols = (int)cols, .index = -1};
+}
+
+int ps_emit(ps_kind *k, tile_op op) {
+  const tile_op *ops = k->kind->ops;
+  int operands = op.code == TILE_rotate || op.code == TILE_sum || op.code == TILE_greatest ? 1 : tile_scalar_arity(op.code);
+  bool one_row = operands > 0;
+  for (int i = 0; i < operands; i++) one_row = one_row && ops[op.operands[i]].one_row;
+  op.one_row |= one_row || op.code == TILE_constant;
+  bool tiled = operands || op.code == TILE_mma || op.code == TILE_append;
+  op.column_tile |= k->columns && tiled && op.cols == k->kind->col_tile;
+  op.origin = k->origin;
+  return tile_add_op(k->program, k->kind, op);
+}
+
+int ps_constant(ps_kind *k, double value) {
+  tile_op op = ps_op(k, TILE_constant, 1, 0, 0);
+  op.imm = (float)value;
+  return ps_emit(k, op);
+}
+
+void ps_define(ps_kind *k, const ir_op *op, int index) {
+  ps_value *value = ps_value_of(k, op->results[0]);
+  *(k->kind->ops[index].column_tile ? &value->column : &value->full) = index;
+}
+
+/* ---- weights, caches ------------------------------------------------------------------------------------------------------ */
+
+static const ir_op *weight_op(const ir_value *value) {
+  while (value->def && value->def->code == IR_OP_select) value = value->def->operands[0];
+  return value->def && value->def->code == IR_OP_weight ? value->def : NULL;
+}
+
+bool ps_is_weight(const ir_value *value) { return weight_op(value) != NULL; }
+
+dp_status ps_weight(ps_kind *k, const ir_value *value, tile_weight_form form, bool transposed, int *weight) {
+  const ir_op *op = weight_op(value);
+  if (!op) return dp_fail(DP_UNSUPPORTED, "kind '%s': it multiplies with, or reads from, what is no weight", k->kind->name);
+  const ir_weight *declared = ir_find_weight(k->s->module, ir_get_string(op, "name", ""));
+  bool layered = value->def->code == IR_OP_select;
+  DP_CHECK(declared, "weight '%s' is not declared", ir_get_string(op, "name", ""));
+  if (layered && k->s->values[value->def->operands[1]->id].place != PS_LAYER)
+    return dp_fail(DP_UNSUPPORTED, "kind '%s': weight '%s' is indexed by what is not the layer of the loop around it",
+                   k->kind->name, declared->name);
+  int index = (int)(declared - k->s->module->weights);
+  for (int i = 0; i < k->program->weight_count; i++) {
+    const tile_weight *have = &k->program->weights[i];
+    if (have->weight != index || have->form != form || have->transposed != transposed) continue;
+    *weight = i;
+    return DP_SUCCESS;
+  }
+  const ir_type *type = &value->type;
+  if (form == TILE_MATRIX && (type->rank != 2 || ps_has_rows(type)))
+    return dp_fail(DP_UNSUPPORTED, "kind '%s': weight '%s' must have two dimensions", k->kind->name, declared->name);
+  unsigned storage = declared->storage && form == TILE_MATRIX ? declared->storage : 1u << IR_f32;
+  tile_weight made = {.name = dp_arena_strdup(k->program->arena, declared->name), .weight = index, .form = form,
+                      .rows = 1, .cols = ps_columns(type), .transposed = transposed,
+                      .count = layered ? (int)declared->type.dims[0].add : 1, .first_slot = k->program->slot_count,
+                      .storage = storage};
+  if (form == TILE_MATRIX) {
+    made.rows = type->dims[transposed ? 1 : 0].add;
+    made.cols = type->dims[transposed ? 0 : 1].add;
+  }
+  k->program->slot_count += made.count;
+  *weight = k->program->weight_count;
+  DP_PUSH(k->program->arena, k->program->weights, k->program->weight_count, k->program->weight_cap) = made;
+  return DP_SUCCESS;
+}
+
+dp_status ps_cache(ps_kind *k, const ir_op *append, int *cache) {
+  const char *name = ir_get_string(append, "cache", "");
+  const ir_type *type = &append->results[0]->type;
+  int part = (int)ir_get_int(append, "part", 0), heads = (int)type->dims[1].add, at = 0;
+  tile_program *p = k->program;
+  while (at < p->cache_count && strcmp(p->caches[at].name, name) != 0) at++;
+  if (at == p->cache_count)
+    DP_PUSH(p->arena, p->caches, p->cache_count, p->cache_cap) =
+        (tile_cache){.name = dp_arena_strdup(p->arena, name), .layers = k->s->layers, .heads = heads};
+  tile_cache *made = &p->caches[at];
+  int64_t dim = type->dims[2].add;
+  if (made->heads != heads || made->layers != k->s->layers || (made->dim[part] && made->dim[part] != dim))
+    return dp_fail(DP_UNSUPPORTED, "cache '%s' is used with different heads, layers or dimensions", name);
+  made->dim[part] = dim;
+  *cache = at;
+  return DP_SUCCESS;
+}
+
+/* ---- operands ------------------------------------------------------------------------------------------------------------------ */
+
+/* A weight in one row, or a buffer's rows. */
+static dp_status load(ps_kind *k, const ir_value *value, bool column, int *index) {
+  ps_value *at = ps_value_of(k, value);
+  int64_t cols = column ? k->kind->col_tile : ps_columns(&value->type);
+  tile_op op = ps_op(k, TILE_load, cols, 0, 0);
+  op.column_tile = column;
+  op.col_step = column ? k->kind->col_tile : 0;
+  if (ps_is_weight(value)) {
+    op.code = TILE_vector;
+    op.one_row = true;
+    if (value->type.rank != 1)
+      return dp_fail(DP_UNSUPPORTED, "kind '%s': weight '%s' must have one dimension", k->kind->name,
+                     ir_get_string(weight_op(value), "name", ""));
+    DP_TRY(ps_weight(k, value, TILE_VECTOR, false, &op.ref));
+  } else {
+    if (at->place != PS_BUFFER)
+      return dp_fail(DP_UNSUPPORTED, "kind '%s': a value it needs is not an activation", k->kind->name);
+    op.ref = at->ref;
+  }
+  *index = *(column ? &at->column : &at->full) = ps_emit(k, op);
+  return DP_SUCCESS;
+}
+
+dp_status ps_whole_rows(ps_kind *k, const ir_value *value, int *index) {
+  const ps_value *at = ps_value_of(k, value);
+  DP_CHECK(at->upper < 0, "kind '%s' goes on with halves of columns", k->kind->name);
+  *index = at->full;
+  if (at->full >= 0) return DP_SUCCESS;
+  DP_CHECK(at->column < 0, "kind '%s' needs whole rows of a column tile", k->kind->name);
+  return load(k, value, false, index);
+}
+
+/* Is it read column by column in the epilogue? Constants and row vectors are not. */
+static bool is_tiled(const ps_kind *k, const ir_value *value) {
+  const ps_value *at = ps_value_of(k, value);
+  if (at->column >= 0) return true;
+  return at->full < 0 && ps_columns(&value->type) == k->kind->columns && (ps_is_weight(value) || at->place == PS_BUFFER);
+}
+
+dp_status ps_operand(ps_kind *k, const ir_op *op, int i, int *index) {
+  const ir_value *value = op->operands[i];
+  if (!k->columns || !is_tiled(k, value)) return ps_whole_rows(k, value, index);
+  *index = ps_value_of(k, value)->column;
+  return *index >= 0 ? DP_SUCCESS : load(k, value, true, index);
+}
+
+/* ---- which ops depend on the column task ------------------------------------------------------------------------------------ */
+
+enum { WHOLE_ROWS, COLUMN_TILE };
+
+static void mark_whole(const ir_value *value) {
+  if (!value->def || value->def->mark == WHOLE_ROWS) return;
+  value->def->mark = WHOLE_ROWS;
+  for (int i = 0; i < value->def->operand_count; i++) mark_whole(value->def->operands[i]);
+}
+
+/* The columns an op makes: those of what it appends, where its result is the sequence. */
+static int64_t columns_of(const ir_op *op) {
+  return ps_columns(op->code == IR_OP_append ? &op->operands[0]->type : &op->results[0]->type);
+}
+
+static bool is_leaf(const ir_op *op) {
+  return op->code == IR_OP_weight || op->code == IR_OP_select || op->code == IR_OP_constant;
+}
+
+/* In a kind with products all ops of its columns are tiled but those that make a product's left operand. */
+static void mark_ops(const tile_kind *kind, const ir_block *body, bool products) {
+  for (ir_op *op = body->first; op; op = op->next) op->mark = COLUMN_TILE;
+  for (const ir_op *op = body->first; op; op = op->next)
+    if (op->code == IR_OP_matmul) mark_whole(op->operands[0]);
+  for (ir_op *op = body->first; op != body->last; op = op->next)
+    if (!products || is_leaf(op) || columns_of(op) != kind->columns) op->mark = WHOLE_ROWS;
+}
+
+static bool is_rule_less(const ir_op *op) { return op->code == IR_OP_weight || op->code == IR_OP_select; }
+
+static dp_status lower_ops(ps_kind *k, const ir_block *body, int mark) {
+  for (const ir_op *op = body->first; op != body->last; op = op->next) {
+    if (op->mark != mark || is_rule_less(op)) continue;
+    const char *hint = op->result_count && op->results[0]->name ? op->results[0]->name : NULL;
+    const char *name = ir_op_info_of(op->code)->name;
+    k->origin = dp_arena_printf(k->program->arena, hint ? "%s %s" : "%s", name, hint);
+    DP_TRY(ps_rule_of(op->code)(k, op));
+  }
+  k->origin = NULL;
+  return DP_SUCCESS;
+}
+
+/* What the epilogue reads as whole rows (angles, a number a row) is loaded in the prologue. */
+static dp_status load_whole_rows(ps_kind *k, const ir_block *body) {
+  for (const ir_op *op = body->first; op != body->last; op = op->next) {
+    if (op->mark != COLUMN_TILE || op->code == IR_OP_matmul) continue;
+    for (int i = 0; i < op->operand_count; i++) {
+      const ir_value *value = op->operands[i];
+      const ps_value *at = ps_value_of(k, value);
+      bool whole = at->place == PS_BUFFER && at->full < 0 && ps_has_rows(&value->type);
+      int index;
+      if (whole && (!is_tiled(k, value) || (op->code == IR_OP_rotate && i == 1)))
+        DP_TRY(ps_whole_rows(k, value, &index));
+    }
+  }
+  return DP_SUCCESS;
+}
+
+/* ---- the size of a column tile --------------------------------------------------------------------------------------------------- */
+
+static int64_t greatest_divisor(int64_t a, int64_t b) { return b ? greatest_divisor(b, a % b) : a; }
+
+/* Columns between which a tile may be cut: pairs of weight blocks, whole heads. */
+static int64_t column_unit(const ir_block *body) {
+  int64_t unit = TILE_PAIR;
+  for (const ir_op *op = body->first; op != body->last; op = op->next) {
+    if (op->mark != COLUMN_TILE || (op->code != IR_OP_rotate && op->code != IR_OP_append)) continue;
+    int64_t head = op->results[0]->type.dims[2].add;
+    unit = unit / greatest_divisor(unit, head) * head;
+  }
+  return unit;
+}
+
+/* Bytes of weights that make one result column, of the storage type that takes the most. */
+static int64_t column_bytes(const ps_kind *k, const ir_block *body) {
+  double bytes = 0;
+  for (const ir_op *op = body->first; op != body->last; op = op->next) {
+    if (op->code != IR_OP_matmul) continue;
+    const ir_op *weight = weight_op(op->operands[1]);
+    const ir_weight *declared = weight ? ir_find_weight(k->s->module, ir_get_string(weight, "name", "")) : NULL;
+    unsigned storage = declared && declared->storage ? declared->storage : 1u << IR_f32;
+    double most = 0;
+    for (int i = 0; i < IR_DTYPE_COUNT; i++) {
+      double size = (double)ir_dtype_block_bytes((ir_dtype)i) / ir_dtype_block_elements((ir_dtype)i);
+      if (storage >> i & 1 && size > most) most = size;
+    }
+    bytes += most * (double)ps_columns(&op->operands[0]->type);
+  }
+  return bytes < 1 ? 1 : (int64_t)bytes;
+}
+
+/* The smallest tile that streams task_bytes, but small enough that every core has two tasks where columns allow, and
+ * large enough that a row tile has few tasks; among tiles from there on rather one that divides the columns. */
+static int64_t column_tile(const ps_kind *k, const ir_block *body) {
+  const tile_target *target = k->s->target;
+  int64_t unit = column_unit(body), units = round_up(k->kind->columns, unit) / unit;
+  int64_t unit_bytes = column_bytes(k, body) * unit;
+  int64_t wanted = (target->task_bytes + unit_bytes - 1) / unit_bytes;
+  int64_t most = units / (2 * (target->cores > 0 ? target->cores : 1)), least = (units + ROW_TILE_TASKS - 1) / ROW_TILE_TASKS;
+  int64_t tile = wanted < most ? wanted : most;
+  if (tile < least) tile = least;
+  if (tile < 1) tile = 1;
+  for (int64_t even = tile; even <= units && even < 2 * tile && (even <= most || even == tile); even++)
+    if (units % even == 0) return even * unit;
+  for (int64_t even = tile; even >= least && even > tile / 2; even--)
+    if (units % even == 0) return even * unit;
+  return tile * unit;
+}
+
+/* ---- a kind ------------------------------------------------------------------------------------------------------------------- */
+
+/* Rows of the group: of whatever it computes. */
+static dp_status find_space(const ir_block *body, tile_space *space) {
+  for (const ir_op *op = body->first; op != body->last; op = op->next) {
+    if (op->code == IR_OP_append) return ps_space(&op->operands[0]->type, space);
+    if (op->result_count && ps_has_rows(&op->results[0]->type)) return ps_space(&op->results[0]->type, space);
+  }
+  return dp_fail(DP_UNSUPPORTED, "a group without rows cannot be scheduled");
+}
+
+static const ir_op *find_op(const ir_block *body, ir_opcode code) {
+  for (const ir_op *op = body->first; op; op = op->next)
+    if (op->code == code) return op;
+  return NULL;
+}
+
+static dp_status shape_kind(ps_kind *k, const ir_block *body) {
+  tile_kind *kind = k->kind;
+  const ir_op *attend = find_op(body, IR_OP_attend), *matmul = find_op(body, IR_OP_matmul);
+  DP_TRY(find_space(body, &kind->space));
+  kind->group = 1;
+  if (attend) {
+    if (kind->space != TILE_TOKENS) return dp_fail(DP_UNSUPPORTED, "kind '%s': attention over other rows than T", kind->name);
+    kind->space = TILE_SEGMENTS;
+    kind->columns = attend->operands[1]->type.dims[1].add;
+    kind->group = (int)(attend->operands[0]->type.dims[1].add / kind->columns);
+    kind->col_tile = 1;
+    if (kind->group > k->s->group_max) k->s->group_max = kind->group;
+  } else if (matmul) {
+    kind->columns = columns_of(matmul);
+  } else {
+    for (const ir_op *op = body->first; op != body->last; op = op->next)
+      if (columns_of(op) > kind->columns && !is_rule_less(op)) kind->columns = columns_of(op);
+    kind->col_tile = (int)round_up(kind->columns, TILE_PAIR);
+  }
+  mark_ops(kind, body, matmul != NULL);
+  if (matmul) kind->col_tile = (int)column_tile(k, body);
+  kind->col_tasks = (int)((kind->columns + kind->col_tile - 1) / kind->col_tile);
+  return DP_SUCCESS;
+}
+
+/* Stores tile value `index` to columns from `base` on. */
+static void store(ps_kind *k, int index, int buffer, int64_t base) {
+  const tile_op *value = &k->kind->ops[index];
+  tile_op op = ps_op(k, TILE_store, value->cols, index, 0);
+  op.ref = buffer;
+  op.col_base = base;
+  op.column_tile = value->column_tile;
+  if (k->kind->space == TILE_SEGMENTS) {
+    op.col_step = k->kind->group * op.cols;
+    op.group_step = op.cols;
+  } else if (op.column_tile) {
+    op.col_step = k->kind->col_tile;
+  }
+  tile_add_op(k->program, k->kind, op);
+}
+
+/* Two results that are one tile value, a product and its reshape, are one buffer. */
+static dp_status store_results(ps_kind *k, const ir_op *group) {
+  const ir_op *yield = group->body->last;
+  int *stored = DP_NEW_ARRAY(k->s->arena, int, yield->operand_count);
+  for (int i = 0; i < yield->operand_count; i++) {
+    const ps_value *at = ps_value_of(k, yield->operands[i]);
+    ps_value *result = ps_value_of(k, group->results[i]);
+    stored[i] = -1;
+    if (at->place == PS_CACHE) {
+      *result = *at;
+      continue;
+    }
+    tile_space space = k->kind->space == TILE_SEGMENTS ? TILE_TOKENS : k->kind->space;
+    stored[i] = at->column >= 0 ? at->column : at->full;
+    DP_CHECK(stored[i] >= 0, "kind '%s' does not make result %d", k->kind->name, i);
+    int same = 0;
+    while (same < i && (stored[same] != stored[i] || at->upper >= 0)) same++;
+    result->place = PS_BUFFER;
+    if (same < i) {
+      result->ref = ps_value_of(k, group->results[same])->ref;
+      continue;
+    }
+    result->ref = ps_add_buffer(k->s, group->results[i]->name, &group->results[i]->type, space);
+    store(k, stored[i], result->ref, 0);
+    if (at->upper >= 0) store(k, at->upper, result->ref, k->kind->ops[stored[i]].cols);
+  }
+  return DP_SUCCESS;
+}
+
+/* Body arguments are what the group's inputs are; nothing of the body has a tile value yet. */
+static void begin_values(ps_kind *k, const ir_op *group) {
+  const ps_value none = {.full = -1, .column = -1, .upper = -1};
+  for (int i = 0; i < group->operand_count; i++) {
+    ps_value *arg = ps_value_of(k, group->body->args[i]);
+    const ps_value *input = ps_value_of(k, group->operands[i]);
+    *arg = none;
+    arg->place = input->place;
+    arg->ref = input->ref;
+    arg->part = input->part;
+  }
+  for (const ir_op *op = group->body->first; op; op = op->next)
+    for (int i = 0; i < op->result_count; i++) *ps_value_of(k, op->results[i]) = none;
+}
+
+dp_status ps_lower_group(ps_schedule_state *s, const ir_op *group) {
+  tile_program *p = s->program;
+  tile_kind made = {.name = dp_arena_strdup(p->arena, ir_get_string(group, "name", "group"))};
+  ps_kind k = {.s = s, .program = p, .kind = &made};
+  const ir_block *body = group->body;
+  begin_values(&k, group);
+  DP_TRY(shape_kind(&k, body));
+  DP_TRY(lower_ops(&k, body, WHOLE_ROWS));
+  if (find_op(body, IR_OP_matmul)) {
+    DP_TRY(load_whole_rows(&k, body));
+    for (const ir_op *op = body->first; op; op = op->next) { /* a product may read a stored value as it is */
+      int index;
+      if (op->code == IR_OP_matmul) DP_TRY(ps_whole_rows(&k, op->operands[0], &index));
+    }
+    made.prologue = made.op_count;
+    k.columns = true;
+    DP_TRY(lower_ops(&k, body, COLUMN_TILE));
+  }
+  DP_TRY(store_results(&k, group));
+  DP_PUSH(p->arena, p->kinds, p->kind_count, p->kind_cap) = made;
+  return DP_SUCCESS;
+}
