@@ -8,6 +8,8 @@
 #ifndef DIPPER_BASE_H
 #define DIPPER_BASE_H
 
+#include "dipper/status.h"
+
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -18,28 +20,8 @@
 
 /* ---- status ------------------------------------------------------------------------------------------------- */
 
-typedef enum dp_code {
-  DP_OK = 0,
-  DP_INVALID,     /* the caller's or user's input is wrong */
-  DP_NOT_FOUND,   /* a file or a name that should be there is not */
-  DP_IO,          /* the system refused: permission, disk full, short read */
-  DP_NO_MEMORY,
-  DP_UNSUPPORTED, /* well-formed, but not handled by this build */
-  DP_CANCELLED,   /* stopped by the user */
-  DP_BUG,         /* dipper's own fault */
-} dp_code;
-
-/* A result by value. `message` is NULL when code == DP_OK; otherwise it is malloc'ed (or NULL when memory ran out)
- * and owned by whoever holds the status: pass it on, or dp_status_free it. */
-typedef struct dp_status {
-  dp_code code;
-  char *message;
-} dp_status;
-
 #define DP_SUCCESS ((dp_status){DP_OK, NULL})
 dp_status dp_fail(dp_code code, const char *fmt, ...) DP_PRINTF(2, 3);
-void dp_status_free(dp_status *status);
-const char *dp_status_text(const dp_status *status); /* never NULL */
 
 /* Return early when `expr` fails. */
 #define DP_TRY(expr)                                                                                                   \

@@ -220,6 +220,8 @@ static inline bool ast_stopped(const fe_parser *parser) {
 
 /* Reads a text into a tree; NULL after a syntax error (all of them are reported). */
 ast_file *fe_parse(uint32_t file, dp_arena *arena, dp_diags *diags);
+/* strtod, with a point whatever the process's locale. */
+double fe_read_float(const char *text, char **end);
 
 int fe_keyword(const char *text); /* lexer.l: the keyword's token, or 0 */
 

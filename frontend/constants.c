@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_EXACT = 1 << 30 };
-
 /* "name=value" of options->sets. */
 typedef struct override {
   const char *text, *name, *value;
@@ -67,10 +65,10 @@ static fe_value from_override(fe_compiler *c, const override *set, bool is_dim) 
   errno = 0;
   if (is_dim) {
     long long value = strtoll(set->value, &end, 10);
-    if (!*end && !errno && value >= 1) return fe_integer(value);
+    if (!*end && !errno && value >= 1 && value <= FE_LARGEST_DIM) return fe_integer(value);
     fe_error(c, (dp_loc){0}, "--set %s: '%s' is a dim, which takes an integer of at least 1", set->text, set->name);
   } else {
-    double value = strtod(set->value, &end);
+    double value = fe_read_float(set->value, &end);
     if (!*end && isfinite(value)) return fe_number(value);
     fe_error(c, (dp_loc){0}, "--set %s: '%s' is a const, which takes a number", set->text, set->name);
   }
@@ -79,7 +77,7 @@ static fe_value from_override(fe_compiler *c, const override *set, bool is_dim) 
 
 static fe_value from_metadata(fe_compiler *c, const ast_constant *constant, double value, ast_name key) {
   const char *name = constant->definition.name.text;
-  if (constant->is_dim && !(value >= 1 && value <= MOST_EXACT && floor(value) == value)) {
+  if (constant->is_dim && !(value >= 1 && value <= (double)FE_LARGEST_DIM && floor(value) == value)) {
     fe_error(c, key.loc, "the weights file has %g for \"%s\", but dim '%s' takes an integer of at least 1", value,
              key.text, name);
     return fe_poison;

@@ -4,7 +4,17 @@
 
 #include "frontend/lexer.h"
 
+#include <locale.h>
+#include <stdlib.h>
+
 enum { MOST_BYTES = 1 << 20 };
+
+double fe_read_float(const char *text, char **end) {
+  locale_t c_locale = newlocale(LC_ALL_MASK, "C", NULL);
+  double value = c_locale ? strtod_l(text, end, c_locale) : strtod(text, end);
+  if (c_locale) freelocale(c_locale);
+  return value;
+}
 
 ast_file *fe_parse(uint32_t file, dp_arena *arena, dp_diags *diags) {
   const dp_source *source = &diags->sources[file];

@@ -330,11 +330,6 @@ static void resolve_function(fe_compiler *c, const fe_scope *scope, ast_function
              function->name.text);
 }
 
-void fe_resolve_constant(fe_compiler *c, ast_expr *expr) {
-  resolver r = {.c = c, .scope = &c->model_scope};
-  resolve_expr(&r, expr);
-}
-
 /* ---- recursion --------------------------------------------------------------------------------------------------- */
 
 enum { UNSEEN, OPEN, DONE };
@@ -388,10 +383,10 @@ static void declare_model(fe_compiler *c) {
 }
 
 static void resolve_model(fe_compiler *c) {
+  resolver r = {.c = c, .scope = &c->model_scope};
   for (ast_constant *constant = c->model->constants; constant; constant = constant->next)
-    fe_resolve_constant(c, constant->definition.value);
+    resolve_expr(&r, constant->definition.value);
   for (ast_weight *weight = c->model->weights; weight; weight = weight->next) {
-    resolver r = {.c = c, .scope = &c->model_scope};
     resolve_exprs(&r, &weight->stack.dims);
     resolve_exprs(&r, &weight->shape.dims);
     for (int i = 0; i < weight->sources.count; i++)

@@ -119,6 +119,9 @@ typedef struct fe_compiler {
   bool stopped; /* too many errors: nothing more is said or done */
 } fe_compiler;
 
+/* Of a dimension; what is computed on the way to one may be larger. */
+#define FE_LARGEST_DIM (INT64_C(1) << 40)
+
 /* Bounds on what a hostile text can ask for. */
 enum {
   FE_MOST_ERRORS = 100,
@@ -146,7 +149,6 @@ const char *fe_symbol_phrase(const fe_symbol *symbol); /* "a weight", "a built-i
 /* resolve.c: every name of every function to its symbol; also what can be said without types: calls with a wrong number
  * of arguments, a missing return, recursion. Declares what the texts declare. */
 void fe_resolve(fe_compiler *c);
-void fe_resolve_constant(fe_compiler *c, ast_expr *expr); /* in the model's scope, without locals */
 
 /* constants.c: dims and consts: --set beats metadata beats the text. */
 void fe_constants(fe_compiler *c);
@@ -157,7 +159,7 @@ void fe_weights(fe_compiler *c);
 /* shapes.c */
 fe_value fe_integer(int64_t value);
 fe_value fe_dim_arithmetic(fe_compiler *c, char op, ir_dim a, ir_dim b, dp_loc loc);
-/* At least 1 when static; `what` names it in messages. */
+/* 1 to FE_LARGEST_DIM; `what` names it in messages. */
 bool fe_eval_dim(fe_compiler *c, const ast_expr *expr, const char *what, ir_dim *dim);
 bool fe_eval_shape(fe_compiler *c, const ast_exprs *exprs, dp_loc loc, ir_type *type); /* sets rank and dims */
 bool fe_eval_dtype(fe_compiler *c, ast_name name, ir_dtype *dtype);

@@ -98,8 +98,12 @@ bool fe_eval_dim(fe_compiler *c, const ast_expr *expr, const char *what, ir_dim 
     return false;
   }
   *dim = value.dim;
-  if (dim->symbol ? dim->coef >= 1 : dim->add >= 1) return true;
-  fe_error(c, expr->loc, "%s is at least 1, but this is %s", what, dim_text(c, *dim));
+  if (dim->symbol ? dim->coef < 1 : dim->add < 1)
+    fe_error(c, expr->loc, "%s is at least 1, but this is %s", what, dim_text(c, *dim));
+  else if (dim->coef > FE_LARGEST_DIM || dim->add > FE_LARGEST_DIM || dim->add < -FE_LARGEST_DIM)
+    fe_error(c, expr->loc, "%s is at most 2^40, but this is %s", what, dim_text(c, *dim));
+  else
+    return true;
   return false;
 }
 

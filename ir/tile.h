@@ -20,8 +20,8 @@
 #include "ir/graph.h"
 
 enum {
-  TILE_LANES = 16,  /* the virtual vector: also the rows of a packed weight block and the padding of every row */
-  TILE_PAIR = 32,   /* packed weights are padded to two blocks; column tiles are multiples of it */
+  TILE_LANES = 16, /* the virtual vector */
+  TILE_BLOCK = 64, /* rows of a packed weight block; every row and column tile is padded to a multiple of it */
   TILE_CHUNK = 64,  /* positions of a context chunk, and of a cache page */
 };
 
@@ -53,14 +53,14 @@ typedef struct tile_buffer {
   const char *name;
   tile_space space;
   int64_t cols;   /* of use */
-  int64_t stride; /* floats from row to row, a multiple of TILE_PAIR; the padding may hold anything */
+  int64_t stride; /* floats from row to row, a multiple of TILE_BLOCK; the padding may hold anything */
   int64_t offset; /* bytes from the slab's start, a multiple of 64 */
   int output;     /* -1: activation; else which result of the graph */
 } tile_buffer;
 
 typedef enum tile_weight_form {
   TILE_VECTOR, /* f32[cols], padded with zeros to TILE_LANES */
-  TILE_MATRIX, /* packed: blocks of 16 rows, each [k][16] in the storage type (runtime/pack.c); rows padded to TILE_PAIR */
+  TILE_MATRIX, /* packed: blocks of TILE_BLOCK rows, each [k][64] in the storage type (runtime/pack.c), zero rows at the end */
 } tile_weight_form;
 
 typedef struct tile_weight {
@@ -76,15 +76,15 @@ typedef struct tile_weight {
 
 /* A KV cache. Pages hold TILE_CHUNK positions of every cache, layer and head. Within page p, at
  *   kv + p * page_bytes + offset + ((layer * heads + head) * chunk_floats) * 4
- * lie the keys, packed like weights with positions as rows: [TILE_CHUNK/16][dim[0]][16], then the values, packed with
- * dims as rows: [padded dim[1]/16][TILE_CHUNK][16]. Fresh pages are zeroed by the runtime. */
+ * lie the keys, packed like weights with positions as rows: [dim[0]][TILE_CHUNK], then the values, packed with dims as
+ * rows: [padded dim[1] / 64][TILE_CHUNK][64]. Fresh pages are zeroed by the runtime. */
 typedef struct tile_cache {
   const char *name;
   int layers, heads;
   int64_t dim[2];       /* of a key, of a value */
   int64_t offset;       /* bytes from the page's start */
   int64_t key_floats;   /* TILE_CHUNK * dim[0] */
-  int64_t value_floats; /* TILE_CHUNK * padded dim[1]: padded to TILE_PAIR */
+  int64_t value_floats; /* TILE_CHUNK * padded dim[1]: padded to TILE_BLOCK */
 } tile_cache;
 
 /* One op of a kind. Its value is named by its index. Addresses of load, store, vector, embed:
@@ -114,7 +114,7 @@ typedef struct tile_kind {
   int max_rows;   /* rows of a task at most: row_tile, or segment_tokens * group */
   int group;      /* rows a token */
   int64_t columns; /* result columns in all; for segments the number of key heads */
-  int col_tile;   /* columns a task, a multiple of TILE_PAIR; for segments 1 */
+  int col_tile;   /* columns a task, a multiple of TILE_BLOCK; for segments 1 */
   int col_tasks;  /* ceil(columns / col_tile) */
   tile_op *ops;
   int op_count, op_cap;

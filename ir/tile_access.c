@@ -1,5 +1,6 @@
-/* ir/tile_access.c: which memory each op of a task kind touches, and whether a tile program is well-formed: every ref and
- * operand is there, shapes fit, and no access leaves its buffer, weight, cache, slab or page. Races are tile_check.c's. */
+/* ir/tile_access.c: which memory each op of a task kind touches, and whether a tile program is well-formed: every ref
+ * and operand is there, shapes fit, and no access leaves its buffer, weight, cache, slab or page. Races are
+ * tile_check.c's. */
 #include "ir/tile_access.h"
 
 #include <inttypes.h>
@@ -41,13 +42,16 @@ int tile_op_accesses(const tile_program *program, const tile_kind *kind, int ind
   tile_access access = {.op = index};
   int members = 1;
   switch (op->code) {
-  case TILE_load: case TILE_store: case TILE_append:
+  case TILE_load:
+  case TILE_store:
+  case TILE_append:
     access.write = op->code != TILE_load;
     access.from = op->col_base + col * op->col_step;
     access.to = access.from + columns_of(kind, op, col);
     members = op->group_step && op->code != TILE_append ? kind->group : 1;
     break;
-  case TILE_mma_keys: case TILE_mma_values:
+  case TILE_mma_keys:
+  case TILE_mma_values:
     access.from = col * program->caches[op->ref].dim[op->code == TILE_mma_values];
     access.to = access.from + program->caches[op->ref].dim[op->code == TILE_mma_values];
     break;
@@ -57,8 +61,10 @@ int tile_op_accesses(const tile_program *program, const tile_kind *kind, int ind
   int count = 0;
   for (int i = 0; i < members; i++) {
     int64_t from = access.from + i * op->group_step, to = access.to + i * op->group_step;
-    if (count && accesses[count - 1].to == from) accesses[count - 1].to = to;
-    else if (count < limit) accesses[count++] = (tile_access){index, access.write, from, to};
+    if (count && accesses[count - 1].to == from)
+      accesses[count - 1].to = to;
+    else if (count < limit)
+      accesses[count++] = (tile_access){index, access.write, from, to};
   }
   return count;
 }
@@ -100,8 +106,9 @@ static dp_status columns_inside(const place *at, const char *what, const char *n
   for (int64_t col = 0; col < at->kind->col_tasks; col++) {
     int64_t from = op->col_base + col * op->col_step, to = from + columns_of(at->kind, op, col);
     int64_t low = member < 0 ? from + member : from, high = member > 0 ? to + member : to;
-    EXPECT(low >= 0 && high <= limit, "column task %" PRId64 " takes columns %" PRId64 "..%" PRId64
-           " of %s '%s', which has %" PRId64, col, low, high - 1, what, name, limit);
+    EXPECT(low >= 0 && high <= limit,
+           "column task %" PRId64 " takes columns %" PRId64 "..%" PRId64 " of %s '%s', which has %" PRId64, col, low,
+           high - 1, what, name, limit);
   }
   return DP_SUCCESS;
 }
@@ -135,13 +142,14 @@ static dp_status check_weight_op(const place *at) {
   const tile_op *a = &at->kind->ops[op->operands[0]];
   EXPECT(a->cols == weight->cols && !a->column_tile, "operand of %d columns times weight '%s' of %" PRId64, a->cols,
          weight->name, weight->cols);
-  EXPECT(op->col_base % TILE_LANES == 0 && op->col_step % TILE_LANES == 0, "weight rows start inside a block of %d",
-         TILE_LANES);
-  /* Products work on whole pairs of blocks, and so is the packed matrix padded. */
+  EXPECT(op->col_base % TILE_BLOCK == 0 && op->col_step % TILE_BLOCK == 0, "weight rows start inside a block of %d",
+         TILE_BLOCK);
+  /* Products work on whole blocks, to which the packed matrix is padded. */
   for (int64_t col = 0; col < at->kind->col_tasks; col++) {
-    int64_t from = op->col_base + col * op->col_step, to = from + round_up(columns_of(at->kind, op, col), TILE_PAIR);
-    EXPECT(from >= 0 && to <= round_up(weight->rows, TILE_PAIR), "column task %" PRId64 " takes rows %" PRId64
-           "..%" PRId64 " of weight '%s', which has %" PRId64, col, from, to - 1, weight->name, weight->rows);
+    int64_t from = op->col_base + col * op->col_step, to = from + round_up(columns_of(at->kind, op, col), TILE_BLOCK);
+    EXPECT(from >= 0 && to <= round_up(weight->rows, TILE_BLOCK),
+           "column task %" PRId64 " takes rows %" PRId64 "..%" PRId64 " of weight '%s', which has %" PRId64, col, from,
+           to - 1, weight->name, weight->rows);
   }
   return DP_SUCCESS;
 }
@@ -183,7 +191,8 @@ static dp_status check_value_op(const place *at, bool in_loop) {
     EXPECT(op->ref >= 0 && op->ref < at->program->input_count, "there is no input %d", op->ref);
     EXPECT(op->cols == 1 && !op->one_row, "an input is [rows, 1]");
     return DP_SUCCESS;
-  case TILE_sum: case TILE_greatest:
+  case TILE_sum:
+  case TILE_greatest:
     EXPECT(!x->column_tile && !op->column_tile && x->cols % op->cols == 0, "%d columns do not reduce to %d%s", x->cols,
            op->cols, x->column_tile ? " (they are a column tile's)" : "");
     return DP_SUCCESS;
@@ -268,13 +277,21 @@ static dp_status check_op(const place *at, loop_state *loop) {
   EXPECT(op->cols > 0 || op->code == TILE_append, "it has no columns");
   DP_TRY(check_tiling(at));
   switch (op->code) {
-  case TILE_load: case TILE_store: return check_buffer_op(at);
+  case TILE_load:
+  case TILE_store:
+    return check_buffer_op(at);
   case TILE_embed:
     EXPECT(op->index >= 0 && op->index < at->program->input_count, "there is no input %d", op->index);
     return check_weight_op(at);
-  case TILE_vector: case TILE_mma: return check_weight_op(at);
-  case TILE_append: case TILE_mma_keys: case TILE_mma_values: return check_cache_op(at, is_inside(loop));
-  default: return check_value_op(at, is_inside(loop));
+  case TILE_vector:
+  case TILE_mma:
+    return check_weight_op(at);
+  case TILE_append:
+  case TILE_mma_keys:
+  case TILE_mma_values:
+    return check_cache_op(at, is_inside(loop));
+  default:
+    return check_value_op(at, is_inside(loop));
   }
 }
 
@@ -296,7 +313,7 @@ static dp_status check_kind(const tile_program *program, const tile_kind *kind) 
   EXPECT(kind->columns > 0 && kind->col_tile > 0, "%" PRId64 " columns in tiles of %d", kind->columns, kind->col_tile);
   EXPECT(kind->col_tasks == (kind->columns + kind->col_tile - 1) / kind->col_tile,
          "%d column tasks for %" PRId64 " columns in tiles of %d", kind->col_tasks, kind->columns, kind->col_tile);
-  EXPECT(segments ? kind->col_tile == 1 : kind->col_tasks == 1 || kind->col_tile % TILE_PAIR == 0,
+  EXPECT(segments ? kind->col_tile == 1 : kind->col_tasks == 1 || kind->col_tile % TILE_BLOCK == 0,
          "column tiles of %d", kind->col_tile);
   EXPECT(kind->prologue >= 0 && kind->prologue <= kind->op_count, "a prologue of %d of %d ops", kind->prologue,
          kind->op_count);
@@ -323,11 +340,12 @@ static dp_status check_buffers(const place *at) {
            b->stride);
     EXPECT(b->output < p->output_count, "buffer '%s': there is no output %d", b->name, b->output);
     if (b->output >= 0) continue;
-    EXPECT(b->stride % TILE_PAIR == 0 && b->offset % 64 == 0, "buffer '%s': stride %" PRId64 ", offset %" PRId64,
+    EXPECT(b->stride % TILE_BLOCK == 0 && b->offset % 64 == 0, "buffer '%s': stride %" PRId64 ", offset %" PRId64,
            b->name, b->stride, b->offset);
     int64_t end = b->offset + p->row_tile * b->stride * 4;
-    EXPECT(b->offset >= 0 && end <= p->slab_bytes[b->space], "buffer '%s' takes bytes %" PRId64 "..%" PRId64
-           " of a slab of %" PRId64, b->name, b->offset, end - 1, p->slab_bytes[b->space]);
+    EXPECT(b->offset >= 0 && end <= p->slab_bytes[b->space],
+           "buffer '%s' takes bytes %" PRId64 "..%" PRId64 " of a slab of %" PRId64, b->name, b->offset, end - 1,
+           p->slab_bytes[b->space]);
   }
   return DP_SUCCESS;
 }
@@ -350,14 +368,16 @@ static dp_status check_weights(const place *at) {
   return DP_SUCCESS;
 }
 
-static int64_t cache_bytes(const tile_cache *c) { return (int64_t)c->layers * c->heads * (c->key_floats + c->value_floats) * 4; }
+static int64_t cache_bytes(const tile_cache *c) {
+  return (int64_t)c->layers * c->heads * (c->key_floats + c->value_floats) * 4;
+}
 
 static dp_status check_caches(const place *at) {
   const tile_program *p = at->program;
   for (int i = 0; i < p->cache_count; i++) {
     const tile_cache *c = &p->caches[i];
     EXPECT(c->layers > 0 && c->heads > 0 && c->dim[0] > 0 && c->dim[1] > 0, "cache '%s' is empty", c->name);
-    EXPECT(c->key_floats == TILE_CHUNK * c->dim[0] && c->value_floats == TILE_CHUNK * round_up(c->dim[1], TILE_PAIR),
+    EXPECT(c->key_floats == TILE_CHUNK * c->dim[0] && c->value_floats == TILE_CHUNK * round_up(c->dim[1], TILE_BLOCK),
            "cache '%s': %" PRId64 " floats of keys and %" PRId64 " of values a page", c->name, c->key_floats,
            c->value_floats);
     EXPECT(c->offset >= 0 && c->offset % 64 == 0 && c->offset + cache_bytes(c) <= p->page_bytes,

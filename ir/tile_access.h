@@ -1,4 +1,5 @@
-/* ir/tile_access.h: which memory each op of a task kind touches, and what makes a tile program well-formed. Inside ir/. */
+/* ir/tile_access.h: which memory each op of a task kind touches, and what makes a tile program well-formed. Inside ir/.
+ */
 #ifndef DIPPER_IR_TILE_ACCESS_H
 #define DIPPER_IR_TILE_ACCESS_H
 
@@ -21,8 +22,8 @@ typedef struct tile_access {
 int tile_op_accesses(const tile_program *program, const tile_kind *kind, int op, int64_t col, tile_access *accesses,
                      int limit);
 
-/* Refs, operands, shapes, loops, and that every access lies inside its buffer, weight, cache, slab and page. DP_BUG names
- * the kind and the op. */
+/* Refs, operands, shapes, loops, and that every access lies inside its buffer, weight, cache, slab and page. DP_BUG
+ * names the kind and the op. */
 dp_status tile_well_formed(const tile_program *program);
 
 #endif

@@ -1,7 +1,7 @@
 /* ir/tile_check.c: proves that the tasks of a step cannot race and cannot wait for ever. All tasks of one (group,
  * iteration, row tile) share their waits, so the order "happens before" is kept between these instances: a bit matrix,
- * closed transitively while the instances are listed in program order. What their tasks touch is compared as rectangles:
- * rows x columns of a buffer of a row tile's slab, of an output, or of a cache's layer. */
+ * closed transitively while the instances are listed in program order. What their tasks touch is compared as
+ * rectangles: rows x columns of a buffer of a row tile's slab, of an output, or of a cache's layer. */
 #include "ir/tile_access.h"
 
 #include <inttypes.h>
@@ -20,7 +20,7 @@ typedef struct touch {
   int64_t col0, col1;
   bool write;
   int op;
-  int64_t row, col;   /* the task's indices */
+  int64_t row, col; /* the task's indices */
 } touch;
 
 typedef struct segment {
@@ -50,11 +50,11 @@ typedef struct check {
   const tile_program *program;
   dp_arena *arena;
   int64_t rows[TILE_SPACE_COUNT], tiles[TILE_SPACE_COUNT]; /* tiles of SEGMENTS are those of TOKENS */
-  int64_t sequences, past, positions; /* positions: the most that a sequence has */
+  int64_t sequences, past, positions;                      /* positions: the most that a sequence has */
   segment *segments;
   int segment_count, segment_cap;
   site *sites;
-  int64_t *first_site;    /* per group; its sites follow by row tile */
+  int64_t *first_site; /* per group; its sites follow by row tile */
   int64_t site_count;
   int64_t *section_width; /* instances of one iteration */
   int64_t instances, words;
@@ -143,15 +143,17 @@ static bool is_before(const check *c, int64_t earlier, int64_t later) {
 static const char *group_name(const check *c, int group) { return kind_of(c, group)->name; }
 
 /* The row tiles of the producer that a wait of a task in row tile `tile` means. */
-static dp_status wait_tiles(const check *c, int group, const tile_wait *wait, int64_t tile, int64_t *from, int64_t *to) {
+static dp_status wait_tiles(const check *c, int group, const tile_wait *wait, int64_t tile, int64_t *from,
+                            int64_t *to) {
   tile_space own = kind_of(c, group)->space, other = kind_of(c, wait->group)->space;
   *from = 0;
   *to = c->tiles[other];
   if (wait->scope == TILE_ALL) return DP_SUCCESS;
   if ((own == TILE_OUTPUTS) != (other == TILE_OUTPUTS))
-    return dp_fail(DP_BUG, "group %d '%s' waits for its row tile of group %d '%s', but the one has token rows and the "
-                   "other output rows: such a wait can only be for all row tiles", group, group_name(c, group),
-                   wait->group, group_name(c, wait->group));
+    return dp_fail(DP_BUG,
+                   "group %d '%s' waits for its row tile of group %d '%s', but the one has token rows and the "
+                   "other output rows: such a wait can only be for all row tiles",
+                   group, group_name(c, group), wait->group, group_name(c, wait->group));
   if (wait->scope == TILE_ROW) *from = tile;
   *to = tile + 1;
   return DP_SUCCESS;
@@ -163,17 +165,23 @@ static dp_status wait_iteration(const check *c, int group, const tile_wait *wait
   *result = -1;
   if (wait->when == TILE_PREVIOUS) {
     if (own->section != other->section)
-      return dp_fail(DP_BUG, "group %d '%s' waits for the previous iteration of group %d '%s', which is in another "
-                     "section", group, group_name(c, group), wait->group, group_name(c, wait->group));
+      return dp_fail(DP_BUG,
+                     "group %d '%s' waits for the previous iteration of group %d '%s', which is in another "
+                     "section",
+                     group, group_name(c, group), wait->group, group_name(c, wait->group));
     *result = iteration - 1;
     return DP_SUCCESS;
   }
   bool later = wait->when == TILE_FIRST ? other->section >= own->section : wait->group >= group;
   if (later)
-    return dp_fail(DP_BUG, "deadlock: group %d '%s' waits for group %d '%s', which is not done before it in program "
-                   "order", group, group_name(c, group), wait->group, group_name(c, wait->group));
-  if (other->section == own->section) *result = iteration;
-  else if (wait->when == TILE_EVERY || iteration == 0) *result = section_of(c, wait->group)->iterations - 1;
+    return dp_fail(DP_BUG,
+                   "deadlock: group %d '%s' waits for group %d '%s', which is not done before it in program "
+                   "order",
+                   group, group_name(c, group), wait->group, group_name(c, wait->group));
+  if (other->section == own->section)
+    *result = iteration;
+  else if (wait->when == TILE_EVERY || iteration == 0)
+    *result = section_of(c, wait->group)->iterations - 1;
   return DP_SUCCESS;
 }
 
@@ -278,10 +286,16 @@ static void touch_task(check *c, site *s, int64_t row_index, int64_t col, int64_
     const tile_op *op = &kind->ops[i];
     int count = tile_op_accesses(c->program, kind, i, col, accesses, kind->group);
     for (int j = 0; j < count; j++) {
-      touch t = {.col0 = accesses[j].from, .col1 = accesses[j].to, .write = accesses[j].write, .op = i,
-                 .row = row_index, .col = col};
-      if (op->code == TILE_load || op->code == TILE_store) touch_buffer(c, s, op, t, row0, rows);
-      else touch_cache(c, s, op, t, row0, rows);
+      touch t = {.col0 = accesses[j].from,
+                 .col1 = accesses[j].to,
+                 .write = accesses[j].write,
+                 .op = i,
+                 .row = row_index,
+                 .col = col};
+      if (op->code == TILE_load || op->code == TILE_store)
+        touch_buffer(c, s, op, t, row0, rows);
+      else
+        touch_cache(c, s, op, t, row0, rows);
     }
   }
 }
@@ -308,18 +322,26 @@ static void compare_buffers(check *c) {
     for (int j = 0; j < p->buffer_count; j++) {
       const tile_buffer *a = &p->buffers[i], *b = &p->buffers[j];
       int64_t a_end = a->offset + p->row_tile * a->stride * 4, b_end = b->offset + p->row_tile * b->stride * 4;
-      c->overlap[i * p->buffer_count + j] = a->output < 0 && b->output < 0 && a->space == b->space &&
-                                            a->offset < b_end && b->offset < a_end;
+      c->overlap[i * p->buffer_count + j] =
+          a->output < 0 && b->output < 0 && a->space == b->space && a->offset < b_end && b->offset < a_end;
     }
   }
 }
 
 /* ---- conflicts */
 
-/* Two buffers of different strides have no common rows and columns: where their bytes meet, all of them do. */
+/* The same element lies at the same place in both: one buffer, or one that takes over another's memory in place. */
+static bool congruent(const check *c, int a, int b) {
+  if (a == b) return true;
+  const tile_buffer *x = &c->program->buffers[a], *y = &c->program->buffers[b];
+  return x->output < 0 && y->output < 0 && x->space == y->space && x->offset == y->offset && x->stride == y->stride;
+}
+
+/* Two buffers that are not congruent have no common rows and columns: where their bytes meet, all of them do. */
 static bool conflict(const check *c, const touch *a, const touch *b) {
   if (!(a->write || b->write) || !same_region(a, b)) return false;
-  if (a->form == IN_SLAB && a->buffer != b->buffer) return c->overlap[a->buffer * c->program->buffer_count + b->buffer];
+  if (a->form == IN_SLAB && !congruent(c, a->buffer, b->buffer))
+    return c->overlap[a->buffer * c->program->buffer_count + b->buffer];
   return a->row0 < b->row1 && b->row0 < a->row1 && a->col0 < b->col1 && b->col0 < a->col1;
 }
 
@@ -336,7 +358,8 @@ static void describe_touch(const check *c, dp_str *out, const site *s, int64_t i
                 t->row0 % c->positions, (t->row1 - 1) % c->positions);
   } else {
     dp_str_addf(out, "buffer '%s', rows %" PRId64 "..%" PRId64, p->buffers[t->buffer].name, t->row0, t->row1 - 1);
-    if (t->form == IN_SLAB) dp_str_addf(out, " of %s tile %" PRId64, t->place == TILE_TOKENS ? "row" : "output", t->tile);
+    if (t->form == IN_SLAB)
+      dp_str_addf(out, " of %s tile %" PRId64, t->place == TILE_TOKENS ? "row" : "output", t->tile);
   }
   dp_str_addf(out, ", columns %" PRId64 "..%" PRId64, t->col0, t->col1 - 1);
 }
@@ -365,8 +388,8 @@ static bool bounds_conflict(const check *c, const site *a, const site *b) {
   return false;
 }
 
-/* The first conflict between tasks of two instances, rather what `a` writes than what it reads. Caches of different layers
- * never meet. */
+/* The first conflict between tasks of two instances, rather what `a` writes than what it reads. Caches of different
+ * layers never meet. */
 static bool find_conflict(const check *c, const site *a, const site *b, bool same_layer, const touch **x,
                           const touch **y) {
   for (int reads = 0; reads < 2; reads++) {
@@ -383,16 +406,17 @@ static bool find_conflict(const check *c, const site *a, const site *b, bool sam
 }
 
 /* Tasks of one instance run at the same time: each may touch again only what it wrote itself. And one task may not use
- * two buffers in the same memory at all: when its loads take place is the back end's choice. */
+ * two buffers in the same memory, unless the one takes over the other's in place. */
 static dp_status check_siblings(const check *c, const site *s) {
   for (int i = 0; i < s->count; i++) {
     if (!s->touches[i].write) continue;
     for (int j = 0; j < s->count; j++) {
       const touch *x = &s->touches[i], *y = &s->touches[j];
       bool same_task = x->row == y->row && x->col == y->col;
-      if ((same_task && x->buffer == y->buffer) || !conflict(c, x, y)) continue;
-      return report(c, s, 0, x, s, 0, y, same_task ? "a task uses two buffers in the same memory"
-                                                   : "race between tasks of one group and row tile");
+      if ((same_task && (x->form != IN_SLAB || congruent(c, x->buffer, y->buffer))) || !conflict(c, x, y)) continue;
+      return report(c, s, 0, x, s, 0, y,
+                    same_task ? "a task uses two buffers in the same memory"
+                              : "race between tasks of one group and row tile");
     }
   }
   return DP_SUCCESS;
@@ -503,8 +527,10 @@ static dp_status check_step(check *c) {
 
 dp_status tile_check(const tile_program *program, int64_t tokens, int64_t outputs, int64_t sequences, int64_t past) {
   if (tokens < 0 || outputs < 0 || sequences < 0 || past < 0)
-    return dp_fail(DP_INVALID, "a step of %" PRId64 " tokens, %" PRId64 " outputs, %" PRId64 " sequences, %" PRId64
-                   " cached positions", tokens, outputs, sequences, past);
+    return dp_fail(DP_INVALID,
+                   "a step of %" PRId64 " tokens, %" PRId64 " outputs, %" PRId64 " sequences, %" PRId64
+                   " cached positions",
+                   tokens, outputs, sequences, past);
   DP_TRY(tile_well_formed(program));
   if (sequences < 1) sequences = 1;
   if (sequences > tokens && tokens > 0) sequences = tokens;

@@ -72,8 +72,10 @@ static void print_buffer(dp_str *out, const tile_program *p, int index) {
   const tile_buffer *buffer = &p->buffers[index];
   dp_str_add(out, "  buffer ");
   add_buffer(out, p, index);
-  dp_str_addf(out, ": %s x %" PRId64 ", stride %" PRId64 ", ", space_names[buffer->space], buffer->cols, buffer->stride);
-  if (buffer->output >= 0) dp_str_addf(out, "output %d\n", buffer->output);
+  dp_str_addf(out, ": %s x %" PRId64 ", stride %" PRId64 ", ", space_names[buffer->space], buffer->cols,
+              buffer->stride);
+  if (buffer->output >= 0)
+    dp_str_addf(out, "output %d\n", buffer->output);
   else
     dp_str_addf(out, "bytes %" PRId64 " to %" PRId64 " of the slab\n", buffer->offset,
                 buffer->offset + p->row_tile * buffer->stride * 4);
@@ -84,8 +86,10 @@ static void print_weight(dp_str *out, const tile_program *p, int index) {
   dp_str_add(out, "  weight ");
   add_weight(out, p, index);
   dp_str_addf(out, ": %s ", weight->form == TILE_VECTOR ? "vector" : "matrix");
-  if (weight->form == TILE_VECTOR) dp_str_addf(out, "[%" PRId64 "]", weight->cols);
-  else dp_str_addf(out, "[%" PRId64 ", %" PRId64 "]", weight->rows, weight->cols);
+  if (weight->form == TILE_VECTOR)
+    dp_str_addf(out, "[%" PRId64 "]", weight->cols);
+  else
+    dp_str_addf(out, "[%" PRId64 ", %" PRId64 "]", weight->rows, weight->cols);
   if (weight->transposed) dp_str_add(out, " (file: transposed)");
   dp_str_addf(out, ", slot %d", weight->first_slot);
   if (weight->count > 1) dp_str_addf(out, " + layer of %d", weight->count);
@@ -104,8 +108,9 @@ static void print_cache(dp_str *out, const tile_program *p, int index) {
   const tile_cache *cache = &p->caches[index];
   dp_str_add(out, "  cache ");
   add_cache(out, p, index);
-  dp_str_addf(out, ": %d layers x %d heads, keys of %" PRId64 " (%" PRId64 " floats a page), values of %" PRId64
-              " (%" PRId64 " floats a page), from byte %" PRId64 " of the page\n",
+  dp_str_addf(out,
+              ": %d layers x %d heads, keys of %" PRId64 " (%" PRId64 " floats a page), values of %" PRId64 " (%" PRId64
+              " floats a page), from byte %" PRId64 " of the page\n",
               cache->layers, cache->heads, cache->dim[0], cache->key_floats, cache->dim[1], cache->value_floats,
               cache->offset);
 }
@@ -116,12 +121,14 @@ static void print_cache(dp_str *out, const tile_program *p, int index) {
 static void add_float(dp_str *out, float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);
-  if (isnan(x)) dp_str_addf(out, "nan:%08" PRIx32, bits);
-  else dp_str_addf(out, "%.9g", (double)x);
+  if (isnan(x))
+    dp_str_addf(out, "nan:%08" PRIx32, bits);
+  else
+    dp_str_addf(out, "%.9g", (double)x);
 }
 
-/* "col*192+:192": first column (or weight row) and how many; "<=" where the last column task has fewer. `counted`: the op
- * whose columns they are (op itself, but for append its operand). */
+/* "col*192+:192": first column (or weight row) and how many; "<=" where the last column task has fewer. `counted`: the
+ * op whose columns they are (op itself, but for append its operand). */
 static void add_columns_of(dp_str *out, const tile_op *op, const tile_op *counted, const char *what) {
   dp_str_addf(out, " %s ", what);
   const char *plus = "";
@@ -165,9 +172,15 @@ static void add_list(dp_str *out, const int *values, int count) {
 /* What an op has beside its operands. */
 static void add_details(dp_str *out, const tile_program *p, const tile_kind *kind, const tile_op *op) {
   switch (op->code) {
-  case TILE_constant: add_float(out, op->imm); break;
-  case TILE_table: add_numbers(out, op); break;
-  case TILE_load: add_buffer_place(out, p, op); break;
+  case TILE_constant:
+    add_float(out, op->imm);
+    break;
+  case TILE_table:
+    add_numbers(out, op);
+    break;
+  case TILE_load:
+    add_buffer_place(out, p, op);
+    break;
   case TILE_store:
     dp_str_add(out, ", ");
     add_buffer_place(out, p, op);
@@ -183,14 +196,19 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
     dp_str_add(out, "[row]");
     add_columns(out, op, "columns");
     break;
-  case TILE_input: add_input(out, p, op->ref); break;
-  case TILE_rotate: dp_str_addf(out, " in heads of %" PRId64, op->dim); break;
+  case TILE_input:
+    add_input(out, p, op->ref);
+    break;
+  case TILE_rotate:
+    dp_str_addf(out, " in heads of %" PRId64, op->dim);
+    break;
   case TILE_mma:
     dp_str_add(out, ", ");
     add_weight(out, p, op->ref);
     add_columns(out, op, "rows");
     break;
-  case TILE_mma_keys: case TILE_mma_values:
+  case TILE_mma_keys:
+  case TILE_mma_values:
     dp_str_add(out, ", ");
     add_cache(out, p, op->ref);
     dp_str_addf(out, " %s of head col", op->code == TILE_mma_keys ? "keys" : "values");
@@ -202,8 +220,11 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
     add_columns_of(out, op, &kind->ops[op->operands[0]], "columns");
     dp_str_addf(out, " in heads of %" PRId64, op->dim);
     break;
-  case TILE_next: add_list(out, op->list, op->list_count); break;
-  default: break;
+  case TILE_next:
+    add_list(out, op->list, op->list_count);
+    break;
+  default:
+    break;
   }
 }
 
@@ -262,8 +283,10 @@ static void print_group(dp_str *out, const tile_program *p, int index) {
 
 static void print_section(dp_str *out, const tile_program *p, int index) {
   const tile_section *section = &p->sections[index];
-  if (section->iterations == 1) dp_str_addf(out, "\n  section %d: once\n", index);
-  else dp_str_addf(out, "\n  section %d: %d times, iteration = layer\n", index, section->iterations);
+  if (section->iterations == 1)
+    dp_str_addf(out, "\n  section %d: once\n", index);
+  else
+    dp_str_addf(out, "\n  section %d: %d times, iteration = layer\n", index, section->iterations);
   for (int i = 0; i < section->count; i++) print_group(out, p, section->first + i);
 }
 

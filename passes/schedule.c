@@ -34,7 +34,7 @@ int ps_add_buffer(ps_schedule_state *s, const char *name, const ir_type *type, t
   tile_program *p = s->program;
   int64_t cols = ps_columns(type);
   tile_buffer buffer = {.name = dp_arena_strdup(p->arena, name ? name : "x"), .space = space, .cols = cols, .output = -1};
-  buffer.stride = (cols + TILE_PAIR - 1) / TILE_PAIR * TILE_PAIR;
+  buffer.stride = (cols + TILE_BLOCK - 1) / TILE_BLOCK * TILE_BLOCK;
   DP_PUSH(p->arena, p->buffers, p->buffer_count, p->buffer_cap) = buffer;
   return p->buffer_count - 1;
 }
@@ -189,7 +189,7 @@ static dp_status lay_out_caches(tile_program *p) {
     if (!cache->dim[0] || !cache->dim[1])
       return dp_fail(DP_UNSUPPORTED, "cache '%s' has only one part: keys and values must be appended", cache->name);
     cache->key_floats = TILE_CHUNK * cache->dim[0];
-    cache->value_floats = TILE_CHUNK * ((cache->dim[1] + TILE_PAIR - 1) / TILE_PAIR * TILE_PAIR);
+    cache->value_floats = TILE_CHUNK * ((cache->dim[1] + TILE_BLOCK - 1) / TILE_BLOCK * TILE_BLOCK);
     cache->offset = p->page_bytes;
     p->page_bytes += (int64_t)cache->layers * cache->heads * (cache->key_floats + cache->value_floats) * 4;
   }

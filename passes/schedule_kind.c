@@ -238,7 +238,7 @@ static int64_t greatest_divisor(int64_t a, int64_t b) { return b ? greatest_divi
 
 /* Columns between which a tile may be cut: pairs of weight blocks, whole heads. */
 static int64_t column_unit(const ir_block *body) {
-  int64_t unit = TILE_PAIR;
+  int64_t unit = TILE_BLOCK;
   for (const ir_op *op = body->first; op != body->last; op = op->next) {
     if (op->mark != COLUMN_TILE || (op->code != IR_OP_rotate && op->code != IR_OP_append)) continue;
     int64_t head = op->results[0]->type.dims[2].add;
@@ -317,7 +317,7 @@ static dp_status shape_kind(ps_kind *k, const ir_block *body) {
   } else {
     for (const ir_op *op = body->first; op != body->last; op = op->next)
       if (columns_of(op) > kind->columns && !is_rule_less(op)) kind->columns = columns_of(op);
-    kind->col_tile = (int)round_up(kind->columns, TILE_PAIR);
+    kind->col_tile = (int)round_up(kind->columns, TILE_BLOCK);
   }
   mark_ops(kind, body, matmul != NULL);
   if (matmul) kind->col_tile = (int)column_tile(k, body);

@@ -134,7 +134,7 @@ static int shared_with(const rt_engine *e, const rt_binding *binding, int index)
 }
 
 static dp_status collect_jobs(rt_engine *e, packing *p, int64_t *bytes) {
-  enum { BLOCKS = 64 };
+  enum { BLOCKS = 16 };
   int64_t capacity = 0;
   for (int pass = 0; pass < 2; pass++) {
     int64_t at = 0, jobs = 0;

@@ -56,7 +56,7 @@ int64_t ll_place_values(const tile_kind *kind, int64_t *place, int64_t *stride) 
     const tile_op *op = &kind->ops[i];
     if (place) place[i] = -1;
     if (!must_be_placed(kind, i)) continue;
-    int64_t floats = op->cols == 1 ? 1 : round_up(op->cols, TILE_PAIR);
+    int64_t floats = op->cols == 1 ? 1 : round_up(op->cols, TILE_BLOCK);
     if (place) place[i] = bytes;
     if (stride) stride[i] = floats;
     /* Vectors may be read past a value's end (small heads, row vectors): a vector of slack. */
@@ -75,9 +75,9 @@ static LLVMValueRef columns_of(ll_kind *k, const tile_op *op) {
 /* 16-column blocks of a product's result. */
 static LLVMValueRef blocks_of(ll_kind *k, const tile_op *op) {
   ll *l = k->l;
-  if (!op->column_tile) return ll_int(l, round_up(op->cols, TILE_PAIR) / TILE_LANES);
-  LLVMValueRef padded = ll_addi(l, k->columns, TILE_PAIR - 1);
-  return LLVMBuildShl(l->b, LLVMBuildLShr(l->b, padded, ll_int(l, 5), ""), ll_int(l, 1), "");
+  if (!op->column_tile) return ll_int(l, round_up(op->cols, TILE_BLOCK) / TILE_LANES);
+  LLVMValueRef padded = ll_addi(l, k->columns, TILE_BLOCK - 1);
+  return LLVMBuildShl(l->b, LLVMBuildLShr(l->b, padded, ll_int(l, 6), ""), ll_int(l, 2), "");
 }
 
 static LLVMValueRef lanes_below(ll *l, LLVMValueRef count) {
@@ -211,7 +211,7 @@ static void weight_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef
   int64_t row_bytes = weight_row_bytes(weight, storage);
   LLVMValueRef lda, a = product_rows(k, op->operands[0], &lda);
   LLVMValueRef w = ll_at(l, base, ll_muli(l, ll_column_of(k, op, ll_int(l, 0)), row_bytes));
-  LLVMValueRef arguments[] = {a, lda, w, ll_int(l, row_bytes * TILE_LANES), ll_int(l, weight->cols), blocks_of(k, op),
+  LLVMValueRef arguments[] = {a, lda, w, ll_int(l, row_bytes * TILE_BLOCK), ll_int(l, weight->cols), blocks_of(k, op),
                               ll_scratch_at(k, index, ll_int(l, 0), ll_int(l, 0)), ll_int(l, k->stride[index]),
                               k->rows, ll_int(l, 0)};
   ll_call(l, ll_product(l, storage), arguments, 10);
@@ -261,13 +261,13 @@ static void cache_product(ll_kind *k, int index) {
   LLVMValueRef w = cache_at(k, cache, page, k->col, keys ? 0 : 1), depth, stride, blocks;
   if (keys) {
     depth = ll_int(l, cache->dim[0]);
-    stride = ll_int(l, cache->dim[0] * TILE_LANES * 4);
+    stride = ll_int(l, cache->key_floats * 4);
     blocks = ll_int(l, TILE_CHUNK / TILE_LANES);
   } else {
     make(k, index, op->operands[1]);
     LLVMValueRef left = LLVMBuildSub(l->b, ll_addi(l, last_position(k), 1), ll_muli(l, k->chunk, TILE_CHUNK), "");
     depth = ll_min(l, left, ll_int(l, TILE_CHUNK));
-    stride = ll_int(l, TILE_CHUNK * TILE_LANES * 4);
+    stride = ll_int(l, TILE_CHUNK * TILE_BLOCK * 4);
     blocks = ll_int(l, cache->value_floats / TILE_CHUNK / TILE_LANES);
   }
   LLVMValueRef lda, a = product_rows(k, op->operands[0], &lda);
@@ -276,7 +276,7 @@ static void cache_product(ll_kind *k, int index) {
   ll_call(l, ll_product(l, IR_f32), arguments, 10);
 }
 
-/* One element, or 16 of one head, of row r, column c: keys lie a vector apart from dim to dim, values side by side. */
+/* One element, or 16 of one head, of row r, column c: keys lie a block apart from dim to dim, values side by side. */
 static void append_elements(ll_kind *k, const tile_op *op, LLVMValueRef slot, LLVMValueRef c, LLVMValueRef value,
                             bool vector) {
   ll *l = k->l;
@@ -287,17 +287,15 @@ static void append_elements(ll_kind *k, const tile_op *op, LLVMValueRef slot, LL
   LLVMValueRef page = LLVMBuildLShr(l->b, slot, ll_int(l, 6), "");
   LLVMValueRef position = LLVMBuildAnd(l->b, slot, ll_int(l, TILE_CHUNK - 1), "");
   LLVMValueRef base = cache_at(k, cache, page, head, op->part), element;
-  LLVMValueRef low_bits = ll_int(l, TILE_LANES - 1);
   if (op->part == 0) {
-    element = ll_add(l, ll_muli(l, LLVMBuildLShr(l->b, position, ll_int(l, 4), ""), cache->dim[0]), e);
-    element = ll_add(l, ll_muli(l, element, TILE_LANES), LLVMBuildAnd(l->b, position, low_bits, ""));
+    element = ll_add(l, ll_muli(l, e, TILE_BLOCK), position);
     for (int lane = 0; lane < (vector ? TILE_LANES : 1); lane++) {
       LLVMValueRef one = vector ? LLVMBuildExtractElement(l->b, value, LLVMConstInt(l->i32, (unsigned)lane, false), "") : value;
-      ll_store(l, one, ll_at(l, base, ll_muli(l, ll_addi(l, element, lane * TILE_LANES), 4)), 4);
+      ll_store(l, one, ll_at(l, base, ll_muli(l, ll_addi(l, element, lane * TILE_BLOCK), 4)), 4);
     }
   } else {
-    element = ll_add(l, ll_muli(l, LLVMBuildLShr(l->b, e, ll_int(l, 4), ""), TILE_CHUNK), position);
-    element = ll_add(l, ll_muli(l, element, TILE_LANES), LLVMBuildAnd(l->b, e, low_bits, ""));
+    element = ll_add(l, ll_muli(l, LLVMBuildLShr(l->b, e, ll_int(l, 6), ""), TILE_CHUNK), position);
+    element = ll_add(l, ll_muli(l, element, TILE_BLOCK), LLVMBuildAnd(l->b, e, ll_int(l, TILE_BLOCK - 1), ""));
     ll_store(l, value, ll_at(l, base, ll_muli(l, element, 4)), 4);
   }
 }

@@ -12,18 +12,15 @@
 
 #include <llvm-c/Core.h>
 
-/* A register tile of the product: rows x blocks of 16 columns. */
+/* A register tile of the product: rows x vectors of 16 columns (1, 2 or 4: a block of weights has four). */
 typedef struct ll_register_tile {
   int rows, blocks;
 } ll_register_tile;
 
-/* What the target's registers allow, largest rows first; the last has one row. `wide` of the one-row tile hides the FMA
- * latency, `blocks` of 1 or 2 finish what wider ones leave. */
 typedef struct ll_numbers {
   bool fma, f16; /* has fused multiply-add, has f16 to f32 */
-  const ll_register_tile *tiles; /* descending rows */
+  const ll_register_tile *tiles; /* what the registers allow, descending rows; the last has one row */
   int tile_count;
-  int tail_blocks; /* width that divides every column count: 1 or 2 */
 } ll_numbers;
 
 typedef struct ll {
@@ -81,8 +78,8 @@ void ll_loop_end(ll *l, ll_loop *loop, LLVMValueRef *next);
 
 /* ---- product.c */
 
-/* void product(a, lda floats, w, block stride bytes, k, blocks, c, ldc floats, rows, accumulate i64): for each row of a
- * and each 16-column block of w: c (+)= a w, k in order. */
+/* void product(a, lda floats, w, bytes from block to block, k, vectors of 16 columns, c, ldc floats, rows, accumulate i64):
+ * c (+)= a w, k in order; the vectors are a multiple of 4. */
 LLVMValueRef ll_product(ll *l, ir_dtype storage);
 /* void embed(w, k, row, destination): one row of a packed matrix as f32. */
 LLVMValueRef ll_embed(ll *l, ir_dtype storage);

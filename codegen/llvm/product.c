@@ -5,7 +5,7 @@
 
 #include <stdio.h>
 
-/* ---- decoding: 16 weights of one k from a packed block (layout: runtime/pack.c) */
+/* ---- decoding: 16 of the 64 weights of one k in a packed block (layout: runtime/pack.c) */
 
 /* f16 to f32 without the instruction, exactly: shift exponent and mantissa into place, scale by 2^112, mend inf/nan. */
 static LLVMValueRef widen_f16_by_bits(ll *l, LLVMValueRef half) {
@@ -42,7 +42,7 @@ static LLVMValueRef load_plain(ll *l, ir_dtype storage, LLVMValueRef at) {
 }
 
 /* Bytes of scales before the quants of a 32-deep run of a block. */
-static int64_t scale_bytes(ir_dtype storage) { return storage == IR_q4_1 ? 64 : 32; }
+static int64_t scale_bytes(ir_dtype storage) { return (storage == IR_q4_1 ? 4 : 2) * TILE_BLOCK; }
 
 /* quants: <16 x i32> as stored, before their offset. */
 static LLVMValueRef dequantize(ll *l, ir_dtype storage, LLVMValueRef quants, LLVMValueRef d, LLVMValueRef m) {
@@ -57,7 +57,8 @@ typedef struct tile_state {
   ll *l;
   ll_register_tile shape;
   LLVMValueRef a_row[16]; /* rows of a */
-  LLVMValueRef block[16]; /* blocks of w */
+  LLVMValueRef block;     /* of w */
+  LLVMValueRef first;     /* its row that the tile begins with, a multiple of 16 */
 } tile_state;
 
 /* acc[m][v] += a[m][k] * weight[v], for each m and v. */
@@ -78,9 +79,10 @@ static void plain_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth, LLV
   ll_loop loop;
   ll_loop_begin(l, &loop, "k", ll_int(l, 0), depth, 1, acc, count);
   LLVMValueRef weights[16], sums[64];
-  int64_t bytes = TILE_LANES * ir_dtype_block_bytes(storage);
+  int64_t bytes = ir_dtype_block_bytes(storage);
+  LLVMValueRef line = ll_at(l, ll_at(l, t->block, ll_muli(l, t->first, bytes)), ll_muli(l, loop.index, TILE_BLOCK * bytes));
   for (int v = 0; v < t->shape.blocks; v++)
-    weights[v] = load_plain(l, storage, ll_at(l, t->block[v], ll_muli(l, loop.index, bytes)));
+    weights[v] = load_plain(l, storage, ll_at(l, line, ll_int(l, v * TILE_LANES * bytes)));
   for (int i = 0; i < count; i++) sums[i] = loop.carried[i];
   multiply_add(t, loop.index, weights, sums);
   ll_loop_end(l, &loop, sums);
@@ -90,15 +92,17 @@ static void plain_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth, LLV
 static void quantized_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth, LLVMValueRef *acc, int count) {
   ll *l = t->l;
   bool nibbles = storage != IR_q8_0;
-  int64_t run_bytes = TILE_LANES * ir_dtype_block_bytes(storage);
+  int64_t run_bytes = TILE_BLOCK * ir_dtype_block_bytes(storage);
   LLVMTypeRef bytes_type = LLVMVectorType(l->i8, TILE_LANES);
   ll_loop runs;
   ll_loop_begin(l, &runs, "run", ll_int(l, 0), LLVMBuildLShr(l->b, depth, ll_int(l, 5), ""), 1, acc, count);
-  LLVMValueRef run[16], d[16], m[16];
+  LLVMValueRef d[16], m[16], run = ll_at(l, t->block, ll_muli(l, runs.index, run_bytes));
+  LLVMValueRef scales = ll_at(l, run, ll_muli(l, t->first, 2));
+  LLVMValueRef quants = ll_at(l, ll_at(l, run, ll_int(l, scale_bytes(storage))), t->first);
   for (int v = 0; v < t->shape.blocks; v++) {
-    run[v] = ll_at(l, t->block[v], ll_muli(l, runs.index, run_bytes));
-    d[v] = load_f16(l, run[v]);
-    m[v] = storage == IR_q4_1 ? load_f16(l, ll_at(l, run[v], ll_int(l, 32))) : NULL;
+    LLVMValueRef at = ll_at(l, scales, ll_int(l, v * TILE_LANES * 2));
+    d[v] = load_f16(l, at);
+    m[v] = storage == IR_q4_1 ? load_f16(l, ll_at(l, at, ll_int(l, 2 * TILE_BLOCK))) : NULL;
   }
   LLVMValueRef first_k = ll_muli(l, runs.index, 32);
   ll_loop steps;
@@ -106,16 +110,16 @@ static void quantized_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth,
   LLVMValueRef sums[64], raw[16], weights[16];
   for (int i = 0; i < count; i++) sums[i] = steps.carried[i];
   for (int v = 0; v < t->shape.blocks; v++) {
-    LLVMValueRef at = ll_at(l, run[v], ll_addi(l, ll_muli(l, steps.index, TILE_LANES), scale_bytes(storage)));
+    LLVMValueRef at = ll_at(l, ll_at(l, quants, ll_muli(l, steps.index, TILE_BLOCK)), ll_int(l, v * TILE_LANES));
     raw[v] = ll_load(l, bytes_type, at, 1);
     raw[v] = nibbles ? LLVMBuildZExt(l->b, raw[v], l->v_i32, "") : LLVMBuildSExt(l->b, raw[v], l->v_i32, "");
   }
   for (int half = 0; half < (nibbles ? 2 : 1); half++) {
     for (int v = 0; v < t->shape.blocks; v++) {
-      LLVMValueRef quants = raw[v];
-      if (nibbles && half == 0) quants = LLVMBuildAnd(l->b, quants, ll_splat(l, LLVMConstInt(l->i32, 15, false)), "");
-      if (nibbles && half == 1) quants = LLVMBuildLShr(l->b, quants, ll_splat(l, LLVMConstInt(l->i32, 4, false)), "");
-      weights[v] = dequantize(l, storage, quants, d[v], m[v]);
+      LLVMValueRef q = raw[v];
+      if (nibbles && half == 0) q = LLVMBuildAnd(l->b, q, ll_splat(l, LLVMConstInt(l->i32, 15, false)), "");
+      if (nibbles && half == 1) q = LLVMBuildLShr(l->b, q, ll_splat(l, LLVMConstInt(l->i32, 4, false)), "");
+      weights[v] = dequantize(l, storage, q, d[v], m[v]);
     }
     LLVMValueRef k = nibbles ? ll_addi(l, ll_muli(l, steps.index, 2), half) : steps.index;
     multiply_add(t, ll_add(l, first_k, k), weights, sums);
@@ -125,7 +129,7 @@ static void quantized_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth,
   for (int i = 0; i < count; i++) acc[i] = runs.carried[i];
 }
 
-/* void tile(a, lda, w, block stride, k, c, ldc, accumulate) */
+/* void tile(a, lda, block of w, first row in it, k, c, ldc, accumulate) */
 static LLVMValueRef register_tile(ll *l, ir_dtype storage, ll_register_tile shape) {
   char name[64];
   snprintf(name, sizeof name, "product.%s.%dx%d", ir_dtype_name(storage), shape.rows, shape.blocks * TILE_LANES);
@@ -143,8 +147,8 @@ static LLVMValueRef register_tile(ll *l, ir_dtype storage, ll_register_tile shap
   LLVMValueRef c_at[64], loaded[64], acc[64];
   int count = shape.rows * shape.blocks;
   for (int m = 0; m < shape.rows; m++) t.a_row[m] = ll_at(l, LLVMGetParam(function, 0), ll_muli(l, lda, m));
-  for (int v = 0; v < shape.blocks; v++)
-    t.block[v] = ll_at(l, LLVMGetParam(function, 2), ll_muli(l, LLVMGetParam(function, 3), v));
+  t.block = LLVMGetParam(function, 2);
+  t.first = LLVMGetParam(function, 3);
   for (int i = 0; i < count; i++) {
     LLVMValueRef row = ll_at(l, LLVMGetParam(function, 5), ll_muli(l, ldc, i / shape.blocks));
     c_at[i] = ll_at(l, row, ll_int(l, i % shape.blocks * TILE_LANES * 4));
@@ -181,28 +185,22 @@ static void call_tile(driver *d, ll_register_tile shape, LLVMValueRef row, LLVMV
   ll *l = d->l;
   LLVMValueRef a = ll_at(l, d->a, ll_muli(l, ll_mul(l, row, d->lda), 4));
   LLVMValueRef c = ll_at(l, d->c, ll_muli(l, ll_add(l, ll_mul(l, row, d->ldc), ll_muli(l, block, TILE_LANES)), 4));
-  LLVMValueRef w = ll_at(l, d->w, ll_mul(l, block, d->block_stride));
-  LLVMValueRef arguments[] = {a, d->lda, w, d->block_stride, d->depth, c, d->ldc, d->accumulate};
+  LLVMValueRef w = ll_at(l, d->w, ll_mul(l, LLVMBuildLShr(l->b, block, ll_int(l, 2), ""), d->block_stride));
+  LLVMValueRef first = ll_muli(l, LLVMBuildAnd(l->b, block, ll_int(l, 3), ""), TILE_LANES);
+  LLVMValueRef arguments[] = {a, d->lda, w, first, d->depth, c, d->ldc, d->accumulate};
   ll_call(l, register_tile(l, d->storage, shape), arguments, 8);
 }
 
-/* All blocks for rows [from, to) in steps of shape.rows: blocks outside, so that a strip of weights stays in the first
- * cache while the rows pass by. */
+/* All columns for rows [from, to) in steps of shape.rows: columns outside, so that a strip of weights stays in the first
+ * cache while the rows pass by. Columns come in blocks of 64, so every width of a tile divides them. */
 static void sweep(driver *d, ll_register_tile shape, LLVMValueRef from, LLVMValueRef to) {
   ll *l = d->l;
-  LLVMValueRef wide = LLVMBuildSub(l->b, d->blocks, LLVMBuildSRem(l->b, d->blocks, ll_int(l, shape.blocks), ""), "");
-  for (int part = 0; part < 2; part++) {
-    if (part == 1) {
-      if (shape.blocks <= l->numbers.tail_blocks) break;
-      shape.blocks = l->numbers.tail_blocks;
-    }
-    ll_loop over_blocks, over_rows;
-    ll_loop_begin(l, &over_blocks, "block", part ? wide : ll_int(l, 0), part ? d->blocks : wide, shape.blocks, NULL, 0);
-    ll_loop_begin(l, &over_rows, "row", from, to, shape.rows, NULL, 0);
-    call_tile(d, shape, over_rows.index, over_blocks.index);
-    ll_loop_end(l, &over_rows, NULL);
-    ll_loop_end(l, &over_blocks, NULL);
-  }
+  ll_loop over_columns, over_rows;
+  ll_loop_begin(l, &over_columns, "columns", ll_int(l, 0), d->blocks, shape.blocks, NULL, 0);
+  ll_loop_begin(l, &over_rows, "row", from, to, shape.rows, NULL, 0);
+  call_tile(d, shape, over_rows.index, over_columns.index);
+  ll_loop_end(l, &over_rows, NULL);
+  ll_loop_end(l, &over_columns, NULL);
 }
 
 LLVMValueRef ll_product(ll *l, ir_dtype storage) {
@@ -222,8 +220,6 @@ LLVMValueRef ll_product(ll *l, ir_dtype storage) {
   LLVMValueRef rows = LLVMGetParam(function, 8), done = ll_int(l, 0);
   for (int i = 0; i < l->numbers.tile_count; i++) {
     ll_register_tile shape = l->numbers.tiles[i];
-    /* Scales and minima take registers too: more than four blocks of them would live in memory. */
-    if (ir_dtype_block_elements(storage) > 1 && shape.blocks > 4) shape.blocks = 4;
     LLVMValueRef left = LLVMBuildSub(l->b, rows, done, "");
     LLVMValueRef end = ll_add(l, done, ll_muli(l, LLVMBuildSDiv(l->b, left, ll_int(l, shape.rows), ""), shape.rows));
     LLVMBasicBlockRef some = ll_block(l, "some"), none = ll_block(l, "none");
@@ -250,7 +246,7 @@ static LLVMValueRef scalar_f16(ll *l, LLVMValueRef at) {
 /* Element k of the row in `lane` of `block`. */
 static LLVMValueRef row_element(ll *l, ir_dtype storage, LLVMValueRef block, LLVMValueRef lane, LLVMValueRef k) {
   if (ir_dtype_block_elements(storage) == 1) {
-    LLVMValueRef index = ll_add(l, ll_muli(l, k, TILE_LANES), lane);
+    LLVMValueRef index = ll_add(l, ll_muli(l, k, TILE_BLOCK), lane);
     LLVMValueRef at = ll_at(l, block, ll_muli(l, index, ir_dtype_block_bytes(storage)));
     if (storage == IR_f32) return ll_load(l, l->f32, at, 4);
     if (storage == IR_f16) return scalar_f16(l, at);
@@ -258,12 +254,12 @@ static LLVMValueRef row_element(ll *l, ir_dtype storage, LLVMValueRef block, LLV
     return LLVMBuildBitCast(l->b, LLVMBuildShl(l->b, bits, LLVMConstInt(l->i32, 16, false), ""), l->f32, "");
   }
   LLVMValueRef run = ll_at(l, block, ll_muli(l, LLVMBuildLShr(l->b, k, ll_int(l, 5), ""),
-                                             TILE_LANES * ir_dtype_block_bytes(storage)));
+                                             TILE_BLOCK * ir_dtype_block_bytes(storage)));
   LLVMValueRef step = LLVMBuildAnd(l->b, k, ll_int(l, 31), "");
   LLVMValueRef d = scalar_f16(l, ll_at(l, run, ll_muli(l, lane, 2)));
   bool nibbles = storage != IR_q8_0;
   LLVMValueRef line = nibbles ? LLVMBuildLShr(l->b, step, ll_int(l, 1), "") : step;
-  LLVMValueRef at = ll_at(l, run, ll_add(l, ll_addi(l, ll_muli(l, line, TILE_LANES), scale_bytes(storage)), lane));
+  LLVMValueRef at = ll_at(l, run, ll_add(l, ll_addi(l, ll_muli(l, line, TILE_BLOCK), scale_bytes(storage)), lane));
   LLVMValueRef raw = ll_load(l, l->i8, at, 1), quant;
   if (nibbles) {
     LLVMValueRef shift = LLVMBuildTrunc(l->b, ll_muli(l, LLVMBuildAnd(l->b, step, ll_int(l, 1), ""), 4), l->i32, "");
@@ -275,7 +271,7 @@ static LLVMValueRef row_element(ll *l, ir_dtype storage, LLVMValueRef block, LLV
   }
   LLVMValueRef q = LLVMBuildSIToFP(l->b, quant, l->f32, "");
   if (storage != IR_q4_1) return LLVMBuildFMul(l->b, d, q, "");
-  return ll_fma(l, d, q, scalar_f16(l, ll_at(l, run, ll_addi(l, ll_muli(l, lane, 2), 32))));
+  return ll_fma(l, d, q, scalar_f16(l, ll_at(l, run, ll_addi(l, ll_muli(l, lane, 2), 2 * TILE_BLOCK))));
 }
 
 LLVMValueRef ll_embed(ll *l, ir_dtype storage) {
@@ -293,8 +289,8 @@ LLVMValueRef ll_embed(ll *l, ir_dtype storage) {
   LLVMValueRef row_bytes = ll_muli(l, LLVMBuildSDiv(l->b, depth, ll_int(l, ir_dtype_block_elements(storage)), ""),
                                    ir_dtype_block_bytes(storage));
   LLVMValueRef block = ll_at(l, LLVMGetParam(function, 0),
-                             ll_mul(l, LLVMBuildLShr(l->b, row, ll_int(l, 4), ""), ll_muli(l, row_bytes, TILE_LANES)));
-  LLVMValueRef lane = LLVMBuildAnd(l->b, row, ll_int(l, TILE_LANES - 1), "");
+                             ll_mul(l, LLVMBuildLShr(l->b, row, ll_int(l, 6), ""), ll_muli(l, row_bytes, TILE_BLOCK)));
+  LLVMValueRef lane = LLVMBuildAnd(l->b, row, ll_int(l, TILE_BLOCK - 1), "");
   ll_loop loop;
   ll_loop_begin(l, &loop, "k", ll_int(l, 0), depth, 1, NULL, 0);
   LLVMValueRef to = LLVMBuildGEP2(l->b, l->f32, LLVMGetParam(function, 3), &loop.index, 1, "");

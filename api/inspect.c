@@ -1,0 +1,120 @@
+/* api/inspect.c: every stage can be looked at: diagnostics, IR after any pass, the tile program, the back end's texts. */
+#include "api/internal.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t parameters(const ir_module *module) {
+  int64_t total = 0;
+  for (int i = 0; i < module->weight_count; i++) {
+    const ir_weight *weight = &module->weights[i];
+    bool counted = !weight->tied || weight->storage;
+    if (weight->tied) continue; /* counted where it is tied to, unless the file brings its own */
+    if (counted) total += ir_static_size(&weight->type, 0);
+  }
+  return total;
+}
+
+dp_status dp_check(const dp_options *options, dp_text *summary) {
+  api_source source;
+  DP_TRY(api_open_source(options, false, &source));
+  dp_str out = {0};
+  dp_str_addf(&out, "%s: model %s, %d weights, %" PRId64 " parameters without tied ones", options->path, source.module->name,
+              source.module->weight_count, parameters(source.module));
+  tile_program *program = NULL;
+  dp_status status = api_schedule(options, &source, &program);
+  if (status.code == DP_OK) dp_str_addf(&out, ", %d task kinds\n", program->kind_count);
+  tile_program_free(program);
+  api_close_source(&source);
+  if (status.code == DP_OK) return api_take_text(&out, summary);
+  dp_str_free(&out);
+  return status;
+}
+
+static void collect_dump(void *user, const char *pass, const char *text) {
+  dp_str_addf(user, "// after %s\n%s\n", pass, text);
+}
+
+static dp_status dump_ir(const dp_options *options, api_source *source, const char *pass, dp_str *out) {
+  if (pass && strcmp(pass, "parse") == 0) {
+    ir_print(out, source->module);
+    return DP_SUCCESS;
+  }
+  ps_options passes = {.dump_after = pass, .verify_each = options->verify_each, .stress_reparse = options->verify_each,
+                       .dump = collect_dump, .user = out};
+  DP_TRY(ps_run(&source->module, NULL, 0, &passes));
+  if (!pass) ir_print(out, source->module);
+  return DP_SUCCESS;
+}
+
+static dp_status dump_program(const dp_options *options, api_source *source, dp_dump what, dp_str *out) {
+  tile_program *program = NULL;
+  DP_TRY(api_schedule(options, source, &program));
+  dp_status status = DP_SUCCESS;
+  if (what == DP_DUMP_TILE) {
+    tile_print(out, program);
+  } else {
+    const cg_backend *backend = cg_find_backend(options->backend);
+    cg_target target = {options->triple, options->cpu, options->features};
+    if (!backend) status = dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
+    else status = backend->text(program, &target, what == DP_DUMP_LLVM ? CG_TEXT_IR : CG_TEXT_ASSEMBLY, out);
+  }
+  tile_program_free(program);
+  return status;
+}
+
+dp_status dp_dump_text(const dp_options *options, dp_dump what, const char *pass, dp_text *text) {
+  api_source source;
+  dp_str out = {0};
+  DP_TRY(api_open_source(options, false, &source));
+  dp_status status;
+  if (what == DP_DUMP_IR) {
+    status = dump_ir(options, &source, pass, &out);
+  } else if (what == DP_DUMP_DOT) {
+    status = ps_run(&source.module, NULL, 0, NULL);
+    if (status.code == DP_OK) api_dot(&out, source.module);
+  } else {
+    status = dump_program(options, &source, what, &out);
+  }
+  api_close_source(&source);
+  if (status.code == DP_OK) return api_take_text(&out, text);
+  dp_str_free(&out);
+  return status;
+}
+
+dp_status dp_compile_object(const dp_options *options, dp_text *object) {
+  api_source source;
+  tile_program *program = NULL;
+  DP_TRY(api_open_source(options, false, &source));
+  dp_status status = api_schedule(options, &source, &program);
+  const cg_backend *backend = cg_find_backend(options->backend);
+  cg_target target = {options->triple, options->cpu, options->features};
+  cg_object bytes = {0};
+  if (status.code == DP_OK && !backend) status = dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
+  if (status.code == DP_OK) status = backend->compile(program, &target, &bytes);
+  if (status.code == DP_OK) *object = (dp_text){bytes.bytes, bytes.size};
+  tile_program_free(program);
+  api_close_source(&source);
+  return status;
+}
+
+dp_status dp_list_weights(const char *path, bool json, dp_text *text) {
+  rt_weights_file *file;
+  dp_str out = {0};
+  DP_TRY(rt_weights_open(path, &file));
+  rt_weights_list(file, json, &out);
+  rt_weights_close(file);
+  return api_take_text(&out, text);
+}
+
+dp_status dp_save_weights(const dp_options *options, const char *path, const char *type) {
+  ir_dtype dtype;
+  if (!ir_dtype_parse(type, &dtype) || (dtype != IR_f32 && dtype != IR_f16 && dtype != IR_bf16))
+    return dp_fail(DP_INVALID, "weights are saved as f32, f16 or bf16, not as '%s'", type);
+  api_source source;
+  DP_TRY(api_open_source(options, true, &source));
+  dp_status status = rt_save_weights(path, source.module, source.binding, dtype);
+  api_close_source(&source);
+  return status;
+}

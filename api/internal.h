@@ -1,0 +1,51 @@
+/* api/internal.h: how the parts are wired: model text and weights to a module, a module to code, code to an engine. */
+#ifndef DIPPER_API_INTERNAL_H
+#define DIPPER_API_INTERNAL_H
+
+#include "codegen/codegen.h"
+#include "dipper/dipper.h"
+#include "frontend/frontend.h"
+#include "ir/ir.h"
+#include "passes/passes.h"
+#include "runtime/runtime.h"
+
+/* What text and weights make together. */
+typedef struct api_source {
+  rt_weights_file *file; /* NULL for random weights or none */
+  ir_module *module;
+  rt_binding *binding;   /* NULL without weights */
+} api_source;
+
+dp_status api_open_source(const dp_options *options, bool need_weights, api_source *source);
+void api_close_source(api_source *source);
+
+dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program);
+int api_threads(const dp_options *options);
+/* Where compiled code is kept: malloc'ed, NULL when there is no place. */
+char *api_cache_dir(const dp_options *options);
+double api_seconds(void);
+
+/* From the weights file, or a tokenizer.json beside it. *tokenizer stays NULL when there is none. */
+dp_status api_open_tokenizer(const rt_weights_file *file, dp_tokenizer **tokenizer);
+dp_status api_open_chat_template(const rt_weights_file *file, dp_chat_template **chat);
+
+void api_dot(dp_str *out, const ir_module *module);
+dp_status api_take_text(dp_str *from, dp_text *text);
+
+struct dp_model {
+  api_source source;
+  tile_program *program;
+  tile_code *code;
+  rt_engine *engine;
+  dp_tokenizer *tokenizer;
+  dp_chat_template *chat;
+  dp_model_info info;
+  dp_str note;
+};
+
+struct dp_session {
+  dp_model *model;
+  rt_sequence *sequence;
+};
+
+#endif

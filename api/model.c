@@ -1,0 +1,164 @@
+/* api/model.c: opening a model: text and weights, passes, schedule, code, engine. */
+#include "api/internal.h"
+
+#include <stdlib.h>
+
+enum { DEFAULT_CONTEXT = 4096 };
+
+static int64_t context_of(const dp_options *options, const rt_weights_file *file) {
+  if (options->context != 0) return options->context;
+  double limit = DEFAULT_CONTEXT;
+  static const char *const keys[] = {"{arch}.context_length", "max_position_embeddings"};
+  for (size_t i = 0; file && i < DP_COUNT(keys); i++)
+    if (rt_weights_number(file, keys[i], &limit)) break;
+  return limit >= 1 && limit < DEFAULT_CONTEXT ? (int64_t)limit : DEFAULT_CONTEXT;
+}
+
+static dp_status compile(const dp_options *options, dp_model *model) {
+  DP_TRY(api_schedule(options, &model->source, &model->program));
+  const cg_backend *backend = cg_find_backend(options->backend);
+  if (!backend) return dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
+  cg_target target = {options->triple, options->cpu, options->features};
+  char *cache = api_cache_dir(options);
+  dp_status status = cg_build(backend, model->program, &target, cache, &model->code, &model->info.compiled, &model->note);
+  free(cache);
+  return status;
+}
+
+static dp_status open(const dp_options *options, dp_model *model) {
+  double begin = api_seconds();
+  DP_TRY(api_open_source(options, true, &model->source));
+  double opened = api_seconds();
+  DP_TRY(compile(options, model));
+  double compiled = api_seconds();
+  DP_TRY(api_open_tokenizer(model->source.file, &model->tokenizer));
+  DP_TRY(api_open_chat_template(model->source.file, &model->chat));
+  rt_engine_options engine = {.workers = api_threads(options),
+                              .context = context_of(options, model->source.file),
+                              .max_tokens = options->step_tokens};
+  DP_TRY(rt_engine_new(model->program, model->code, model->source.binding, &engine, &model->engine));
+  if (model->tokenizer && dp_tokenizer_size(model->tokenizer) > rt_engine_vocabulary(model->engine))
+    return dp_fail(DP_INVALID, "the tokenizer has %d tokens, the model's vocabulary is %lld", dp_tokenizer_size(model->tokenizer),
+                   (long long)rt_engine_vocabulary(model->engine));
+  double ready = api_seconds();
+  model->info.load_s = opened - begin + (ready - compiled);
+  model->info.compile_s = compiled - opened;
+  model->info.vocabulary = rt_engine_vocabulary(model->engine);
+  model->info.context = rt_engine_context(model->engine);
+  model->info.step_tokens = rt_engine_max_tokens(model->engine);
+  model->info.threads = engine.workers;
+  model->info.has_tokenizer = model->tokenizer != NULL;
+  model->info.has_chat_template = model->chat != NULL;
+  const char *unused = rt_binding_note(model->source.binding);
+  if (unused) dp_str_addf(&model->note, "%s%s", model->note.length ? "; " : "", unused);
+  model->info.note = model->note.text;
+  return DP_SUCCESS;
+}
+
+dp_status dp_model_open(const dp_options *options, dp_model **model) {
+  dp_model *fresh = calloc(1, sizeof *fresh);
+  if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory for a model");
+  dp_status status = open(options, fresh);
+  if (status.code != DP_OK) {
+    dp_model_free(fresh);
+    return status;
+  }
+  *model = fresh;
+  return DP_SUCCESS;
+}
+
+void dp_model_free(dp_model *model) {
+  if (!model) return;
+  rt_engine_free(model->engine);
+  if (model->code) model->code->free(model->code);
+  tile_program_free(model->program);
+  dp_tokenizer_free(model->tokenizer);
+  dp_chat_template_free(model->chat);
+  api_close_source(&model->source);
+  dp_str_free(&model->note);
+  free(model);
+}
+
+dp_model_info dp_model_get_info(const dp_model *model) { return model->info; }
+
+void dp_text_free(dp_text *text) {
+  free(text->text);
+  *text = (dp_text){0};
+}
+
+void dp_tokens_free(dp_tokens *tokens) {
+  free(tokens->ids);
+  *tokens = (dp_tokens){0};
+}
+
+/* ---- text */
+
+static dp_status encode(const dp_tokenizer *tokenizer, const char *text, size_t length, bool parse_special, dp_tokens *tokens) {
+  if (!tokenizer) return dp_fail(DP_UNSUPPORTED, "the weights bring no tokenizer: give token ids");
+  dp_ids ids = {0};
+  dp_status status = dp_tokenizer_encode(tokenizer, text, length, parse_special, &ids);
+  if (status.code != DP_OK) {
+    dp_ids_free(&ids);
+    return status;
+  }
+  *tokens = (dp_tokens){ids.items, ids.count};
+  return DP_SUCCESS;
+}
+
+static dp_status decode(const dp_tokenizer *tokenizer, const int32_t *ids, size_t count, bool show_special, dp_text *text) {
+  if (!tokenizer) return dp_fail(DP_UNSUPPORTED, "the weights bring no tokenizer");
+  dp_str out = {0};
+  dp_status status = dp_tokenizer_decode(tokenizer, ids, count, show_special, &out);
+  if (status.code == DP_OK) return api_take_text(&out, text);
+  dp_str_free(&out);
+  return status;
+}
+
+dp_status dp_tokenize(const dp_model *model, const char *text, size_t length, bool parse_special, dp_tokens *tokens) {
+  return encode(model->tokenizer, text, length, parse_special, tokens);
+}
+
+dp_status dp_detokenize(const dp_model *model, const int32_t *ids, size_t count, bool show_special, dp_text *text) {
+  return decode(model->tokenizer, ids, count, show_special, text);
+}
+
+dp_status dp_tokenize_file(const char *weights, const char *text, size_t length, bool parse_special, dp_tokens *tokens) {
+  rt_weights_file *file;
+  dp_tokenizer *tokenizer = NULL;
+  DP_TRY(rt_weights_open(weights, &file));
+  dp_status status = api_open_tokenizer(file, &tokenizer);
+  if (status.code == DP_OK) status = encode(tokenizer, text, length, parse_special, tokens);
+  dp_tokenizer_free(tokenizer);
+  rt_weights_close(file);
+  return status;
+}
+
+dp_status dp_detokenize_file(const char *weights, const int32_t *ids, size_t count, dp_text *text) {
+  rt_weights_file *file;
+  dp_tokenizer *tokenizer = NULL;
+  DP_TRY(rt_weights_open(weights, &file));
+  dp_status status = api_open_tokenizer(file, &tokenizer);
+  if (status.code == DP_OK) status = decode(tokenizer, ids, count, true, text);
+  dp_tokenizer_free(tokenizer);
+  rt_weights_close(file);
+  return status;
+}
+
+dp_status dp_render_chat(const dp_model *model, const dp_message *messages, int count, dp_text *text) {
+  if (!model->chat) return dp_fail(DP_UNSUPPORTED, "the weights bring no chat template");
+  dp_chat_message *list = calloc((size_t)count + 1, sizeof *list);
+  if (!list) return dp_fail(DP_NO_MEMORY, "no memory for a conversation");
+  for (int i = 0; i < count; i++) list[i] = (dp_chat_message){messages[i].role, messages[i].content};
+  dp_chat_options options = {.add_generation_prompt = true};
+  if (model->tokenizer) {
+    dp_token_specials specials = dp_tokenizer_specials(model->tokenizer);
+    options.bos_token = specials.bos >= 0 ? dp_token_text(model->tokenizer, specials.bos, NULL) : NULL;
+    options.eos_token = specials.eos >= 0 ? dp_token_text(model->tokenizer, specials.eos, NULL) : NULL;
+  }
+  dp_str out = {0};
+  dp_status status = dp_chat_render(model->chat, list, count, &options, &out);
+  free(list);
+  if (status.code == DP_OK) return api_take_text(&out, text);
+  dp_str_free(&out);
+  return status;
+}

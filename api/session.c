@@ -1,0 +1,187 @@
+/* api/session.c: sessions, generation, perplexity: what is done with a model that is open. */
+#include "api/internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+dp_status dp_session_new(dp_model *model, dp_session **session) {
+  dp_session *fresh = calloc(1, sizeof *fresh);
+  if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory for a session");
+  fresh->model = model;
+  dp_status status = rt_sequence_new(model->engine, &fresh->sequence);
+  if (status.code != DP_OK) {
+    free(fresh);
+    return status;
+  }
+  *session = fresh;
+  return DP_SUCCESS;
+}
+
+void dp_session_free(dp_session *session) {
+  if (!session) return;
+  rt_sequence_free(session->model->engine, session->sequence);
+  free(session);
+}
+
+int64_t dp_session_length(const dp_session *session) { return rt_sequence_length(session->sequence); }
+
+void dp_session_truncate(dp_session *session, int64_t length) {
+  rt_sequence_truncate(session->model->engine, session->sequence, length);
+}
+
+dp_status dp_feed_batch(const dp_part *parts, int count, dp_logits *logits) {
+  enum { MAX_PARTS = 1024 };
+  rt_request requests[MAX_PARTS];
+  static const rt_want wants[] = {[DP_WANT_NONE] = RT_WANT_NONE, [DP_WANT_LAST] = RT_WANT_LAST, [DP_WANT_ALL] = RT_WANT_ALL};
+  if (count < 1 || count > MAX_PARTS) return dp_fail(DP_INVALID, "a step takes 1 to %d sequences, not %d", MAX_PARTS, count);
+  for (int i = 0; i < count; i++) {
+    if (parts[i].session->model != parts[0].session->model) return dp_fail(DP_INVALID, "the sessions of a step must be of one model");
+    requests[i] = (rt_request){parts[i].session->sequence, parts[i].ids, (int64_t)parts[i].count, wants[parts[i].want]};
+  }
+  rt_logits rows;
+  DP_TRY(rt_engine_step(parts[0].session->model->engine, requests, count, &rows));
+  if (logits) *logits = (dp_logits){rows.data, rows.rows, rows.columns, rows.stride};
+  return DP_SUCCESS;
+}
+
+dp_status dp_session_feed(dp_session *session, const int32_t *ids, size_t count, dp_want want, dp_logits *logits) {
+  dp_part part = {session, ids, count, want};
+  return dp_feed_batch(&part, 1, logits);
+}
+
+/* Feeds a prompt of any length; the logits are those of its last token. */
+static dp_status feed_prompt(dp_session *session, const int32_t *ids, size_t count, dp_logits *logits) {
+  size_t step = (size_t)session->model->info.step_tokens;
+  for (size_t at = 0; at < count; at += step) {
+    size_t some = count - at < step ? count - at : step;
+    DP_TRY(dp_session_feed(session, ids + at, some, at + some == count ? DP_WANT_LAST : DP_WANT_NONE, logits));
+  }
+  return DP_SUCCESS;
+}
+
+typedef struct stream {
+  const dp_generation *generation;
+  dp_stream_decoder decoder;
+  dp_str text;
+  bool decodes;
+} stream;
+
+/* Returns whether to go on. */
+static bool hand_out(stream *s) {
+  bool go_on = !s->text.length || !s->generation->on_text ||
+               s->generation->on_text(s->generation->user, s->text.text, s->text.length);
+  dp_str_clear(&s->text);
+  return go_on;
+}
+
+static dp_status generate(dp_session *session, const int32_t *prompt, size_t count, stream *s, dp_sampler *sampler,
+                          dp_generation_stats *stats) {
+  const dp_generation *g = s->generation;
+  dp_model *model = session->model;
+  dp_logits logits;
+  double begin = api_seconds();
+  DP_TRY(feed_prompt(session, prompt, count, &logits));
+  double decoding = api_seconds();
+  stats->prompt_tokens = (int64_t)count;
+  stats->prefill_s = decoding - begin;
+  while (g->max_tokens < 0 || stats->new_tokens < g->max_tokens) {
+    int32_t id;
+    double log_probability;
+    DP_TRY(dp_sampler_pick(sampler, logits.data, (int)logits.columns, &id, g->on_token ? &log_probability : NULL));
+    if (s->decodes && dp_tokenizer_is_end(model->tokenizer, id)) {
+      stats->finished = true;
+      break;
+    }
+    stats->new_tokens++;
+    bool go_on = !g->on_token || g->on_token(g->user, id, log_probability);
+    if (s->decodes) {
+      DP_TRY(dp_stream_decoder_push(&s->decoder, id, &s->text));
+      go_on &= hand_out(s);
+    }
+    stats->decode_s = api_seconds() - decoding;
+    if (!go_on) {
+      stats->stopped = true;
+      break;
+    }
+    if (g->max_tokens >= 0 && stats->new_tokens == g->max_tokens) break;
+    if (rt_engine_free_tokens(model->engine, session->sequence) < 1) break;
+    DP_TRY(dp_session_feed(session, &id, 1, DP_WANT_LAST, &logits));
+  }
+  if (s->decodes) {
+    DP_TRY(dp_stream_decoder_flush(&s->decoder, &s->text));
+    if (!hand_out(s)) stats->stopped = true;
+  }
+  return DP_SUCCESS;
+}
+
+dp_status dp_generate(dp_session *session, const int32_t *prompt, size_t count, const dp_generation *g,
+                      dp_generation_stats *stats) {
+  dp_generation_stats own;
+  dp_model *model = session->model;
+  if (!stats) stats = &own;
+  *stats = (dp_generation_stats){0};
+  if (count == 0) return dp_fail(DP_INVALID, "the prompt is empty");
+  int64_t room = rt_engine_free_tokens(model->engine, session->sequence);
+  int64_t left = model->info.context - rt_sequence_length(session->sequence);
+  if (left < room) room = left;
+  if ((int64_t)count > room)
+    return dp_fail(DP_INVALID, "the prompt has %zu tokens, and the context of %lld has room for %lld; give a larger --ctx",
+                   count, (long long)model->info.context, (long long)room);
+  if (g->max_tokens == 0) return DP_SUCCESS;
+  dp_sampler_params params = dp_sampler_defaults();
+  params.temp = g->temperature;
+  params.top_k = g->top_k;
+  params.top_p = g->top_p > 0 ? g->top_p : 1;
+  params.min_p = g->min_p;
+  params.seed = g->seed;
+  dp_sampler *sampler;
+  DP_TRY(dp_sampler_new(&params, (int)model->info.vocabulary, &sampler));
+  stream s = {.generation = g, .decodes = model->tokenizer != NULL};
+  if (s.decodes) s.decoder = dp_stream_decoder_new(model->tokenizer, false);
+  dp_status status = generate(session, prompt, count, &s, sampler, stats);
+  dp_str_free(&s.text);
+  dp_sampler_free(sampler);
+  return status;
+}
+
+/* -log softmax(row)[target], in f64. */
+static double negative_log_likelihood(const float *row, int64_t columns, int32_t target) {
+  double greatest = row[0], sum = 0;
+  for (int64_t i = 1; i < columns; i++)
+    if (row[i] > greatest) greatest = row[i];
+  for (int64_t i = 0; i < columns; i++) sum += exp(row[i] - greatest);
+  return greatest + log(sum) - row[target];
+}
+
+static dp_status window_loss(dp_session *session, const int32_t *ids, size_t count, double *loss) {
+  size_t step = (size_t)session->model->info.step_tokens;
+  if (step > 128) step = 128; /* the logits of 512 positions would be 100 MB for nothing */
+  for (size_t at = 0; at + 1 < count; at += step) {
+    size_t some = count - 1 - at < step ? count - 1 - at : step;
+    dp_logits logits;
+    DP_TRY(dp_session_feed(session, ids + at, some, DP_WANT_ALL, &logits));
+    for (size_t i = 0; i < some; i++)
+      *loss += negative_log_likelihood(logits.data + (int64_t)i * logits.stride, logits.columns, ids[at + i + 1]);
+  }
+  return DP_SUCCESS;
+}
+
+dp_status dp_perplexity(dp_model *model, const int32_t *ids, size_t count, double *perplexity) {
+  if (count < 2) return dp_fail(DP_INVALID, "perplexity needs at least 2 tokens, the text has %zu", count);
+  for (size_t i = 0; i < count; i++)
+    if (ids[i] < 0 || ids[i] >= model->info.vocabulary) return dp_fail(DP_INVALID, "token id %d is out of range", (int)ids[i]);
+  double loss = 0;
+  size_t window = (size_t)model->info.context, counted = 0;
+  for (size_t at = 0; at + 1 < count;) {
+    size_t some = count - at < window + 1 ? count - at : window + 1;
+    dp_session *session;
+    DP_TRY(dp_session_new(model, &session));
+    dp_status status = window_loss(session, ids + at, some, &loss);
+    dp_session_free(session);
+    if (status.code != DP_OK) return status;
+    counted += some - 1;
+    at += some - 1;
+  }
+  *perplexity = exp(loss / (double)counted);
+  return DP_SUCCESS;
+}

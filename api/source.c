@@ -1,0 +1,196 @@
+/* api/source.c: a model's text and its weights to a module with its binding; the tokenizer that comes with the weights. */
+#include "api/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+double api_seconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static bool metadata(void *user, const char *key, double *value) { return rt_weights_number(user, key, value); }
+
+static dp_status parse(const dp_options *options, const rt_weights_file *file, ir_module **module) {
+  char *text;
+  size_t length;
+  DP_TRY(dp_read_file(options->path, &text, &length));
+  dp_diags *diags = dp_diags_new();
+  if (!diags) {
+    free(text);
+    return dp_fail(DP_NO_MEMORY, "no memory for diagnostics");
+  }
+  fe_options frontend = {.sets = options->sets, .set_count = options->set_count};
+  if (file) {
+    frontend.metadata = metadata;
+    frontend.metadata_user = (void *)(uintptr_t)file;
+  }
+  *module = fe_compile(options->path, text, length, &frontend, diags);
+  dp_status status = DP_SUCCESS;
+  if (!*module) {
+    dp_str rendered = {0};
+    dp_diags_render(diags, &rendered, options->color);
+    status = dp_fail(DP_INVALID, "%s", rendered.text ? rendered.text : "the model does not compile");
+    dp_str_free(&rendered);
+  }
+  dp_diags_free(diags);
+  free(text);
+  return status;
+}
+
+static dp_status bind(const dp_options *options, api_source *source) {
+  if (source->file) return rt_bind_weights(source->module, source->file, 0, &source->binding);
+  char *end;
+  const char *seed = options->weights + strlen("random:");
+  unsigned long long value = strtoull(seed, &end, 10);
+  if (end == seed || *end) return dp_fail(DP_INVALID, "'%s': a number is wanted after random:", options->weights);
+  return rt_bind_random(source->module, value, IR_f32, &source->binding);
+}
+
+dp_status api_open_source(const dp_options *options, bool need_weights, api_source *source) {
+  *source = (api_source){0};
+  if (!options->path) return dp_fail(DP_INVALID, "no model file was named");
+  if (need_weights && !options->weights) return dp_fail(DP_INVALID, "no weights were named");
+  bool random = options->weights && strncmp(options->weights, "random:", 7) == 0;
+  dp_status status = DP_SUCCESS;
+  if (options->weights && !random) status = rt_weights_open(options->weights, &source->file);
+  if (status.code == DP_OK) status = parse(options, source->file, &source->module);
+  if (status.code == DP_OK && options->weights) status = bind(options, source);
+  if (status.code != DP_OK) api_close_source(source);
+  return status;
+}
+
+void api_close_source(api_source *source) {
+  rt_binding_free(source->binding);
+  ir_module_free(source->module);
+  rt_weights_close(source->file);
+  *source = (api_source){0};
+}
+
+int api_threads(const dp_options *options) {
+  if (options->threads > 0) return options->threads;
+  long cores = sysconf(_SC_NPROCESSORS_ONLN);
+  return cores < 1 ? 1 : cores > 256 ? 256 : (int)cores;
+}
+
+dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program) {
+  ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
+  DP_TRY(ps_run(&source->module, NULL, 0, &passes));
+  /* The split of columns into tasks is made for a few cores whatever this machine has: the same code for all. */
+  tile_target target = {.cores = 2, .task_bytes = 32768};
+  if (!source->module->graphs) return dp_fail(DP_INVALID, "model %s has no graph", source->module->name);
+  DP_TRY(ps_schedule(source->module, source->module->graphs->name, &target, program));
+  if (!options->verify_each) return DP_SUCCESS;
+  dp_status status = tile_check(*program, 2 * (*program)->row_tile + 1, 2, 2, TILE_CHUNK + 1);
+  if (status.code == DP_OK) status = tile_check(*program, 1, 1, 1, TILE_CHUNK - 1);
+  if (status.code != DP_OK) {
+    tile_program_free(*program);
+    *program = NULL;
+  }
+  return status;
+}
+
+char *api_cache_dir(const dp_options *options) {
+  dp_str path = {0};
+  const char *own = getenv("DIPPER_CACHE"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+  if (options->cache_dir) dp_str_add(&path, options->cache_dir);
+  else if (own) dp_str_add(&path, own);
+  else if (cache && *cache) dp_str_addf(&path, "%s/dipper", cache);
+  else if (home && *home) dp_str_addf(&path, "%s/.cache/dipper", home);
+  if (!path.length) dp_str_free(&path);
+  return path.text;
+}
+
+dp_status api_take_text(dp_str *from, dp_text *text) {
+  if (!from->text && !from->failed) dp_str_add(from, "");
+  if (from->failed || !from->text) {
+    dp_str_free(from);
+    return dp_fail(DP_NO_MEMORY, "no memory for a text");
+  }
+  *text = (dp_text){from->text, from->length};
+  *from = (dp_str){0};
+  return DP_SUCCESS;
+}
+
+/* ---- the tokenizer */
+
+static int special(const rt_weights_file *file, const char *key) {
+  double value;
+  return rt_weights_number(file, key, &value) ? (int)value : -1;
+}
+
+static dp_status tokenizer_from_gguf(const rt_weights_file *file, dp_tokenizer **tokenizer) {
+  int64_t token_count = 0, merge_count = 0;
+  const rt_text *tokens = rt_weights_strings(file, "tokenizer.ggml.tokens", &token_count);
+  const rt_text *merges = rt_weights_strings(file, "tokenizer.ggml.merges", &merge_count);
+  const rt_meta *types = rt_weights_find_meta(file, "tokenizer.ggml.token_type");
+  if (!tokens) return DP_SUCCESS;
+  if (token_count > 1 << 24 || merge_count > 1 << 24)
+    return dp_fail(DP_INVALID, "'%s': a vocabulary of %lld tokens is too large", rt_weights_path(file), (long long)token_count);
+  dp_arena *arena = dp_arena_new();
+  if (!arena) return dp_fail(DP_NO_MEMORY, "no memory for a tokenizer");
+  const char **texts = DP_NEW_ARRAY(arena, const char *, token_count + 1);
+  size_t *lengths = DP_NEW_ARRAY(arena, size_t, token_count + 1);
+  int32_t *kinds = NULL;
+  for (int64_t i = 0; i < token_count; i++) {
+    texts[i] = tokens[i].text;
+    lengths[i] = tokens[i].length;
+  }
+  if (types && types->kind == RT_META_NUMBERS && types->count == token_count) {
+    kinds = DP_NEW_ARRAY(arena, int32_t, token_count + 1);
+    for (int64_t i = 0; i < token_count; i++) kinds[i] = (int32_t)rt_meta_integer_at(types, i);
+  }
+  const char **pairs = DP_NEW_ARRAY(arena, const char *, merge_count + 1);
+  for (int64_t i = 0; i < merge_count; i++) pairs[i] = dp_arena_strndup(arena, merges[i].text, merges[i].length);
+  bool add_bos = false, add_eos = false, add_space = false;
+  rt_weights_bool(file, "tokenizer.ggml.add_bos_token", &add_bos);
+  rt_weights_bool(file, "tokenizer.ggml.add_eos_token", &add_eos);
+  rt_weights_bool(file, "tokenizer.ggml.add_space_prefix", &add_space);
+  dp_tokenizer_spec spec = {.model = rt_weights_string(file, "tokenizer.ggml.model"),
+                            .pre = rt_weights_string(file, "tokenizer.ggml.pre"),
+                            .vocab_size = (int)token_count,
+                            .tokens = texts,
+                            .token_lengths = lengths,
+                            .token_types = kinds,
+                            .merge_count = (int)merge_count,
+                            .merges = pairs,
+                            .bos = special(file, "tokenizer.ggml.bos_token_id"),
+                            .eos = special(file, "tokenizer.ggml.eos_token_id"),
+                            .eot = special(file, "tokenizer.ggml.eot_token_id"),
+                            .unknown = special(file, "tokenizer.ggml.unknown_token_id"),
+                            .pad = special(file, "tokenizer.ggml.padding_token_id"),
+                            .add_bos = add_bos,
+                            .add_eos = add_eos,
+                            .add_space_prefix = add_space};
+  dp_status status = dp_tokenizer_new(&spec, tokenizer);
+  dp_arena_free(arena);
+  return status;
+}
+
+dp_status api_open_tokenizer(const rt_weights_file *file, dp_tokenizer **tokenizer) {
+  *tokenizer = NULL;
+  if (!file) return DP_SUCCESS;
+  if (rt_weights_format_of(file) == RT_GGUF) return tokenizer_from_gguf(file, tokenizer);
+  const char *path = rt_weights_path(file), *slash = strrchr(path, '/');
+  dp_str beside = {0};
+  dp_str_addn(&beside, path, slash ? (size_t)(slash - path + 1) : 0);
+  dp_str_add(&beside, "tokenizer.json");
+  dp_status status = DP_SUCCESS;
+  if (beside.text && access(beside.text, F_OK) == 0) {
+    status = dp_tokenizer_from_json(beside.text, tokenizer);
+    double end;
+    if (status.code == DP_OK && rt_weights_number(file, "eos_token_id", &end) && end >= 0 && end < dp_tokenizer_size(*tokenizer))
+      status = dp_tokenizer_add_end(*tokenizer, (int32_t)end);
+  }
+  dp_str_free(&beside);
+  return status;
+}
+
+dp_status api_open_chat_template(const rt_weights_file *file, dp_chat_template **chat) {
+  *chat = NULL;
+  const char *source = file ? rt_weights_string(file, "tokenizer.chat_template") : NULL;
+  return source ? dp_chat_template_new(source, strlen(source), chat) : DP_SUCCESS;
+}

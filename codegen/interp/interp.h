@@ -1,0 +1,48 @@
+/* codegen/interp/interp.h: what the files of this back end share.
+ *
+ *   interp.c   the vtable, the places of the values, a task run op by op
+ *   ops.c      one function an op: reads its operands' values, writes its own
+ *   packed.c   packed weights: decoding, products, single rows
+ *   scalar.c   the elementwise functions by codegen/scalar.inc */
+#ifndef DIPPER_CODEGEN_INTERP_H
+#define DIPPER_CODEGEN_INTERP_H
+
+#include "ir/ir.h"
+
+/* One task under way. */
+typedef struct interp_task {
+  const tile_program *program;
+  const tile_kind *kind;
+  const tile_step *step;
+  const int64_t *place; /* per op: its value's offset in the scratch, in floats */
+  float *scratch;
+  int64_t layer, row, col;
+  int64_t row0, tokens; /* first token (or output) row and their number */
+  int64_t rows;         /* rows of values: tokens * group */
+  int64_t columns;      /* of this task's column tile */
+  int64_t chunk;        /* of the loop */
+} interp_task;
+
+/* The value [rows or 1, cols] of op `index`, rows of op.cols floats. */
+float *interp_value(const interp_task *task, int index);
+/* Element (r, c) of op `index`, for a consumer of `cols` columns: broadcast when it has fewer rows or columns. */
+float interp_element(const interp_task *task, int index, int64_t r, int64_t c, int64_t cols);
+int64_t interp_rows(const interp_task *task, const tile_op *op);    /* rows to make */
+int64_t interp_columns(const interp_task *task, const tile_op *op); /* columns to make */
+/* Position of the last token of the task's segment. */
+int64_t interp_last_position(const interp_task *task);
+/* Runs any op but loop, carry and next. */
+void interp_op(const interp_task *task, int index);
+
+float interp_scalar(tile_opcode code, float x, float y);
+
+/* Bytes of one row of a packed matrix with k columns; a block of TILE_BLOCK rows takes TILE_BLOCK times as many. */
+int64_t interp_row_bytes(ir_dtype storage, int64_t k);
+/* c[rows, cols] += a[rows, k] w, where w's blocks of TILE_BLOCK columns lie block_bytes apart. Each element is a chain
+ * of fused multiply-adds along k from what c holds. Row r of a is at a + r * lda. */
+void interp_product(ir_dtype storage, const char *w, int64_t block_bytes, int64_t k, const float *a, int64_t lda,
+                    int64_t rows, float *c, int64_t ldc, int64_t cols);
+/* to[cols] = columns [from, from + cols) of row `row` of a packed matrix with k columns. */
+void interp_embed(ir_dtype storage, const char *w, int64_t k, int64_t row, int64_t from, int64_t cols, float *to);
+
+#endif

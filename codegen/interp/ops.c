@@ -1,0 +1,241 @@
+/* codegen/interp/ops.c: what each tile op computes, the plainest way: loops over rows and columns, in the order that
+ * tile.h's numerics fix. Other back ends are held to these bits. */
+#include "codegen/interp/interp.h"
+
+#include <math.h>
+#include <string.h>
+
+float *interp_value(const interp_task *task, int index) { return task->scratch + task->place[index]; }
+
+int64_t interp_rows(const interp_task *task, const tile_op *op) { return op->one_row ? 1 : task->rows; }
+
+int64_t interp_columns(const interp_task *task, const tile_op *op) {
+  return op->column_tile ? task->columns : op->cols;
+}
+
+float interp_element(const interp_task *task, int index, int64_t r, int64_t c, int64_t cols) {
+  const tile_op *op = &task->kind->ops[index];
+  return interp_value(task, index)[(op->one_row ? 0 : r) * op->cols + c * op->cols / cols];
+}
+
+int64_t interp_last_position(const interp_task *task) { return task->step->positions[task->row0 + task->tokens - 1]; }
+
+/* ---- addresses */
+
+static int64_t token_of(const interp_task *task, int64_t r) { return task->row0 + r / task->kind->group; }
+
+static int64_t column_of(const interp_task *task, const tile_op *op, int64_t r) {
+  return op->col_base + task->col * op->col_step + r % task->kind->group * op->group_step;
+}
+
+/* Row r's first element of a load or store. */
+static float *buffer_row(const interp_task *task, const tile_op *op, int64_t r) {
+  const tile_program *program = task->program;
+  const tile_buffer *buffer = &program->buffers[op->ref];
+  int64_t row = token_of(task, r), column = column_of(task, op, r);
+  if (buffer->output >= 0) return task->step->outputs[buffer->output] + row * buffer->stride + column;
+  if (op->index >= 0) row = task->step->inputs[op->index][row];
+  char *slab = task->step->arena[buffer->space] + row / program->row_tile * program->slab_bytes[buffer->space];
+  return (float *)(void *)(slab + buffer->offset) + row % program->row_tile * buffer->stride + column;
+}
+
+static const char *weight_of(const interp_task *task, const tile_op *op, ir_dtype *storage) {
+  const tile_weight *weight = &task->program->weights[op->ref];
+  int64_t slot = weight->first_slot + (weight->count > 1 ? task->layer : 0);
+  *storage = (ir_dtype)task->step->weight_types[slot];
+  return task->step->weights[slot];
+}
+
+/* Keys (part 0) or values (part 1) of a page and head, of this layer. */
+static float *cache_part(const interp_task *task, const tile_cache *cache, int64_t page, int64_t head, int part) {
+  int64_t unit = (task->layer * cache->heads + head) * (cache->key_floats + cache->value_floats);
+  char *base = task->step->kv + page * task->program->page_bytes + cache->offset;
+  return (float *)(void *)base + unit + (part ? cache->key_floats : 0);
+}
+
+static int64_t chunk_page(const interp_task *task) {
+  const tile_step *step = task->step;
+  return step->pages[step->segment_pages[task->row] + task->chunk];
+}
+
+/* Where an operand of a product has its rows. */
+static const float *product_rows(const interp_task *task, int index, int64_t *lda) {
+  const tile_op *op = &task->kind->ops[index];
+  *lda = op->one_row ? 0 : op->cols;
+  return interp_value(task, index);
+}
+
+/* ---- ops */
+
+static void elementwise(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  int arity = tile_scalar_arity(op->code);
+  float *to = interp_value(task, index);
+  for (int64_t r = 0; r < interp_rows(task, op); r++) {
+    for (int64_t c = 0; c < interp_columns(task, op); c++) {
+      float x = interp_element(task, op->operands[0], r, c, op->cols);
+      float y = arity == 2 ? interp_element(task, op->operands[1], r, c, op->cols) : 0;
+      to[r * op->cols + c] = interp_scalar(op->code, x, y);
+    }
+  }
+}
+
+static void load(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  float *to = interp_value(task, index);
+  for (int64_t r = 0; r < task->rows; r++)
+    memcpy(to + r * op->cols, buffer_row(task, op, r), sizeof(float) * (size_t)interp_columns(task, op));
+}
+
+static void store(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
+  int64_t columns = op->column_tile || x->column_tile ? task->columns : op->cols;
+  for (int64_t r = 0; r < task->rows; r++) {
+    float *to = buffer_row(task, op, r);
+    for (int64_t c = 0; c < columns; c++) to[c] = interp_element(task, op->operands[0], r, c, op->cols);
+  }
+}
+
+static void vector(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  ir_dtype storage;
+  const float *from = (const float *)(const void *)weight_of(task, op, &storage) + column_of(task, op, 0);
+  memcpy(interp_value(task, index), from, sizeof(float) * (size_t)interp_columns(task, op));
+}
+
+static void embed(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  ir_dtype storage;
+  const char *w = weight_of(task, op, &storage);
+  for (int64_t r = 0; r < task->rows; r++)
+    interp_embed(storage, w, task->program->weights[op->ref].cols, task->step->inputs[op->index][token_of(task, r)],
+                 column_of(task, op, 0), interp_columns(task, op), interp_value(task, index) + r * op->cols);
+}
+
+static void input(const interp_task *task, int index) {
+  const int32_t *list = task->step->inputs[task->kind->ops[index].ref];
+  for (int64_t r = 0; r < task->rows; r++) interp_value(task, index)[r] = (float)list[token_of(task, r)];
+}
+
+/* Lane i takes columns i, i + 16, ...; then the upper half of the lanes is folded onto the lower, down to one. */
+static float reduced(const float *x, int64_t count, tile_opcode fold, float neutral) {
+  float lanes[TILE_LANES];
+  for (int i = 0; i < TILE_LANES; i++) lanes[i] = neutral;
+  for (int64_t c = 0; c < count; c++) lanes[c % TILE_LANES] = interp_scalar(fold, lanes[c % TILE_LANES], x[c]);
+  for (int width = TILE_LANES / 2; width >= 1; width /= 2)
+    for (int i = 0; i < width; i++) lanes[i] = interp_scalar(fold, lanes[i], lanes[i + width]);
+  return lanes[0];
+}
+
+static void reduce(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
+  bool greatest = op->code == TILE_greatest;
+  int64_t size = x->cols / op->cols;
+  for (int64_t r = 0; r < interp_rows(task, op); r++)
+    for (int64_t c = 0; c < op->cols; c++)
+      interp_value(task, index)[r * op->cols + c] =
+          reduced(interp_value(task, op->operands[0]) + (x->one_row ? 0 : r) * x->cols + c * size, size,
+                  greatest ? TILE_max : TILE_add, greatest ? -INFINITY : 0.0f);
+}
+
+static void rotate(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  int64_t dim = op->dim, half = dim / 2;
+  for (int64_t r = 0; r < interp_rows(task, op); r++) {
+    for (int64_t c = 0; c < interp_columns(task, op); c++) {
+      int64_t angle = c % half;
+      bool first = c % dim < half;
+      float x = interp_element(task, op->operands[0], r, c, op->cols);
+      float pair = interp_element(task, op->operands[0], r, first ? c + half : c - half, op->cols);
+      float cosine = interp_element(task, op->operands[1], r, angle, dim);
+      float sine = interp_element(task, op->operands[1], r, angle + half, dim);
+      float kept = x * cosine, turned = pair * sine;
+      interp_value(task, index)[r * op->cols + c] = first ? kept - turned : kept + turned;
+    }
+  }
+}
+
+static void mma(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  const tile_weight *weight = &task->program->weights[op->ref];
+  ir_dtype storage;
+  const char *w = weight_of(task, op, &storage);
+  int64_t row_bytes = interp_row_bytes(storage, weight->cols), rows = interp_rows(task, op), lda;
+  const float *a = product_rows(task, op->operands[0], &lda);
+  float *c = interp_value(task, index);
+  for (int64_t i = 0; i < rows * op->cols; i++) c[i] = 0;
+  interp_product(storage, w + column_of(task, op, 0) * row_bytes, row_bytes * TILE_BLOCK, weight->cols, a, lda, rows, c,
+                 op->cols, interp_columns(task, op));
+}
+
+static void mma_keys(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  const tile_cache *cache = &task->program->caches[op->ref];
+  int64_t lda;
+  const float *a = product_rows(task, op->operands[0], &lda);
+  const float *keys = cache_part(task, cache, chunk_page(task), task->col, 0);
+  float *c = interp_value(task, index);
+  for (int64_t i = 0; i < task->rows * op->cols; i++) c[i] = 0;
+  interp_product(IR_f32, (const char *)keys, cache->dim[0] * TILE_BLOCK * 4, cache->dim[0], a, lda, task->rows, c,
+                 op->cols, op->cols);
+}
+
+/* The positions after the last one that a row of the segment sees are no part of the sum: the cache may hold anything
+ * there. */
+static void mma_values(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  const tile_cache *cache = &task->program->caches[op->ref];
+  int64_t lda, positions = interp_last_position(task) + 1 - task->chunk * TILE_CHUNK;
+  const float *a = product_rows(task, op->operands[0], &lda);
+  const float *values = cache_part(task, cache, chunk_page(task), task->col, 1);
+  float *c = interp_value(task, index);
+  for (int64_t r = 0; r < task->rows; r++)
+    for (int64_t n = 0; n < op->cols; n++) c[r * op->cols + n] = interp_element(task, op->operands[1], r, n, op->cols);
+  interp_product(IR_f32, (const char *)values, TILE_CHUNK * TILE_BLOCK * 4,
+                 positions < TILE_CHUNK ? positions : TILE_CHUNK, a, lda, task->rows, c, op->cols, op->cols);
+}
+
+static void causal(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  for (int64_t r = 0; r < task->rows; r++) {
+    int64_t own = task->step->positions[token_of(task, r)];
+    for (int64_t c = 0; c < op->cols; c++)
+      interp_value(task, index)[r * op->cols + c] =
+          task->chunk * TILE_CHUNK + c <= own ? interp_element(task, op->operands[0], r, c, op->cols) : -INFINITY;
+  }
+}
+
+static void append(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
+  const tile_cache *cache = &task->program->caches[op->ref];
+  for (int64_t r = 0; r < task->rows; r++) {
+    int64_t slot = task->step->slots[token_of(task, r)], position = slot % TILE_CHUNK;
+    for (int64_t c = 0; c < interp_columns(task, x); c++) {
+      int64_t n = column_of(task, op, 0) + c, e = n % op->dim, major = position, minor = e, depth = cache->dim[0];
+      if (op->part == 1) major = e, minor = position, depth = TILE_CHUNK; /* dims are the rows there */
+      float *part = cache_part(task, cache, slot / TILE_CHUNK, n / op->dim, op->part);
+      part[(major / TILE_BLOCK * depth + minor) * TILE_BLOCK + major % TILE_BLOCK] =
+          interp_element(task, op->operands[0], r, c, x->cols);
+    }
+  }
+}
+
+static void constant(const interp_task *task, int index) { interp_value(task, index)[0] = task->kind->ops[index].imm; }
+
+static void table(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  memcpy(interp_value(task, index), op->data, sizeof(float) * (size_t)op->cols);
+}
+
+/* The rest are elementwise. */
+static void (*const functions[TILE_OPCODE_COUNT])(const interp_task *task, int index) = {
+    [TILE_constant] = constant,     [TILE_table] = table, [TILE_load] = load,     [TILE_vector] = vector,
+    [TILE_embed] = embed,           [TILE_input] = input, [TILE_sum] = reduce,    [TILE_greatest] = reduce,
+    [TILE_rotate] = rotate,         [TILE_mma] = mma,     [TILE_causal] = causal, [TILE_mma_keys] = mma_keys,
+    [TILE_mma_values] = mma_values, [TILE_store] = store, [TILE_append] = append,
+};
+
+void interp_op(const interp_task *task, int index) {
+  tile_opcode code = task->kind->ops[index].code;
+  (functions[code] ? functions[code] : elementwise)(task, index);
+}

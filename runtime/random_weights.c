@@ -1,0 +1,118 @@
+/* runtime/random_weights.c: a module's shapes -> weights without a file, for tests and for timing models one does not
+ * have. The generator is a hash of a counter (SplitMix64's finalizer over key + index), so an element depends on seed,
+ * name, layer and index only: not on order, threads, other weights or the storage type. */
+#include "runtime/weights_binding.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static inline uint64_t mix(uint64_t x) {
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
+
+/* 23 bits -> uniform in (-1, 1): odd multiples of 2^-23, so exact and never 0. */
+static inline float uniform(uint64_t bits) {
+  return (float)(2 * (int32_t)(bits & 0x7fffff) + 1 - (1 << 23)) * 0x1p-23f;
+}
+
+static bool looks_like_norm(const ir_weight *weight) {
+  if (strstr(weight->name, "norm") || strncmp(weight->name, "ln", 2) == 0) return true;
+  for (int i = 0; i < weight->source_count; i++)
+    if (strstr(weight->sources[i], "norm") && strstr(weight->sources[i], "weight")) return true;
+  return false;
+}
+
+typedef struct filling {
+  uint64_t key;
+  float center, scale;
+} filling;
+
+/* One hash makes two elements of the row. */
+static void fill_row(const filling *how, int64_t row_index, float *row, int64_t cols) {
+  uint64_t key = mix(how->key + (uint64_t)row_index * 0xd1342543de82ef95u);
+  for (int64_t i = 0; i < cols; i += 2) {
+    uint64_t bits = mix(key + (uint64_t)i * 0x9e3779b97f4a7c15u);
+    row[i] = how->center + how->scale * uniform(bits >> 41);
+    if (i + 1 < cols) row[i + 1] = how->center + how->scale * uniform(bits >> 18);
+  }
+}
+
+static filling filling_of(const ir_weight *weight, const rt_layer_shape *shape, uint64_t seed, int64_t layer) {
+  uint8_t counter[8];
+  memcpy(counter, &layer, sizeof counter);
+  filling how = {.key = dp_hash(dp_hash(seed, weight->name, strlen(weight->name)), counter, sizeof counter)};
+  if (shape->rank >= 2) {
+    how.scale = sqrtf(3.0f / (float)shape->cols); /* uniform on (-s, s) deviates by s / sqrt(3) */
+  } else {
+    how.center = looks_like_norm(weight) ? 1.0f : 0.0f;
+    how.scale = 0x1p-4f; /* a power of two: center + scale * u is the same with and without an fma */
+  }
+  return how;
+}
+
+static dp_status make_weight(const ir_module *module, int index, uint64_t seed, ir_dtype storage, rt_binding *binding) {
+  const ir_weight *weight = &module->weights[index];
+  rt_layer_shape shape;
+  const char *why;
+  if (!rt_layer_shape_of(weight, &shape, &why))
+    return dp_fail(DP_INVALID, "model '%s': the weight '%s' %s", module->name, weight->name, why);
+  if (shape.rank < 2) storage = IR_f32;
+  int64_t row_bytes = rt_row_bytes(storage, shape.cols), layer_bytes, bytes;
+  if (row_bytes < 0)
+    return dp_fail(DP_INVALID,
+                   "model '%s': the weight '%s' has rows of %" PRId64 " elements, %s stores them by %d: take "
+                   "another storage type",
+                   module->name, weight->name, shape.cols, ir_dtype_name(storage), ir_dtype_block_elements(storage));
+  uint8_t *memory = NULL;
+  float *row = malloc((size_t)shape.cols * sizeof *row);
+  if (!__builtin_mul_overflow(row_bytes, shape.rows, &layer_bytes) &&
+      !__builtin_mul_overflow(layer_bytes, shape.layers, &bytes))
+    memory = malloc((size_t)bytes);
+  binding->memory[index] = memory;
+  if (!memory || !row) {
+    free(row);
+    return dp_fail(DP_NO_MEMORY, "no memory for the weight '%s' of model '%s'", weight->name, module->name);
+  }
+  rt_bound *layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.layers);
+  for (int64_t layer = 0; layer < shape.layers; layer++) {
+    filling how = filling_of(weight, &shape, seed, layer);
+    uint8_t *data = memory + layer * layer_bytes;
+    for (int64_t r = 0; r < shape.rows; r++) {
+      fill_row(&how, r, row, shape.cols);
+      rt_quantize_row(storage, row, data + r * row_bytes, shape.cols);
+    }
+    layers[layer] =
+        (rt_bound){.data = data, .dtype = storage, .rows = shape.rows, .cols = shape.cols, .row_bytes = row_bytes};
+  }
+  free(row);
+  binding->weights[index].layers = layers;
+  binding->weights[index].layer_count = shape.layers;
+  return DP_SUCCESS;
+}
+
+dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_binding **out) {
+  *out = NULL;
+  if (storage == IR_i32)
+    return dp_fail(DP_INVALID, "weights cannot be stored as i32: take f32, f16, bf16, q8_0, q4_0, q4_1");
+  rt_binding *binding = rt_binding_new(module->weight_count);
+  if (!binding) return dp_fail(DP_NO_MEMORY, "no memory for random weights");
+  binding->memory = DP_NEW_ARRAY(binding->arena, void *, module->weight_count);
+  dp_status status = DP_SUCCESS;
+  dp_str problems = {0};
+  for (int i = 0; i < module->weight_count && status.code == DP_OK; i++)
+    if (!module->weights[i].tied) status = make_weight(module, i, seed, storage, binding);
+  if (status.code == DP_OK) rt_bind_ties(module, binding, &problems);
+  if (problems.length > 0) status = dp_fail(DP_INVALID, "model '%s':%s", module->name, problems.text);
+  dp_str_free(&problems);
+  if (status.code != DP_OK) {
+    rt_binding_free(binding);
+    return status;
+  }
+  rt_set_storage(module, binding);
+  *out = binding;
+  return DP_SUCCESS;
+}

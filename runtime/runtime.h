@@ -1,0 +1,12 @@
+/* runtime/runtime.h: face of the folder: what runs compiled programs and feeds them. */
+#ifndef DIPPER_RUNTIME_H
+#define DIPPER_RUNTIME_H
+
+#include "ir/ir.h"
+#include "runtime/chat.h"
+#include "runtime/engine.h"
+#include "runtime/sampler.h"
+#include "runtime/tokenizer.h"
+#include "runtime/weights.h"
+
+#endif

@@ -1,0 +1,69 @@
+/* tools/cli.h: what the commands of `dipper` share: parsed flags, output, exit codes.
+ *
+ *   dipper.c   main, the table of commands, help
+ *   flags.c    flags from argv, with did-you-mean
+ *   run.c      run: a prompt, standard input, or a conversation
+ *   figures.c  logits, eval, bench: numbers out
+ *   look.c     check, ir, graph, weights, tokenize: looking inside */
+#ifndef DIPPER_TOOLS_CLI_H
+#define DIPPER_TOOLS_CLI_H
+
+#include "base/base.h"
+#include "dipper/dipper.h"
+
+enum { CLI_OK = 0, CLI_FAILURE = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130 };
+
+typedef struct cli_args {
+  const char *positional[8];
+  int positional_count;
+  dp_options model; /* path is positional[0] where the command takes a model */
+  const char *sets[64];
+  /* run */
+  const char *prompt;
+  bool chat, raw, stats;
+  int64_t count; /* -n; -1 when not given */
+  double temperature, top_p, min_p;
+  int64_t top_k, seed;
+  /* logits, eval, tokenize, weights */
+  const char *tokens, *out, *perplexity, *dtype;
+  int64_t chunk;
+  bool decode, json;
+  /* ir */
+  const char *dump_after;
+  bool tile, llvm, assembly;
+  /* bench */
+  int64_t prefill, bench_decode, repeat, batch;
+} cli_args;
+
+typedef struct cli_command {
+  const char *name, *arguments, *flags; /* flags: names it takes, separated by spaces */
+  const char *summary, *description;
+  int least, most; /* positional arguments */
+  int (*run)(const cli_args *args);
+} cli_command;
+
+/* Parses argv[2..]; on a mistake prints it and returns CLI_USAGE. */
+int cli_parse(const cli_command *command, int argc, char **argv, cli_args *args);
+void cli_print_flags(const cli_command *command); /* for --help */
+
+bool cli_color(int fd); /* a terminal, and NO_COLOR is not set */
+/* Prints "dipper: error: ..." (or a diagnostic as it is), frees the status, returns CLI_FAILURE. */
+int cli_fail(dp_status status);
+int cli_complain(const char *fmt, ...) DP_PRINTF(1, 2); /* the same for a message; returns CLI_FAILURE */
+/* Writes all of it to stdout; a closed pipe ends the program quietly, another failure is reported. */
+bool cli_write(const char *text, size_t length);
+int cli_flush(void); /* CLI_OK or CLI_FAILURE */
+bool cli_parse_integer(const char *text, int64_t *value);
+dp_status cli_read_stdin(dp_str *text);
+
+int cli_run(const cli_args *args);
+int cli_logits(const cli_args *args);
+int cli_eval(const cli_args *args);
+int cli_bench(const cli_args *args);
+int cli_check(const cli_args *args);
+int cli_ir(const cli_args *args);
+int cli_graph(const cli_args *args);
+int cli_weights(const cli_args *args);
+int cli_tokenize(const cli_args *args);
+
+#endif

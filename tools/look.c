@@ -1,0 +1,164 @@
+/* tools/look.c: `dipper check`, `ir`, `graph`, `weights`, `tokenize`: looking at models, stages and files. */
+#include "tools/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int cli_check(const cli_args *args) {
+  dp_text summary;
+  dp_options options = args->model;
+  options.verify_each = true;
+  dp_status status = dp_check(&options, &summary);
+  if (status.code != DP_OK) return cli_fail(status);
+  cli_write(summary.text, summary.length);
+  dp_text_free(&summary);
+  return CLI_OK;
+}
+
+int cli_ir(const cli_args *args) {
+  dp_dump what = args->assembly ? DP_DUMP_ASM : args->llvm ? DP_DUMP_LLVM : args->tile ? DP_DUMP_TILE : DP_DUMP_IR;
+  if (args->assembly + args->llvm + args->tile + (args->dump_after != NULL) > 1)
+    return cli_complain("--dump-after, --tile, --llvm and --asm exclude each other");
+  dp_text text;
+  dp_status status = dp_dump_text(&args->model, what, args->dump_after, &text);
+  if (status.code != DP_OK) return cli_fail(status);
+  if (args->out) {
+    status = dp_write_file_atomic(args->out, text.text, text.length);
+    dp_text_free(&text);
+    return status.code == DP_OK ? CLI_OK : cli_fail(status);
+  }
+  cli_write(text.text, text.length);
+  dp_text_free(&text);
+  return CLI_OK;
+}
+
+/* Runs dot on the text; its own messages go to stderr. */
+static int run_dot(const dp_text *text, const char *type, const char *out) {
+  int ends[2];
+  if (pipe(ends) != 0) return cli_complain("cannot start dot: %s", strerror(errno));
+  pid_t child = fork();
+  if (child < 0) return cli_complain("cannot start dot: %s", strerror(errno));
+  if (child == 0) {
+    dup2(ends[0], 0);
+    close(ends[0]);
+    close(ends[1]);
+    char format[32];
+    snprintf(format, sizeof format, "-T%.20s", type);
+    execlp("dot", "dot", format, "-o", out, (char *)NULL);
+    _exit(127);
+  }
+  close(ends[0]);
+  for (size_t done = 0; done < text->length;) {
+    ssize_t n = write(ends[1], text->text + done, text->length - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    done += (size_t)n;
+  }
+  close(ends[1]);
+  int state = 0;
+  waitpid(child, &state, 0);
+  if (WIFEXITED(state) && WEXITSTATUS(state) == 127) return cli_complain("Graphviz's dot is not installed (Debian: graphviz); -o FILE.dot needs none");
+  if (!WIFEXITED(state) || WEXITSTATUS(state) != 0) return cli_complain("dot could not write '%s'", out);
+  return CLI_OK;
+}
+
+int cli_graph(const cli_args *args) {
+  if (!args->out) return cli_complain("graph wants -o FILE.svg");
+  const char *suffix = strrchr(args->out, '.');
+  suffix = suffix ? suffix + 1 : "svg";
+  dp_text text;
+  dp_status status = dp_dump_text(&args->model, DP_DUMP_DOT, NULL, &text);
+  if (status.code != DP_OK) return cli_fail(status);
+  int code;
+  if (strcmp(suffix, "dot") == 0) {
+    status = dp_write_file_atomic(args->out, text.text, text.length);
+    code = status.code == DP_OK ? CLI_OK : cli_fail(status);
+  } else if (strcmp(suffix, "svg") != 0 && strcmp(suffix, "png") != 0 && strcmp(suffix, "pdf") != 0) {
+    code = cli_complain("graph draws .svg, .png, .pdf or .dot files, not '%s'", args->out);
+  } else {
+    code = run_dot(&text, suffix, args->out);
+  }
+  dp_text_free(&text);
+  return code;
+}
+
+int cli_weights(const cli_args *args) {
+  if (strcmp(args->positional[0], "ls") == 0) {
+    dp_text text;
+    dp_status status = dp_list_weights(args->positional[1], args->json, &text);
+    if (status.code != DP_OK) return cli_fail(status);
+    cli_write(text.text, text.length);
+    dp_text_free(&text);
+    return CLI_OK;
+  }
+  if (strcmp(args->positional[0], "save") != 0) {
+    fprintf(stderr, "dipper: error: weights has 'ls' and 'save', not '%s'\n", args->positional[0]);
+    return CLI_USAGE;
+  }
+  if (!args->out) return cli_complain("weights save wants --out FILE.safetensors");
+  dp_options options = args->model;
+  options.path = args->positional[1];
+  dp_status status = dp_save_weights(&options, args->out, args->dtype);
+  return status.code == DP_OK ? CLI_OK : cli_fail(status);
+}
+
+/* ---- tokenize */
+
+static int print_ids(const dp_tokens *tokens, bool json) {
+  if (json) cli_write("[", 1);
+  for (size_t i = 0; i < tokens->count; i++) printf("%s%d", i == 0 ? "" : json ? "," : " ", tokens->ids[i]);
+  cli_write(json ? "]\n" : "\n", json ? 2 : 1);
+  return CLI_OK;
+}
+
+static int decode_ids(const cli_args *args, const char *text) {
+  int32_t *ids = malloc((strlen(text) / 2 + 1) * sizeof *ids);
+  size_t count = 0;
+  if (!ids) return cli_complain("no memory for the token ids");
+  for (const char *at = text + strspn(text, ", \t\r\n[]"); *at; at += strspn(at, ", \t\r\n[]")) {
+    char *end;
+    long id = strtol(at, &end, 10);
+    if (end == at || id < 0 || id > INT32_MAX) {
+      int code = cli_complain("not a token id: '%.20s'", at);
+      free(ids);
+      return code;
+    }
+    ids[count++] = (int32_t)id;
+    at = end;
+  }
+  dp_text decoded;
+  dp_status status = dp_detokenize_file(args->model.weights, ids, count, &decoded);
+  free(ids);
+  if (status.code != DP_OK) return cli_fail(status);
+  cli_write(decoded.text, decoded.length);
+  dp_text_free(&decoded);
+  return CLI_OK;
+}
+
+int cli_tokenize(const cli_args *args) {
+  if (!args->model.weights) return cli_complain("tokenize wants --weights FILE");
+  dp_str piped = {0};
+  const char *text = args->positional_count ? args->positional[0] : NULL;
+  size_t length = text ? strlen(text) : 0;
+  if (!text) {
+    dp_status status = cli_read_stdin(&piped);
+    if (status.code != DP_OK) return cli_fail(status);
+    text = piped.text ? piped.text : "";
+    length = piped.length;
+  }
+  int code;
+  if (args->decode) {
+    code = decode_ids(args, text);
+  } else {
+    dp_tokens tokens;
+    dp_status status = dp_tokenize_file(args->model.weights, text, length, false, &tokens);
+    code = status.code == DP_OK ? print_ids(&tokens, args->json) : cli_fail(status);
+    if (status.code == DP_OK) dp_tokens_free(&tokens);
+  }
+  dp_str_free(&piped);
+  return code;
+}
