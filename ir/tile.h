@@ -38,6 +38,8 @@ typedef enum tile_opcode {
 const char *tile_opcode_name(tile_opcode code);
 int tile_scalar_arity(tile_opcode code); /* 0 when it is not a scalar op */
 bool tile_scalar_parse(const char *name, tile_opcode *code);
+int tile_operand_count(tile_opcode code); /* values that an op reads as operands[]: 0, 1 or 2 (`next` has its own list) */
+bool tile_has_value(tile_opcode code);
 
 typedef enum tile_space {
   TILE_TOKENS,   /* rows: the step's tokens; task row index: row tile */

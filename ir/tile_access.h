@@ -5,10 +5,6 @@
 
 #include "ir/tile.h"
 
-/* Values that an op reads as operands[]: 0, 1 or 2 (`next` has its own list). */
-int tile_operand_count(tile_opcode code);
-bool tile_has_value(tile_opcode code);
-
 /* A rectangle of one op: rows of the task's own row range that are counted from the task's first token (or output) row,
  * columns counted in the buffer (for a cache part: head * dim + element). */
 typedef struct tile_access {

@@ -67,6 +67,8 @@ static LLVMValueRef const_splat(LLVMValueRef scalar) {
 LLVMValueRef ll_const(ll *l, double c) { return const_splat(LLVMConstReal(l->f32, (double)(float)c)); }
 LLVMValueRef ll_constd(ll *l, double c) { return const_splat(LLVMConstReal(l->f64, c)); }
 
+LLVMValueRef ll_lane(ll *l, int lane) { return LLVMConstInt(l->i32, (unsigned)lane, false); }
+
 LLVMValueRef ll_lane_ids(ll *l) {
   LLVMValueRef lanes[TILE_LANES];
   for (int i = 0; i < TILE_LANES; i++) lanes[i] = LLVMConstInt(l->i32, (unsigned)i, false);

@@ -16,12 +16,39 @@ static bool is_product(tile_opcode code) {
   return code == TILE_mma || code == TILE_mma_keys || code == TILE_mma_values;
 }
 
-static bool has_value(tile_opcode code) {
-  return code != TILE_loop && code != TILE_next && code != TILE_store && code != TILE_append;
+/* Is `wanted` read when `value` is pulled? */
+static bool depends_on(const tile_kind *kind, int value, int wanted) {
+  if (value == wanted) return true;
+  if (value < wanted) return false;
+  for (int j = 0; j < tile_scalar_arity(kind->ops[value].code); j++)
+    if (depends_on(kind, kind->ops[value].operands[j], wanted)) return true;
+  return false;
+}
+
+/* Does the value go back to a load of a buffer that is stored to before the value's last use? Then it must be made while
+ * the buffer still holds what was meant. Uses in the very loop that stores are fine: an element is read before it is
+ * written. */
+static bool outlives_its_source(const tile_kind *kind, int index, int source) {
+  const tile_op *op = &kind->ops[source];
+  if (op->code == TILE_load) {
+    int stored = -1;
+    for (int i = source + 1; i < kind->op_count; i++) {
+      const tile_op *later = &kind->ops[i];
+      if (later->code == TILE_store && later->ref == op->ref && stored < 0 && i > index) stored = i;
+      if (stored < 0 || i <= stored) continue;
+      for (int j = 0; j < tile_operand_count(later->code); j++)
+        if (depends_on(kind, later->operands[j], index)) return true;
+    }
+    return false;
+  }
+  for (int j = 0; j < tile_scalar_arity(op->code); j++)
+    if (outlives_its_source(kind, index, op->operands[j])) return true;
+  return false;
 }
 
 static bool must_be_placed(const tile_kind *kind, int index) {
   const tile_op *op = &kind->ops[index];
+  if ((op->code == TILE_load || tile_scalar_arity(op->code)) && outlives_its_source(kind, index, index)) return true;
   switch (op->code) {
   case TILE_mma: case TILE_mma_keys: case TILE_mma_values: case TILE_carry: case TILE_sum: case TILE_greatest:
   case TILE_input: case TILE_embed:
@@ -36,15 +63,12 @@ static bool must_be_placed(const tile_kind *kind, int index) {
     if (user->code == TILE_next)
       for (int j = 0; j < user->list_count; j++)
         if (user->list[j] == index) return true;
-    int operands = user->code == TILE_mma_values || tile_scalar_arity(user->code) == 2 || user->code == TILE_rotate ? 2
-                   : has_value(user->code) || user->code == TILE_store || user->code == TILE_append             ? 1
-                                                                                                               : 0;
-    for (int j = 0; j < operands; j++) {
+    for (int j = 0; j < tile_operand_count(user->code); j++) {
       if (user->operands[j] != index) continue;
       if (is_product(user->code) && j == 0 && !readable_in_place(kind, op)) return true;
       if (user->code == TILE_rotate && user->dim / 2 % TILE_LANES != 0) return true;
       if (user->code == TILE_append && user->dim % TILE_LANES != 0) return true;
-      if (op->cols == 1 && !op->one_row && has_value(user->code) && user->cols != 1) return true;
+      if (op->cols == 1 && !op->one_row && tile_has_value(user->code) && user->cols != 1) return true;
     }
   }
   return false;
@@ -329,7 +353,7 @@ static void store(ll_kind *k, const tile_op *op) {
   ll_loop rows, columns;
   ll_loop_begin(l, &rows, "store", ll_int(l, 0), k->rows, 1, NULL, 0);
   ll_loop_begin(l, &columns, "store.column", ll_int(l, 0), count, TILE_LANES, NULL, 0);
-  LLVMValueRef value = ll_pull(k, op->operands[0], rows.index, columns.index);
+  LLVMValueRef value = ll_pull_operand(k, op, 0, rows.index, columns.index);
   LLVMValueRef at = ll_buffer_at(k, op, rows.index, columns.index);
   if (exact) {
     LLVMTypeRef overloads[] = {l->v_f32, l->ptr};

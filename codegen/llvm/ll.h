@@ -55,6 +55,7 @@ LLVMValueRef ll_step_i64(ll *l, LLVMValueRef step, size_t offset);
 LLVMValueRef ll_splat(ll *l, LLVMValueRef scalar);
 LLVMValueRef ll_const(ll *l, double c);  /* <16 x f32> splat */
 LLVMValueRef ll_constd(ll *l, double c); /* <16 x f64> splat */
+LLVMValueRef ll_lane(ll *l, int lane);   /* as an index */
 LLVMValueRef ll_lane_ids(ll *l);         /* <16 x i32> 0..15 */
 LLVMValueRef ll_fma(ll *l, LLVMValueRef x, LLVMValueRef y, LLVMValueRef z); /* any float type */
 LLVMValueRef ll_intrinsic(ll *l, const char *name, LLVMTypeRef *overloads, int overload_count, LLVMValueRef *arguments,
@@ -107,6 +108,8 @@ void ll_emit_kind(ll *l, int index);
 
 /* <16 x f32> of op's value: columns c .. c+15 of row r. */
 LLVMValueRef ll_pull(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c);
+/* The same of op's operand, broadcast to op's columns. */
+LLVMValueRef ll_pull_operand(ll_kind *k, const tile_op *op, int which, LLVMValueRef r, LLVMValueRef c);
 /* <16 x f32> of a [rows, 1] value: rows r .. r+15. */
 LLVMValueRef ll_pull_rows(ll_kind *k, int op, LLVMValueRef r);
 LLVMValueRef ll_scratch_at(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c);

@@ -59,16 +59,23 @@ LLVMValueRef ll_scratch_at(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c) {
 }
 
 /* Operand `which` of op at the columns that go with c of the result: broadcast when it has fewer. */
-static LLVMValueRef pull_operand(ll_kind *k, const tile_op *op, int which, LLVMValueRef r, LLVMValueRef c) {
+LLVMValueRef ll_pull_operand(ll_kind *k, const tile_op *op, int which, LLVMValueRef r, LLVMValueRef c) {
   ll *l = k->l;
   int index = op->operands[which];
   const tile_op *operand = &k->kind->ops[index];
   if (operand->cols == op->cols) return ll_pull(k, index, r, c);
   if (operand->cols == 1) return ll_pull(k, index, r, ll_int(l, 0));
-  LLVMValueRef element = LLVMBuildUDiv(l->b, c, ll_int(l, op->cols / operand->cols), "");
-  LLVMValueRef first = LLVMBuildAnd(l->b, element, ll_int(l, -TILE_LANES), "");
-  LLVMValueRef lane = LLVMBuildTrunc(l->b, LLVMBuildSub(l->b, element, first, ""), l->i32, "");
-  return ll_splat(l, LLVMBuildExtractElement(l->b, ll_pull(k, index, r, first), lane, ""));
+  int64_t share = op->cols / operand->cols; /* columns that one element of the operand goes with */
+  LLVMValueRef result = LLVMGetPoison(l->v_f32);
+  for (int lane = 0; lane < TILE_LANES; lane++) {
+    if (lane > 0 && share % TILE_LANES == 0) return ll_splat(l, LLVMBuildExtractElement(l->b, result, ll_lane(l, 0), ""));
+    LLVMValueRef element = LLVMBuildUDiv(l->b, ll_addi(l, c, lane), ll_int(l, share), "");
+    LLVMValueRef first = LLVMBuildAnd(l->b, element, ll_int(l, -TILE_LANES), "");
+    LLVMValueRef at = LLVMBuildTrunc(l->b, LLVMBuildSub(l->b, element, first, ""), l->i32, "");
+    LLVMValueRef value = LLVMBuildExtractElement(l->b, ll_pull(k, index, r, first), at, "");
+    result = LLVMBuildInsertElement(l->b, result, value, ll_lane(l, lane), "");
+  }
+  return result;
 }
 
 /* Element i of a head pairs with i + dim/2. When the halves are whole vectors the pair is another vector; else it is
@@ -134,7 +141,19 @@ static LLVMValueRef table_at(ll_kind *k, const tile_op *op, LLVMValueRef c) {
   return ll_load(l, l->v_f32, LLVMBuildGEP2(l->b, l->f32, global, &c, 1, ""), 4);
 }
 
+static LLVMValueRef pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c);
+
+/* A value of one column is the same in all lanes, whatever lies beside it in memory. */
 LLVMValueRef ll_pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  const tile_op *op = &k->kind->ops[index];
+  LLVMValueRef value = pull(k, index, r, c);
+  bool from_memory = op->code == TILE_load || op->code == TILE_vector || op->code == TILE_table;
+  if (op->cols != 1 || !from_memory || k->place[index] >= 0) return value;
+  return ll_splat(l, LLVMBuildExtractElement(l->b, value, ll_lane(l, 0), ""));
+}
+
+static LLVMValueRef pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) {
   ll *l = k->l;
   const tile_op *op = &k->kind->ops[index];
   if (k->place[index] >= 0) {
@@ -158,8 +177,8 @@ LLVMValueRef ll_pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) {
   case TILE_causal:
     return seen(k, op, r, c);
   default: {
-    LLVMValueRef x = pull_operand(k, op, 0, r, c);
-    LLVMValueRef y = tile_scalar_arity(op->code) == 2 ? pull_operand(k, op, 1, r, c) : NULL;
+    LLVMValueRef x = ll_pull_operand(k, op, 0, r, c);
+    LLVMValueRef y = tile_scalar_arity(op->code) == 2 ? ll_pull_operand(k, op, 1, r, c) : NULL;
     return ll_scalar(l, op->code, x, y);
   }
   }
@@ -170,6 +189,15 @@ LLVMValueRef ll_pull_rows(ll_kind *k, int index, LLVMValueRef r) {
   const tile_op *op = &k->kind->ops[index];
   if (k->place[index] >= 0) return ll_load(l, l->v_f32, ll_scratch_at(k, index, r, ll_int(l, 0)), 4);
   if (op->code == TILE_constant) return ll_const(l, (double)op->imm);
+  if (tile_scalar_arity(op->code) == 0) {
+    /* A column of a buffer (or one number of a vector): row by row; rows past the last repeat it. */
+    LLVMValueRef result = LLVMGetPoison(l->v_f32), last = ll_addi(l, k->rows, -1);
+    for (int lane = 0; lane < TILE_LANES; lane++) {
+      LLVMValueRef value = ll_pull(k, index, ll_min(l, ll_addi(l, r, lane), last), ll_int(l, 0));
+      result = LLVMBuildInsertElement(l->b, result, LLVMBuildExtractElement(l->b, value, ll_lane(l, 0), ""), ll_lane(l, lane), "");
+    }
+    return result;
+  }
   LLVMValueRef x = ll_pull_rows(k, op->operands[0], r);
   LLVMValueRef y = tile_scalar_arity(op->code) == 2 ? ll_pull_rows(k, op->operands[1], r) : NULL;
   return ll_scalar(l, op->code, x, y);
