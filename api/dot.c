@@ -1,4 +1,5 @@
-/* api/dot.c: a fused module as a Graphviz graph: a box a task kind with the ops in it, a frame around the layer loop. */
+/* api/dot.c: a fused module as a Graphviz graph: a box a task kind with the ops in it, a frame around the layer loop.
+ */
 #include "api/internal.h"
 
 #include <string.h>
@@ -44,8 +45,10 @@ static void edge(dp_str *out, const ir_value *value, const ir_op *to) {
     value = value->block->owner->operands[value->index - 1];
   }
   while (value->def && value->def->code == IR_OP_loop) value = value->def->body->last->operands[value->index];
-  if (value->def) dp_str_addf(out, "  op%p -> op%p;\n", (const void *)value->def, (const void *)to);
-  else dp_str_addf(out, "  arg%p -> op%p;\n", (const void *)value, (const void *)to);
+  if (value->def)
+    dp_str_addf(out, "  op%p -> op%p;\n", (const void *)value->def, (const void *)to);
+  else
+    dp_str_addf(out, "  arg%p -> op%p;\n", (const void *)value, (const void *)to);
 }
 
 static void block(dp_str *out, const ir_block *b) {
@@ -63,14 +66,16 @@ static void block(dp_str *out, const ir_block *b) {
 
 static void edges(dp_str *out, const ir_block *b) {
   for (const ir_op *op = b->first; op; op = op->next) {
-    if (op->code == IR_OP_loop) edges(out, op->body);
+    if (op->code == IR_OP_loop)
+      edges(out, op->body);
     else if (op->code == IR_OP_group)
       for (int i = 0; i < op->operand_count; i++) edge(out, op->operands[i], op);
   }
 }
 
 void api_dot(dp_str *out, const ir_module *module) {
-  dp_str_add(out, "digraph model {\n  rankdir=TB; node [fontname=\"sans-serif\", fontsize=10]; fontname=\"sans-serif\";\n");
+  dp_str_add(out,
+             "digraph model {\n  rankdir=TB; node [fontname=\"sans-serif\", fontsize=10]; fontname=\"sans-serif\";\n");
   for (const ir_graph *graph = module->graphs; graph; graph = graph->next) {
     for (int i = 0; i < graph->block->arg_count; i++) {
       const ir_value *argument = graph->block->args[i];

@@ -1,4 +1,5 @@
-/* api/inspect.c: every stage can be looked at: diagnostics, IR after any pass, the tile program, the back end's texts. */
+/* api/inspect.c: every stage can be looked at: diagnostics, IR after any pass, the tile program, the back end's texts.
+ */
 #include "api/internal.h"
 
 #include <inttypes.h>
@@ -20,8 +21,8 @@ dp_status dp_check(const dp_options *options, dp_text *summary) {
   api_source source;
   DP_TRY(api_open_source(options, false, &source));
   dp_str out = {0};
-  dp_str_addf(&out, "%s: model %s, %d weights, %" PRId64 " parameters without tied ones", options->path, source.module->name,
-              source.module->weight_count, parameters(source.module));
+  dp_str_addf(&out, "%s: model %s, %d weights, %" PRId64 " parameters without tied ones", options->path,
+              source.module->name, source.module->weight_count, parameters(source.module));
   tile_program *program = NULL;
   dp_status status = api_schedule(options, &source, &program);
   if (status.code == DP_OK) dp_str_addf(&out, ", %d task kinds\n", program->kind_count);
@@ -41,8 +42,11 @@ static dp_status dump_ir(const dp_options *options, api_source *source, const ch
     ir_print(out, source->module);
     return DP_SUCCESS;
   }
-  ps_options passes = {.dump_after = pass, .verify_each = options->verify_each, .stress_reparse = options->verify_each,
-                       .dump = collect_dump, .user = out};
+  ps_options passes = {.dump_after = pass,
+                       .verify_each = options->verify_each,
+                       .stress_reparse = options->verify_each,
+                       .dump = collect_dump,
+                       .user = out};
   DP_TRY(ps_run(&source->module, NULL, 0, &passes));
   if (!pass) ir_print(out, source->module);
   return DP_SUCCESS;
@@ -57,8 +61,10 @@ static dp_status dump_program(const dp_options *options, api_source *source, dp_
   } else {
     const cg_backend *backend = cg_find_backend(options->backend);
     cg_target target = {options->triple, options->cpu, options->features};
-    if (!backend) status = dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
-    else status = backend->text(program, &target, what == DP_DUMP_LLVM ? CG_TEXT_IR : CG_TEXT_ASSEMBLY, out);
+    if (!backend)
+      status = dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
+    else
+      status = backend->text(program, &target, what == DP_DUMP_LLVM ? CG_TEXT_IR : CG_TEXT_ASSEMBLY, out);
   }
   tile_program_free(program);
   return status;
@@ -91,7 +97,8 @@ dp_status dp_compile_object(const dp_options *options, dp_text *object) {
   const cg_backend *backend = cg_find_backend(options->backend);
   cg_target target = {options->triple, options->cpu, options->features};
   cg_object bytes = {0};
-  if (status.code == DP_OK && !backend) status = dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
+  if (status.code == DP_OK && !backend)
+    status = dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
   if (status.code == DP_OK) status = backend->compile(program, &target, &bytes);
   if (status.code == DP_OK) *object = (dp_text){bytes.bytes, bytes.size};
   tile_program_free(program);

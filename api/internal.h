@@ -13,7 +13,7 @@
 typedef struct api_source {
   rt_weights_file *file; /* NULL for random weights or none */
   ir_module *module;
-  rt_binding *binding;   /* NULL without weights */
+  rt_binding *binding; /* NULL without weights */
 } api_source;
 
 dp_status api_open_source(const dp_options *options, bool need_weights, api_source *source);

@@ -17,10 +17,12 @@ static int64_t context_of(const dp_options *options, const rt_weights_file *file
 static dp_status compile(const dp_options *options, dp_model *model) {
   DP_TRY(api_schedule(options, &model->source, &model->program));
   const cg_backend *backend = cg_find_backend(options->backend);
-  if (!backend) return dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
+  if (!backend)
+    return dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
   cg_target target = {options->triple, options->cpu, options->features};
   char *cache = api_cache_dir(options);
-  dp_status status = cg_build(backend, model->program, &target, cache, &model->code, &model->info.compiled, &model->note);
+  dp_status status =
+      cg_build(backend, model->program, &target, cache, &model->code, &model->info.compiled, &model->note);
   free(cache);
   return status;
 }
@@ -38,8 +40,8 @@ static dp_status open(const dp_options *options, dp_model *model) {
                               .max_tokens = options->step_tokens};
   DP_TRY(rt_engine_new(model->program, model->code, model->source.binding, &engine, &model->engine));
   if (model->tokenizer && dp_tokenizer_size(model->tokenizer) > rt_engine_vocabulary(model->engine))
-    return dp_fail(DP_INVALID, "the tokenizer has %d tokens, the model's vocabulary is %lld", dp_tokenizer_size(model->tokenizer),
-                   (long long)rt_engine_vocabulary(model->engine));
+    return dp_fail(DP_INVALID, "the tokenizer has %d tokens, the model's vocabulary is %lld",
+                   dp_tokenizer_size(model->tokenizer), (long long)rt_engine_vocabulary(model->engine));
   double ready = api_seconds();
   model->info.load_s = opened - begin + (ready - compiled);
   model->info.compile_s = compiled - opened;
@@ -93,7 +95,8 @@ void dp_tokens_free(dp_tokens *tokens) {
 
 /* ---- text */
 
-static dp_status encode(const dp_tokenizer *tokenizer, const char *text, size_t length, bool parse_special, dp_tokens *tokens) {
+static dp_status encode(const dp_tokenizer *tokenizer, const char *text, size_t length, bool parse_special,
+                        dp_tokens *tokens) {
   if (!tokenizer) return dp_fail(DP_UNSUPPORTED, "the weights bring no tokenizer: give token ids");
   dp_ids ids = {0};
   dp_status status = dp_tokenizer_encode(tokenizer, text, length, parse_special, &ids);
@@ -105,7 +108,8 @@ static dp_status encode(const dp_tokenizer *tokenizer, const char *text, size_t 
   return DP_SUCCESS;
 }
 
-static dp_status decode(const dp_tokenizer *tokenizer, const int32_t *ids, size_t count, bool show_special, dp_text *text) {
+static dp_status decode(const dp_tokenizer *tokenizer, const int32_t *ids, size_t count, bool show_special,
+                        dp_text *text) {
   if (!tokenizer) return dp_fail(DP_UNSUPPORTED, "the weights bring no tokenizer");
   dp_str out = {0};
   dp_status status = dp_tokenizer_decode(tokenizer, ids, count, show_special, &out);
@@ -122,7 +126,8 @@ dp_status dp_detokenize(const dp_model *model, const int32_t *ids, size_t count,
   return decode(model->tokenizer, ids, count, show_special, text);
 }
 
-dp_status dp_tokenize_file(const char *weights, const char *text, size_t length, bool parse_special, dp_tokens *tokens) {
+dp_status dp_tokenize_file(const char *weights, const char *text, size_t length, bool parse_special,
+                           dp_tokens *tokens) {
   rt_weights_file *file;
   dp_tokenizer *tokenizer = NULL;
   DP_TRY(rt_weights_open(weights, &file));

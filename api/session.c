@@ -32,10 +32,14 @@ void dp_session_truncate(dp_session *session, int64_t length) {
 dp_status dp_feed_batch(const dp_part *parts, int count, dp_logits *logits) {
   enum { MAX_PARTS = 1024 };
   rt_request requests[MAX_PARTS];
-  static const rt_want wants[] = {[DP_WANT_NONE] = RT_WANT_NONE, [DP_WANT_LAST] = RT_WANT_LAST, [DP_WANT_ALL] = RT_WANT_ALL};
-  if (count < 1 || count > MAX_PARTS) return dp_fail(DP_INVALID, "a step takes 1 to %d sequences, not %d", MAX_PARTS, count);
+  static const rt_want wants[] = {
+      [DP_WANT_NONE] = RT_WANT_NONE, [DP_WANT_LAST] = RT_WANT_LAST, [DP_WANT_ALL] = RT_WANT_ALL};
+  if (count < 1 || count > MAX_PARTS)
+    return dp_fail(DP_INVALID, "a step takes 1 to %d sequences, not %d", MAX_PARTS, count);
   for (int i = 0; i < count; i++) {
-    if (parts[i].session->model != parts[0].session->model) return dp_fail(DP_INVALID, "the sessions of a step must be of one model");
+    if (parts[i].session->model != parts[0].session->model)
+      return dp_fail(DP_INVALID, "the sessions of a step must be of one model");
+    if ((size_t)parts[i].want >= DP_COUNT(wants)) return dp_fail(DP_INVALID, "part %d wants rows of no known kind", i);
     requests[i] = (rt_request){parts[i].session->sequence, parts[i].ids, (int64_t)parts[i].count, wants[parts[i].want]};
   }
   rt_logits rows;
@@ -49,10 +53,15 @@ dp_status dp_session_feed(dp_session *session, const int32_t *ids, size_t count,
   return dp_feed_batch(&part, 1, logits);
 }
 
+static bool goes_on(const dp_generation *g) { return !g->go_on || g->go_on(g->user); }
+
 /* Feeds a prompt of any length; the logits are those of its last token. */
-static dp_status feed_prompt(dp_session *session, const int32_t *ids, size_t count, dp_logits *logits) {
+static dp_status feed_prompt(dp_session *session, const int32_t *ids, size_t count, const dp_generation *g,
+                             dp_logits *logits, bool *stopped) {
   size_t step = (size_t)session->model->info.step_tokens;
   for (size_t at = 0; at < count; at += step) {
+    *stopped = !goes_on(g);
+    if (*stopped) return DP_SUCCESS;
     size_t some = count - at < step ? count - at : step;
     DP_TRY(dp_session_feed(session, ids + at, some, at + some == count ? DP_WANT_LAST : DP_WANT_NONE, logits));
   }
@@ -80,10 +89,11 @@ static dp_status generate(dp_session *session, const int32_t *prompt, size_t cou
   dp_model *model = session->model;
   dp_logits logits;
   double begin = api_seconds();
-  DP_TRY(feed_prompt(session, prompt, count, &logits));
+  DP_TRY(feed_prompt(session, prompt, count, g, &logits, &stats->stopped));
   double decoding = api_seconds();
   stats->prompt_tokens = (int64_t)count;
   stats->prefill_s = decoding - begin;
+  if (stats->stopped) return DP_SUCCESS;
   while (g->max_tokens < 0 || stats->new_tokens < g->max_tokens) {
     int32_t id;
     double log_probability;
@@ -93,7 +103,8 @@ static dp_status generate(dp_session *session, const int32_t *prompt, size_t cou
       break;
     }
     stats->new_tokens++;
-    bool go_on = !g->on_token || g->on_token(g->user, id, log_probability);
+    bool go_on = goes_on(g);
+    if (g->on_token) go_on &= g->on_token(g->user, id, log_probability);
     if (s->decodes) {
       DP_TRY(dp_stream_decoder_push(&s->decoder, id, &s->text));
       go_on &= hand_out(s);
@@ -122,11 +133,10 @@ dp_status dp_generate(dp_session *session, const int32_t *prompt, size_t count, 
   *stats = (dp_generation_stats){0};
   if (count == 0) return dp_fail(DP_INVALID, "the prompt is empty");
   int64_t room = rt_engine_free_tokens(model->engine, session->sequence);
-  int64_t left = model->info.context - rt_sequence_length(session->sequence);
-  if (left < room) room = left;
   if ((int64_t)count > room)
-    return dp_fail(DP_INVALID, "the prompt has %zu tokens, and the context of %lld has room for %lld; give a larger --ctx",
-                   count, (long long)model->info.context, (long long)room);
+    return dp_fail(DP_INVALID,
+                   "the prompt has %zu tokens, and the context of %lld has room for %lld; ask for a larger one", count,
+                   (long long)model->info.context, (long long)room);
   if (g->max_tokens == 0) return DP_SUCCESS;
   dp_sampler_params params = dp_sampler_defaults();
   params.temp = g->temperature;
@@ -169,7 +179,8 @@ static dp_status window_loss(dp_session *session, const int32_t *ids, size_t cou
 dp_status dp_perplexity(dp_model *model, const int32_t *ids, size_t count, double *perplexity) {
   if (count < 2) return dp_fail(DP_INVALID, "perplexity needs at least 2 tokens, the text has %zu", count);
   for (size_t i = 0; i < count; i++)
-    if (ids[i] < 0 || ids[i] >= model->info.vocabulary) return dp_fail(DP_INVALID, "token id %d is out of range", (int)ids[i]);
+    if (ids[i] < 0 || ids[i] >= model->info.vocabulary)
+      return dp_fail(DP_INVALID, "token id %d is out of range", (int)ids[i]);
   double loss = 0;
   size_t window = (size_t)model->info.context, counted = 0;
   for (size_t at = 0; at + 1 < count;) {

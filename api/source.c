@@ -1,6 +1,8 @@
-/* api/source.c: a model's text and its weights to a module with its binding; the tokenizer that comes with the weights. */
+/* api/source.c: a model's text and its weights to a module with its binding; the tokenizer that comes with the weights.
+ */
 #include "api/internal.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -72,8 +74,9 @@ void api_close_source(api_source *source) {
 
 int api_threads(const dp_options *options) {
   if (options->threads > 0) return options->threads;
-  long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  return cores < 1 ? 1 : cores > 256 ? 256 : (int)cores;
+  cpu_set_t allowed; /* those this process may use: fewer than the machine has in a container, under taskset */
+  int cores = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+  return cores > 256 ? 256 : cores;
 }
 
 dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program) {
@@ -96,10 +99,14 @@ dp_status api_schedule(const dp_options *options, api_source *source, tile_progr
 char *api_cache_dir(const dp_options *options) {
   dp_str path = {0};
   const char *own = getenv("DIPPER_CACHE"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-  if (options->cache_dir) dp_str_add(&path, options->cache_dir);
-  else if (own) dp_str_add(&path, own);
-  else if (cache && *cache) dp_str_addf(&path, "%s/dipper", cache);
-  else if (home && *home) dp_str_addf(&path, "%s/.cache/dipper", home);
+  if (options->cache_dir)
+    dp_str_add(&path, options->cache_dir);
+  else if (own)
+    dp_str_add(&path, own);
+  else if (cache && *cache)
+    dp_str_addf(&path, "%s/dipper", cache);
+  else if (home && *home)
+    dp_str_addf(&path, "%s/.cache/dipper", home);
   if (!path.length) dp_str_free(&path);
   return path.text;
 }
@@ -129,7 +136,8 @@ static dp_status tokenizer_from_gguf(const rt_weights_file *file, dp_tokenizer *
   const rt_meta *types = rt_weights_find_meta(file, "tokenizer.ggml.token_type");
   if (!tokens) return DP_SUCCESS;
   if (token_count > 1 << 24 || merge_count > 1 << 24)
-    return dp_fail(DP_INVALID, "'%s': a vocabulary of %lld tokens is too large", rt_weights_path(file), (long long)token_count);
+    return dp_fail(DP_INVALID, "'%s': a vocabulary of %lld tokens is too large", rt_weights_path(file),
+                   (long long)token_count);
   dp_arena *arena = dp_arena_new();
   if (!arena) return dp_fail(DP_NO_MEMORY, "no memory for a tokenizer");
   const char **texts = DP_NEW_ARRAY(arena, const char *, token_count + 1);
@@ -182,7 +190,8 @@ dp_status api_open_tokenizer(const rt_weights_file *file, dp_tokenizer **tokeniz
   if (beside.text && access(beside.text, F_OK) == 0) {
     status = dp_tokenizer_from_json(beside.text, tokenizer);
     double end;
-    if (status.code == DP_OK && rt_weights_number(file, "eos_token_id", &end) && end >= 0 && end < dp_tokenizer_size(*tokenizer))
+    if (status.code == DP_OK && rt_weights_number(file, "eos_token_id", &end) && end >= 0 &&
+        end < dp_tokenizer_size(*tokenizer))
       status = dp_tokenizer_add_end(*tokenizer, (int32_t)end);
   }
   dp_str_free(&beside);

@@ -11,12 +11,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { DEFAULT_MAX_TOKENS = 512 };
+enum { DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
 
 struct rt_sequence {
   int64_t length;
   int32_t *pages; /* [max pages of the engine] */
   int64_t page_count;
+  int64_t step; /* number of the last step asked for with it: finds a sequence that stands twice in one */
   rt_sequence *next;
 };
 
@@ -33,6 +34,7 @@ struct rt_engine {
   const void **slots;
   uint8_t *slot_types;
   int64_t context, max_tokens, vocabulary;
+  int64_t steps; /* asked for so far */
   int64_t page_total, free_count;
   int32_t *free_pages; /* stack */
   rt_sequence *sequences;
@@ -45,7 +47,7 @@ struct rt_engine {
 };
 
 static dp_status map_region(region *r, int64_t size, const char *what) {
-  r->size = (size_t)(size + 4096); /* vectors may be read a little past the end */
+  r->size = (size_t)size + 4096; /* vectors may be read a little past the end */
   void *data = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) {
     *r = (region){0};
@@ -71,6 +73,15 @@ static int64_t available_memory(void) {
   return (int64_t)kib * 1024;
 }
 
+/* Refuses what the system could not keep: mapped memory would be granted now and the process killed later. */
+static dp_status map_what_is_free(region *r, int64_t size, const char *what, const char *advice) {
+  int64_t available = available_memory();
+  if (available > 0 && size > available)
+    return dp_fail(DP_NO_MEMORY, "%s would take %.1f GiB, and %.1f GiB of memory is free%s", what,
+                   (double)size / (1 << 30), (double)available / (1 << 30), advice);
+  return map_region(r, size, what);
+}
+
 /* ---- weights */
 
 typedef struct packing {
@@ -81,10 +92,19 @@ typedef struct packing {
     const tile_weight *weight;
     char *destination;
     int64_t first, count; /* blocks */
-  } *jobs;
+  } * jobs;
   int64_t job_count;
   _Atomic int64_t next;
 } packing;
+
+/* The file's pages of rows that have been packed are not needed in memory any more. */
+static void forget_file_rows(const rt_bound *bound, int64_t first, int64_t end) {
+  if (!bound->tensor) return;
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), data = (uintptr_t)bound->data;
+  uintptr_t from = (data + (uintptr_t)(first * bound->row_bytes) + page - 1) / page * page;
+  uintptr_t to = (data + (uintptr_t)(end * bound->row_bytes)) / page * page;
+  if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}
 
 static void pack_job(const struct job *job) {
   const rt_bound *bound = job->bound;
@@ -92,11 +112,13 @@ static void pack_job(const struct job *job) {
   if (weight->form == TILE_VECTOR) {
     rt_bound_to_f32(bound, (float *)job->destination);
   } else if (weight->transposed) {
-    rt_pack_transposed(bound->dtype, weight->rows, weight->cols, bound->data, (size_t)bound->row_bytes, job->destination,
-                       job->first, job->count);
+    rt_pack_transposed(bound->dtype, weight->rows, weight->cols, bound->data, (size_t)bound->row_bytes,
+                       job->destination, job->first, job->count);
   } else {
     rt_pack(bound->dtype, weight->rows, weight->cols, bound->data, (size_t)bound->row_bytes, bound->paired_heads,
             job->destination, job->first, job->count);
+    int64_t end = (job->first + job->count) * RT_PACK_ROWS;
+    forget_file_rows(bound, job->first * RT_PACK_ROWS, end < bound->rows ? end : bound->rows);
   }
 }
 
@@ -104,14 +126,6 @@ static void *pack_worker(void *argument) {
   packing *p = argument;
   for (int64_t i; (i = atomic_fetch_add(&p->next, 1)) < p->job_count;) pack_job(&p->jobs[i]);
   return NULL;
-}
-
-/* The file's pages of a tensor that has been packed are not needed in memory any more. */
-static void forget_file_pages(const rt_bound *bound) {
-  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-  uintptr_t from = ((uintptr_t)bound->data + page - 1) / page * page;
-  uintptr_t to = ((uintptr_t)bound->data + (uintptr_t)(bound->rows * bound->row_bytes)) / page * page;
-  if (bound->tensor && to > from) madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
 static int64_t slot_bytes(const tile_weight *weight, const rt_bound *bound) {
@@ -156,7 +170,9 @@ static dp_status collect_jobs(rt_engine *e, packing *p, int64_t *bytes) {
         at += slot_bytes(weight, bound);
         int64_t blocks = weight->form == TILE_VECTOR ? 1 : rt_packed_blocks(weight->rows);
         for (int64_t first = 0; first < blocks; first += BLOCKS, jobs++)
-          if (pass) p->jobs[jobs] = (struct job){bound, weight, destination, first, blocks - first < BLOCKS ? blocks - first : BLOCKS};
+          if (pass)
+            p->jobs[jobs] =
+                (struct job){bound, weight, destination, first, blocks - first < BLOCKS ? blocks - first : BLOCKS};
       }
     }
     if (pass == 0) {
@@ -164,7 +180,7 @@ static dp_status collect_jobs(rt_engine *e, packing *p, int64_t *bytes) {
       *bytes = at;
       p->jobs = calloc((size_t)capacity + 1, sizeof *p->jobs);
       if (!p->jobs) return dp_fail(DP_NO_MEMORY, "no memory to pack weights");
-      DP_TRY(map_region(&e->weights, at, "the weights"));
+      DP_TRY(map_what_is_free(&e->weights, at, "the weights", ""));
     }
     p->job_count = jobs;
   }
@@ -185,7 +201,7 @@ static dp_status pack_weights(rt_engine *e, const rt_binding *binding, int worke
       if (pthread_create(&threads[started], NULL, pack_worker, &p) != 0) break;
     pack_worker(&p);
     for (int i = 0; i < started; i++) pthread_join(threads[i], NULL);
-    for (int64_t i = 0; i < p.job_count; i++) forget_file_pages(p.jobs[i].bound);
+    for (int64_t i = 0; i < p.job_count; i++) forget_file_rows(p.jobs[i].bound, 0, p.jobs[i].bound->rows);
   }
   free(p.jobs);
   return status;
@@ -205,11 +221,10 @@ static int64_t vocabulary_of(const tile_program *p) {
 static dp_status set_up_cache(rt_engine *e) {
   const tile_program *p = e->program;
   e->page_total = (e->context + TILE_CHUNK - 1) / TILE_CHUNK;
-  int64_t bytes = e->page_total * p->page_bytes, available = available_memory();
-  if (bytes < 0 || (available > 0 && bytes > available))
-    return dp_fail(DP_NO_MEMORY, "a context of %lld tokens needs %.1f GiB of KV cache, and %.1f GiB of memory is free; ask for a smaller one",
-                   (long long)e->context, (double)bytes / (1 << 30), (double)available / (1 << 30));
-  DP_TRY(map_region(&e->kv, bytes, "the KV cache"));
+  char what[80];
+  snprintf(what, sizeof what, "the KV cache of a context of %lld tokens", (long long)e->context);
+  int64_t bytes = p->page_bytes > INT64_MAX / e->page_total ? INT64_MAX : e->page_total * p->page_bytes;
+  DP_TRY(map_what_is_free(&e->kv, bytes, what, "; ask for a smaller context"));
   e->free_pages = calloc((size_t)e->page_total + 1, sizeof *e->free_pages);
   if (!e->free_pages) return dp_fail(DP_NO_MEMORY, "no memory for the table of pages");
   for (int64_t i = 0; i < e->page_total; i++) e->free_pages[i] = (int32_t)(e->page_total - 1 - i);
@@ -220,8 +235,8 @@ static dp_status set_up_cache(rt_engine *e) {
 static dp_status set_up_step(rt_engine *e) {
   const tile_program *p = e->program;
   size_t n = (size_t)e->max_tokens + TILE_LANES;
-  int32_t **arrays[] = {&e->tokens, &e->positions, &e->out_rows, &e->slots_of_tokens, &e->segment_row, &e->segment_tokens,
-                        &e->segment_pages};
+  int32_t **arrays[] = {&e->tokens,         &e->positions,   &e->out_rows,     &e->slots_of_tokens,
+                        &e->segment_tokens, &e->segment_row, &e->segment_pages};
   for (size_t i = 0; i < DP_COUNT(arrays); i++)
     if (!(*arrays[i] = calloc(n, sizeof(int32_t)))) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   e->pages = calloc((size_t)e->page_total + 1, sizeof *e->pages);
@@ -229,16 +244,21 @@ static dp_status set_up_step(rt_engine *e) {
   e->output_rows = calloc((size_t)p->output_count + 1, sizeof *e->output_rows);
   if (!e->pages || !e->inputs || !e->output_rows) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   for (int i = 0; i < p->input_count; i++) {
-    if (strcmp(p->inputs[i], "tokens") == 0) e->inputs[i] = e->tokens;
-    else if (strcmp(p->inputs[i], "pos") == 0) e->inputs[i] = e->positions;
-    else if (strcmp(p->inputs[i], "out_rows") == 0) e->inputs[i] = e->out_rows;
-    else return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", p->inputs[i]);
+    if (strcmp(p->inputs[i], "tokens") == 0)
+      e->inputs[i] = e->tokens;
+    else if (strcmp(p->inputs[i], "pos") == 0)
+      e->inputs[i] = e->positions;
+    else if (strcmp(p->inputs[i], "out_rows") == 0)
+      e->inputs[i] = e->out_rows;
+    else
+      return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", p->inputs[i]);
   }
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
     if (p->slab_bytes[i] == 0) continue;
     DP_TRY(map_region(&e->arena[i], tile_row_tiles(p, e->max_tokens) * p->slab_bytes[i], "activations"));
   }
-  if (p->output_count != 1) return dp_fail(DP_UNSUPPORTED, "the graph returns %d values, the engine runs graphs of one", p->output_count);
+  if (p->output_count != 1)
+    return dp_fail(DP_UNSUPPORTED, "the graph returns %d values, the engine runs graphs of one", p->output_count);
   for (int i = 0; i < p->buffer_count; i++) {
     if (p->buffers[i].output != 0) continue;
     e->output_columns = p->buffers[i].cols;
@@ -252,7 +272,9 @@ static dp_status set_up_step(rt_engine *e) {
 dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,
                         const rt_engine_options *options, rt_engine **engine) {
   *engine = NULL;
-  if (options->context < 1) return dp_fail(DP_INVALID, "a context of %lld tokens is too small", (long long)options->context);
+  if (options->context < 1 || options->context > MAX_CONTEXT)
+    return dp_fail(DP_INVALID, "a context must be of 1 to %d tokens, not %lld", MAX_CONTEXT,
+                   (long long)options->context);
   rt_engine *e = calloc(1, sizeof *e);
   if (!e) return dp_fail(DP_NO_MEMORY, "no memory for an engine");
   e->program = program;
@@ -261,7 +283,8 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   e->vocabulary = vocabulary_of(program);
   dp_status status = set_up_cache(e);
   if (status.code == DP_OK) status = set_up_step(e);
-  if (status.code == DP_OK) status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
+  if (status.code == DP_OK)
+    status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
   if (status.code == DP_OK) status = pack_weights(e, binding, options->workers);
   if (status.code != DP_OK) {
     rt_engine_free(e);
@@ -314,7 +337,8 @@ dp_status rt_sequence_new(rt_engine *e, rt_sequence **sequence) {
 void rt_sequence_truncate(rt_engine *e, rt_sequence *s, int64_t length) {
   if (length >= s->length) return;
   s->length = length < 0 ? 0 : length;
-  while (s->page_count > (s->length + TILE_CHUNK - 1) / TILE_CHUNK) e->free_pages[e->free_count++] = s->pages[--s->page_count];
+  int64_t keep = (s->length + TILE_CHUNK - 1) / TILE_CHUNK;
+  while (s->page_count > keep) e->free_pages[e->free_count++] = s->pages[--s->page_count];
 }
 
 void rt_sequence_free(rt_engine *e, rt_sequence *s) {
@@ -335,30 +359,34 @@ int64_t rt_engine_max_tokens(const rt_engine *e) { return e->max_tokens; }
 int64_t rt_engine_context(const rt_engine *e) { return e->context; }
 
 int64_t rt_engine_free_tokens(const rt_engine *e, const rt_sequence *s) {
-  return e->free_count * TILE_CHUNK + s->page_count * TILE_CHUNK - s->length;
+  int64_t room = (e->free_count + s->page_count) * TILE_CHUNK - s->length, left = e->context - s->length;
+  return room < left ? room : left;
 }
 
 /* ---- steps */
 
-static dp_status check_requests(const rt_engine *e, const rt_request *requests, int count) {
+static dp_status check_requests(rt_engine *e, const rt_request *requests, int count) {
   int64_t tokens = 0, pages = 0;
+  e->steps++;
   for (int i = 0; i < count; i++) {
     const rt_request *r = &requests[i];
     if (r->count < 1) return dp_fail(DP_INVALID, "request %d of the step has no tokens", i);
-    for (int j = 0; j < i; j++)
-      if (requests[j].sequence == r->sequence) return dp_fail(DP_INVALID, "a sequence stands twice in the step");
+    if (r->sequence->step == e->steps) return dp_fail(DP_INVALID, "a sequence stands twice in the step");
+    r->sequence->step = e->steps;
+    if (r->count > e->max_tokens || (tokens += r->count) > e->max_tokens)
+      return dp_fail(DP_INVALID, "the step has more than the %lld tokens that fit", (long long)e->max_tokens);
+    if (r->sequence->length + r->count > e->context)
+      return dp_fail(DP_INVALID, "the context of %lld tokens is full: a sequence of %lld and %lld more do not fit",
+                     (long long)e->context, (long long)r->sequence->length, (long long)r->count);
     for (int64_t t = 0; t < r->count; t++)
       if (r->tokens[t] < 0 || r->tokens[t] >= e->vocabulary)
         return dp_fail(DP_INVALID, "token id %d is out of range: the vocabulary has %lld tokens", (int)r->tokens[t],
                        (long long)e->vocabulary);
-    tokens += r->count;
     pages += (r->sequence->length + r->count + TILE_CHUNK - 1) / TILE_CHUNK - r->sequence->page_count;
   }
-  if (tokens > e->max_tokens)
-    return dp_fail(DP_INVALID, "a step of %lld tokens: at most %lld fit", (long long)tokens, (long long)e->max_tokens);
   if (pages > e->free_count)
-    return dp_fail(DP_INVALID, "the context is full: %lld tokens fit, and %lld more were given", (long long)e->context,
-                   (long long)tokens);
+    return dp_fail(DP_INVALID, "the context of %lld tokens is full: %lld more need %lld pages, and %lld are free",
+                   (long long)e->context, (long long)tokens, (long long)pages, (long long)e->free_count);
   return DP_SUCCESS;
 }
 
@@ -369,7 +397,8 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
   for (int i = 0; i < count; i++) {
     const rt_request *r = &requests[i];
     rt_sequence *s = r->sequence;
-    while (s->page_count * TILE_CHUNK < s->length + r->count) s->pages[s->page_count++] = e->free_pages[--e->free_count];
+    int64_t need = (s->length + r->count + TILE_CHUNK - 1) / TILE_CHUNK;
+    while (s->page_count < need) s->pages[s->page_count++] = e->free_pages[--e->free_count];
     int64_t first_page = pages;
     memcpy(e->pages + pages, s->pages, sizeof *s->pages * (size_t)s->page_count);
     pages += s->page_count;
@@ -385,7 +414,8 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
         e->segment_pages[segments++] = (int32_t)first_page;
       }
       e->segment_tokens[segments - 1]++;
-      if (r->want == RT_WANT_ALL || (r->want == RT_WANT_LAST && t == r->count - 1)) e->out_rows[outputs++] = (int32_t)rows;
+      bool wanted = r->want == RT_WANT_ALL || (r->want == RT_WANT_LAST && t == r->count - 1);
+      if (wanted) e->out_rows[outputs++] = (int32_t)rows;
     }
     s->length += r->count;
   }

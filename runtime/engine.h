@@ -1,5 +1,5 @@
-/* runtime/engine.h: a model ready to run: packed weights, a paged KV cache, workers. A step takes a ragged batch: several
- * sequences, each with its own count of new tokens. An engine is used by one thread at a time. */
+/* runtime/engine.h: a model ready to run: packed weights, a paged KV cache, workers. A step takes a ragged batch:
+ * several sequences, each with its own count of new tokens. An engine is used by one thread at a time. */
 #ifndef DIPPER_RUNTIME_ENGINE_H
 #define DIPPER_RUNTIME_ENGINE_H
 
@@ -10,20 +10,20 @@ typedef struct rt_engine rt_engine;
 typedef struct rt_sequence rt_sequence;
 
 typedef struct rt_engine_options {
-  int workers;            /* threads of a step, the caller included; >= 1 */
-  int64_t context;        /* tokens of all sequences together that the KV cache can hold */
-  int64_t max_tokens;     /* new tokens a step, at most; 0: 512 */
+  int workers;        /* threads of a step, the caller included; >= 1 */
+  int64_t context;    /* tokens of all sequences together that the KV cache can hold */
+  int64_t max_tokens; /* new tokens a step, at most; 0: 512 */
 } rt_engine_options;
 
-/* Packs the weights (all workers at it) and sets up memory. `program` and `code` must outlive the engine; the binding and
- * its file need not. */
+/* Packs the weights (all workers at it) and sets up memory. `program` and `code` must outlive the engine; the binding
+ * and its file need not. */
 dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,
                         const rt_engine_options *options, rt_engine **engine);
 void rt_engine_free(rt_engine *engine); /* NULL is fine; frees its sequences too */
 
 dp_status rt_sequence_new(rt_engine *engine, rt_sequence **sequence);
 void rt_sequence_free(rt_engine *engine, rt_sequence *sequence); /* its pages are reused */
-int64_t rt_sequence_length(const rt_sequence *sequence);          /* tokens in the cache */
+int64_t rt_sequence_length(const rt_sequence *sequence);         /* tokens in the cache */
 /* Forgets tokens from `length` on. */
 void rt_sequence_truncate(rt_engine *engine, rt_sequence *sequence, int64_t length);
 
@@ -42,7 +42,8 @@ typedef struct rt_logits {
   int64_t rows, columns, stride; /* floats from row to row */
 } rt_logits;
 
-/* Runs one step. Token ids out of range, a full cache, more tokens than max_tokens: an error before anything is touched. */
+/* Runs one step. Token ids out of range, a full cache, more tokens than max_tokens: an error before anything is
+ * touched. */
 dp_status rt_engine_step(rt_engine *engine, const rt_request *requests, int count, rt_logits *logits);
 
 int64_t rt_engine_vocabulary(const rt_engine *engine); /* token ids are below it */

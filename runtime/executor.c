@@ -5,20 +5,23 @@
  * futex that every completed counter advances, so that a core is never held by somebody who waits for another core. */
 #include "runtime/executor.h"
 
-#include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdalign.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { SPINS = 400, STEP_SPINS = 4000 }; /* a few and a few tens of microseconds */
+/* How long a worker holds its core before it sleeps: for another worker's task, for the next step. The second spans
+ * what lies between two steps of a generation (picking a token), so that a helper need not be woken for each. */
+enum { TASK_SPIN_NS = 3000, STEP_SPIN_NS = 30000, CACHE_LINE = 64 };
 
 typedef struct group_plan {
-  int64_t row_count;  /* row indices of a step: row tiles or segments */
   int64_t first_task; /* within its section's iteration */
   int col_tasks;
 } group_plan;
@@ -29,7 +32,7 @@ typedef struct section_plan {
 } section_plan;
 
 typedef struct worker {
-  rt_executor *executor;
+  alignas(CACHE_LINE) rt_executor *executor;
   void *scratch;
   /* whose prologue the scratch holds */
   int64_t last_group, last_iteration, last_row;
@@ -52,11 +55,16 @@ struct rt_executor {
 
   const tile_step *step;
   int64_t row_tiles[TILE_SPACE_COUNT], tasks;
-  _Atomic int64_t ticket;
-  _Atomic uint32_t advance; /* futex: changes when a counter is complete */
-  _Atomic int32_t sleepers; /* on advance */
-  _Atomic uint32_t serial;  /* futex: changes when a step opens */
-  _Atomic int32_t open, active;
+  uint32_t step_number; /* counts steps, so that a scratch's content is never taken for this step's */
+  int task_spins, step_spins;
+
+  /* What every task writes stands apart from what every task reads. */
+  alignas(CACHE_LINE) _Atomic int64_t ticket;
+  alignas(CACHE_LINE) _Atomic uint32_t advance; /* futex: changes when a counter is complete */
+  _Atomic int32_t sleepers;                     /* on advance */
+  alignas(CACHE_LINE) _Atomic uint32_t serial;  /* futex: changes when a step opens, and at the end */
+  _Atomic int32_t open; /* a step runs: everything above is set for it, and stays while `active` > 0 */
+  _Atomic int32_t active;
   _Atomic uint32_t active_futex;
   _Atomic int32_t stop;
 };
@@ -75,11 +83,33 @@ static void pause_core(void) {
 #endif
 }
 
+static int64_t nanoseconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* A pause lasts 4 to 150 cycles, as the core pleases: measured, the shortest of a few tries. */
+static void measure_spins(rt_executor *e) {
+  enum { PAUSES = 200, TRIES = 5 };
+  int64_t shortest = INT64_MAX;
+  for (int i = 0; i < TRIES; i++) {
+    int64_t begin = nanoseconds();
+    for (int j = 0; j < PAUSES; j++) pause_core();
+    int64_t took = nanoseconds() - begin;
+    if (took < shortest) shortest = took;
+  }
+  if (shortest < PAUSES / 8) shortest = PAUSES / 8;
+  e->task_spins = (int)(TASK_SPIN_NS * PAUSES / shortest);
+  e->step_spins = (int)(STEP_SPIN_NS * (int64_t)PAUSES / shortest);
+}
+
 /* ---- what a step consists of */
 
 static void plan_step(rt_executor *e, const tile_step *step) {
   const tile_program *p = e->program;
   e->step = step;
+  e->step_number++;
   e->row_tiles[TILE_TOKENS] = tile_row_tiles(p, step->rows[TILE_TOKENS]);
   e->row_tiles[TILE_OUTPUTS] = tile_row_tiles(p, step->rows[TILE_OUTPUTS]);
   e->row_tiles[TILE_SEGMENTS] = e->row_tiles[TILE_TOKENS];
@@ -97,7 +127,7 @@ static void plan_step(rt_executor *e, const tile_step *step) {
     for (int g = section->first; g < section->first + section->count; g++) {
       const tile_kind *kind = &p->kinds[p->groups[g].kind];
       int64_t rows = kind->space == TILE_SEGMENTS ? step->rows[TILE_SEGMENTS] : e->row_tiles[kind->space];
-      e->groups[g] = (group_plan){rows, plan->tasks, kind->col_tasks};
+      e->groups[g] = (group_plan){plan->tasks, kind->col_tasks};
       plan->tasks += rows * kind->col_tasks;
     }
     e->tasks += plan->tasks * section->iterations;
@@ -149,7 +179,7 @@ static int64_t row_tile_of(const rt_executor *e, const task *t) {
 static void await(rt_executor *e, int group, int64_t iteration, int64_t row_tile) {
   _Atomic int32_t *counter = counter_of(e, group, iteration, row_tile);
   int32_t need = tasks_of_tile(e, group, row_tile);
-  for (int i = 0; i < SPINS; i++) {
+  for (int i = 0; i < e->task_spins; i++) {
     if (atomic_load_explicit(counter, memory_order_acquire) >= need) return;
     pause_core();
   }
@@ -191,23 +221,23 @@ static void count_done(rt_executor *e, const task *t) {
 
 /* ---- workers */
 
-static void run_task(rt_executor *e, worker *w, const task *t, uint32_t serial) {
-  bool reuse = w->last_step == serial && w->last_group == t->group && w->last_iteration == t->iteration && w->last_row == t->row;
+static void run_task(rt_executor *e, worker *w, const task *t) {
+  bool reuse = w->last_step == e->step_number && w->last_group == t->group && w->last_iteration == t->iteration &&
+               w->last_row == t->row;
   e->code->run(e->code, e->program->groups[t->group].kind, e->step, t->iteration, t->row, t->col, w->scratch, reuse);
-  w->last_step = serial;
+  w->last_step = e->step_number;
   w->last_group = t->group;
   w->last_iteration = t->iteration;
   w->last_row = t->row;
 }
 
 static void work(rt_executor *e, worker *w) {
-  uint32_t serial = atomic_load_explicit(&e->serial, memory_order_relaxed);
   for (;;) {
     int64_t ticket = atomic_fetch_add_explicit(&e->ticket, 1, memory_order_relaxed);
     if (ticket >= e->tasks) return;
     task t = find_task(e, ticket);
     await_producers(e, &t);
-    run_task(e, w, &t, serial);
+    run_task(e, w, &t);
     count_done(e, &t);
   }
 }
@@ -225,7 +255,7 @@ static void *helper(void *argument) {
   uint32_t seen = 0;
   while (!atomic_load(&e->stop)) {
     uint32_t serial = atomic_load(&e->serial);
-    for (int i = 0; i < STEP_SPINS && serial == seen && !atomic_load(&e->stop); i++) {
+    for (int i = 0; i < e->step_spins && serial == seen && !atomic_load(&e->stop); i++) {
       pause_core();
       serial = atomic_load(&e->serial);
     }
@@ -233,6 +263,8 @@ static void *helper(void *argument) {
       futex_wait(&e->serial, seen);
       continue;
     }
+    /* Who comes late finds the step closed, or the next one open: both are fine, as `open` is read after `active` is
+     * raised, and the caller touches a step's plan only while `open` is 0 and then `active` is 0. */
     seen = serial;
     atomic_fetch_add(&e->active, 1);
     if (atomic_load(&e->open)) work(e, w);
@@ -241,17 +273,24 @@ static void *helper(void *argument) {
   return NULL;
 }
 
+static void clear_counters(rt_executor *e) {
+  int64_t used = e->row_tiles[TILE_TOKENS];
+  if (used < e->row_tiles[TILE_OUTPUTS]) used = e->row_tiles[TILE_OUTPUTS];
+  for (int64_t i = 0; i < e->instances; i++)
+    for (int64_t row = 0; row < used; row++)
+      atomic_store_explicit(&e->counters[i * e->max_row_tiles + row], 0, memory_order_relaxed);
+}
+
 void rt_executor_run(rt_executor *e, const tile_step *step) {
   plan_step(e, step);
   if (e->worker_count == 1) {
-    uint32_t serial = atomic_fetch_add(&e->serial, 1) + 1;
     for (int64_t ticket = 0; ticket < e->tasks; ticket++) {
       task t = find_task(e, ticket);
-      run_task(e, &e->workers[0], &t, serial);
+      run_task(e, &e->workers[0], &t);
     }
     return;
   }
-  for (int64_t i = 0; i < e->instances * e->max_row_tiles; i++) atomic_store_explicit(&e->counters[i], 0, memory_order_relaxed);
+  clear_counters(e);
   atomic_store(&e->ticket, 0);
   atomic_store(&e->open, 1);
   atomic_fetch_add(&e->serial, 1);
@@ -260,7 +299,7 @@ void rt_executor_run(rt_executor *e, const tile_step *step) {
   /* All tickets are taken; a helper still asleep need not be waited for, one inside must finish its task. */
   atomic_store(&e->open, 0);
   for (int i = 0; atomic_load(&e->active) > 0; i++) {
-    if (i < SPINS) {
+    if (i < e->task_spins) {
       pause_core();
       continue;
     }
@@ -273,12 +312,34 @@ int rt_executor_workers(const rt_executor *executor) { return executor->worker_c
 
 /* ---- life */
 
+/* Zeroed memory in cache lines of its own, or NULL. */
+static void *zeroed_lines(size_t size) {
+  void *memory;
+  size = (size + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+  return posix_memalign(&memory, CACHE_LINE, size) == 0 ? memset(memory, 0, size) : NULL;
+}
+
+/* Helpers leave every signal to the program's own threads. */
+static dp_status start_helpers(rt_executor *e) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int reason = 0;
+  for (int i = 1; i < e->worker_count && !reason; i++) {
+    reason = pthread_create(&e->workers[i].thread, NULL, helper, &e->workers[i]);
+    e->workers[i].started = reason == 0;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return reason ? dp_fail(DP_IO, "cannot start %d worker threads: %s", e->worker_count, strerror(reason)) : DP_SUCCESS;
+}
+
 dp_status rt_executor_new(const tile_program *p, const tile_code *code, int workers, int64_t max_tokens,
                           int64_t max_outputs, rt_executor **executor) {
   *executor = NULL;
   if (workers < 1 || workers > 1024) return dp_fail(DP_INVALID, "threads must be 1 to 1024, not %d", workers);
-  rt_executor *e = calloc(1, sizeof *e);
+  rt_executor *e = zeroed_lines(sizeof *e);
   if (!e) return dp_fail(DP_NO_MEMORY, "no memory for an executor");
+  measure_spins(e);
   e->program = p;
   e->code = code;
   e->worker_count = workers;
@@ -293,19 +354,15 @@ dp_status rt_executor_new(const tile_program *p, const tile_code *code, int work
   e->counters = calloc((size_t)(e->instances * e->max_row_tiles) + 1, sizeof *e->counters);
   e->segment_tile = calloc((size_t)max_tokens + 1, sizeof *e->segment_tile);
   e->tile_segments = calloc((size_t)e->max_row_tiles, sizeof *e->tile_segments);
-  e->workers = calloc((size_t)workers, sizeof *e->workers);
+  e->workers = zeroed_lines((size_t)workers * sizeof *e->workers);
   bool complete = e->groups && e->sections && e->counters && e->segment_tile && e->tile_segments && e->workers;
   for (int i = 0; complete && i < workers; i++) {
     e->workers[i].executor = e;
-    complete = posix_memalign(&e->workers[i].scratch, 64, code->scratch_bytes + 64) == 0;
-    if (complete) memset(e->workers[i].scratch, 0, code->scratch_bytes + 64);
+    e->workers[i].scratch = zeroed_lines(code->scratch_bytes + CACHE_LINE);
+    complete = e->workers[i].scratch != NULL;
   }
   dp_status status = complete ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for %d workers", workers);
-  for (int i = 1; status.code == DP_OK && i < workers; i++) {
-    int reason = pthread_create(&e->workers[i].thread, NULL, helper, &e->workers[i]);
-    if (reason) status = dp_fail(DP_IO, "cannot start worker thread %d of %d: %s", i + 1, workers, strerror(reason));
-    else e->workers[i].started = true;
-  }
+  if (status.code == DP_OK) status = start_helpers(e);
   if (status.code != DP_OK) {
     rt_executor_free(e);
     return status;

@@ -2,6 +2,7 @@
  *
  *   dipper.c   main, the table of commands, help
  *   flags.c    flags from argv, with did-you-mean
+ *   io.c       errors, output, standard input, token ids
  *   run.c      run: a prompt, standard input, or a conversation
  *   figures.c  logits, eval, bench: numbers out
  *   look.c     check, ir, graph, weights, tokenize: looking inside */
@@ -36,8 +37,9 @@ typedef struct cli_args {
 } cli_args;
 
 typedef struct cli_command {
-  const char *name, *arguments, *flags; /* flags: names it takes, separated by spaces */
-  const char *summary, *description;
+  const char *name, *arguments;
+  const char *flags, *required; /* names of flags it takes, and of those it must have, separated by spaces */
+  const char *summary, *description, *examples;
   int least, most; /* positional arguments */
   int (*run)(const cli_args *args);
 } cli_command;
@@ -50,11 +52,17 @@ bool cli_color(int fd); /* a terminal, and NO_COLOR is not set */
 /* Prints "dipper: error: ..." (or a diagnostic as it is), frees the status, returns CLI_FAILURE. */
 int cli_fail(dp_status status);
 int cli_complain(const char *fmt, ...) DP_PRINTF(1, 2); /* the same for a message; returns CLI_FAILURE */
-/* Writes all of it to stdout; a closed pipe ends the program quietly, another failure is reported. */
-bool cli_write(const char *text, size_t length);
-int cli_flush(void); /* CLI_OK or CLI_FAILURE */
-bool cli_parse_integer(const char *text, int64_t *value);
+/* The same for a wrong command line, and where to read on (command NULL: `dipper help`); returns CLI_USAGE. */
+int cli_usage(const char *command, const char *fmt, ...) DP_PRINTF(2, 3);
+bool cli_write(const char *text, size_t length); /* to stdout; false: it failed, which cli_flush reports */
+/* The end of a command: what could not be written to stdout is told, unless nobody reads it any more. */
+int cli_flush(void);
+/* Atomically, unless the path is a device or a pipe. CLI_OK or CLI_FAILURE. */
+int cli_write_file(const char *path, const dp_text *text);
+void cli_remove_partial(const char *path); /* what a failed command began to write; never a device */
 dp_status cli_read_stdin(dp_str *text);
+/* Ids separated by commas, spaces or lines, with or without brackets; malloc'ed. CLI_OK or CLI_FAILURE. */
+int cli_parse_ids(const char *text, int32_t **ids, size_t *count);
 
 int cli_run(const cli_args *args);
 int cli_logits(const cli_args *args);

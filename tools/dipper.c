@@ -1,101 +1,150 @@
-/* tools/dipper.c: the `dipper` command: finds the command, shows help, and is the one place where errors are printed. */
+/* tools/dipper.c: the `dipper` command: the table of commands, finding one, showing help. */
 #include "tools/cli.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define MODEL_FLAGS "--weights --set --cache-dir --backend --verify-each"
 #define RUN_FLAGS MODEL_FLAGS " --threads --ctx --target-cpu --target-features"
 
 static const cli_command commands[] = {
-    {"run", "MODEL.dip --weights FILE [-p PROMPT | --chat]", RUN_FLAGS " -p --chat --raw -n --temp --top-k --top-p --min-p --seed --stats --json",
-     "answer a prompt, or hold a conversation",
-     "Writes what the model says to stdout as it comes. The prompt is -p's, or standard input. When the weights bring a chat\n"
-     "template the prompt becomes a user's message; --raw feeds it as it is. With --chat: a line is a message, Ctrl-C stops the\n"
-     "answer, /reset forgets the conversation, /exit or Ctrl-D ends it.",
-     1, 1, cli_run},
-    {"logits", "MODEL.dip --weights FILE --tokens LIST --out FILE.npy", RUN_FLAGS " --tokens --chunk --out",
-     "every position's logits",
-     "Writes an .npy file of f32 [tokens, vocabulary]. How the tokens are cut into steps (--chunk), and how many threads run,\n"
-     "does not change a bit of it.",
-     1, 1, cli_logits},
-    {"eval", "MODEL.dip --weights FILE --perplexity FILE.txt", RUN_FLAGS " --perplexity --json", "the perplexity of a text",
-     "exp of the mean negative log-likelihood of tokens 1 .. n-1, in one window, or in windows of the context's length.", 1, 1, cli_eval},
-    {"tokenize", "--weights FILE [TEXT]", "--weights --decode --json", "text to token ids, or back",
-     "Reads TEXT, or standard input. With --decode: ids separated by spaces or commas to text.", 0, 1, cli_tokenize},
-    {"check", "MODEL.dip", MODEL_FLAGS, "check a model's text", "Compiles the text down to a tile program and prints every mistake it finds.", 1, 1, cli_check},
-    {"ir", "MODEL.dip", MODEL_FLAGS " --dump-after --tile --llvm --asm --target-triple --target-cpu --target-features -o",
-     "look at a model's stages", "Prints the graph IR after all passes; or after one; or the tile program, LLVM IR or assembly made from it.", 1, 1, cli_ir},
-    {"graph", "MODEL.dip -o FILE.svg", MODEL_FLAGS " -o", "draw a model", "Draws the fused graph with Graphviz's dot: a box a task kind. A FILE.dot gets the text.", 1, 1, cli_graph},
-    {"weights", "ls FILE | save MODEL.dip --weights FILE --out FILE", MODEL_FLAGS " --out --dtype --json", "list or save weights",
-     "ls: the tensors of a GGUF or safetensors file. save: all weights of the model as safetensors with Hugging Face's names,\n"
-     "dequantized; --weights random:SEED makes them.",
-     2, 2, cli_weights},
-    {"bench", "MODEL.dip --weights FILE", RUN_FLAGS " --prefill --decode --repeat --batch --json", "measure speed",
-     "Prefill of a prompt in steps of at most 512 tokens, then single-token steps after it, some times over.", 1, 1, cli_bench},
+    {.name = "run",
+     .arguments = "MODEL.dip --weights FILE [-p PROMPT | --chat]",
+     .flags = RUN_FLAGS " -p --chat --raw -n --temp --top-k --top-p --min-p --seed --stats --json",
+     .required = "--weights",
+     .summary = "answer a prompt, or hold a conversation",
+     .description =
+         "Writes what the model says to stdout as it comes. The prompt is -p's, or standard input. When the weights\n"
+         "bring a chat template the prompt becomes a user's message (of standard input the last line's end is\n"
+         "dropped); --raw feeds it as it is. Ctrl-C stops the answer, with exit status 130.\n\n"
+         "With --chat each line is a message, and the history stays in the KV cache. Ctrl-C stops the answer only,\n"
+         "/reset forgets the conversation, /exit or Ctrl-D ends it.\n\n"
+         "With --stats, or when stderr is a terminal, a line of figures follows on stderr.",
+     .examples = "  dipper run models/llama.dip --weights SmolLM2-135M-Instruct.Q4_1.gguf -p 'Why is the sky blue?'\n"
+                 "  dipper run models/llama.dip --weights model.safetensors --chat --temp 0.7 --top-p 0.9\n"
+                 "  echo 'Once upon a time' | dipper run models/llama.dip --weights model.gguf --raw -n 100\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_run},
+    {.name = "logits",
+     .arguments = "MODEL.dip --weights FILE --tokens LIST --out FILE.npy",
+     .flags = RUN_FLAGS " --tokens --chunk --out",
+     .required = "--weights --tokens --out",
+     .summary = "every position's logits",
+     .description =
+         "Writes an .npy file of f32 [tokens, vocabulary]. How the tokens are cut into steps (--chunk), and how many\n"
+         "threads run, does not change a bit of it.",
+     .examples =
+         "  dipper logits models/llama.dip --weights model.gguf --tokens 1,2,3 --out logits.npy\n"
+         "  dipper logits models/llama.dip --weights random:7 --set layers=2 --tokens @ids.txt --out logits.npy\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_logits},
+    {.name = "eval",
+     .arguments = "MODEL.dip --weights FILE --perplexity FILE.txt",
+     .flags = RUN_FLAGS " --perplexity --json",
+     .required = "--weights --perplexity",
+     .summary = "the perplexity of a text",
+     .description =
+         "exp of the mean negative log-likelihood of tokens 1 .. n-1, in one window, or in windows of the context's\n"
+         "length. The text is not put through the chat template.",
+     .examples = "  dipper eval models/llama.dip --weights model.gguf --perplexity text.txt --json\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_eval},
+    {.name = "tokenize",
+     .arguments = "--weights FILE [TEXT]",
+     .flags = "--weights --decode --json",
+     .required = "--weights",
+     .summary = "text to token ids, or back",
+     .description = "Reads TEXT, or standard input, and prints the ids that the weights' tokenizer makes of it.\n"
+                    "With --decode: ids separated by spaces or commas to text.",
+     .examples = "  dipper tokenize --weights model.gguf 'Hello, world'\n"
+                 "  echo 19556 28 905 | dipper tokenize --weights model.gguf --decode\n",
+     .most = 1,
+     .run = cli_tokenize},
+    {.name = "check",
+     .arguments = "MODEL.dip",
+     .flags = MODEL_FLAGS,
+     .summary = "check a model's text",
+     .description =
+         "Compiles the text down to a tile program, checks every stage, and prints every mistake it finds. With\n"
+         "--weights the file's dimensions are taken and its tensors compared.",
+     .examples = "  dipper check models/llama.dip\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_check},
+    {.name = "ir",
+     .arguments = "MODEL.dip [--dump-after PASS | --tile | --llvm | --asm]",
+     .flags = MODEL_FLAGS " --dump-after --tile --llvm --asm --target-triple --target-cpu --target-features -o",
+     .summary = "look at a model's stages",
+     .description =
+         "Prints the graph IR after all passes; or after one; or the tile program, LLVM IR or assembly made from it.\n"
+         "With --weights for the dimensions and storage types of that file.",
+     .examples = "  dipper ir models/llama.dip --dump-after parse\n"
+                 "  dipper ir models/llama.dip --weights model.gguf --asm --target-cpu x86-64-v3 -o model.s\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_ir},
+    {.name = "graph",
+     .arguments = "MODEL.dip -o FILE.svg",
+     .flags = MODEL_FLAGS " -o",
+     .required = "-o",
+     .summary = "draw a model",
+     .description = "Draws the fused graph with Graphviz's dot: a box a task kind, a frame around the layers. The "
+                    "name's end says\n"
+                    "how: .svg, .png, .pdf, or .dot for the text alone.",
+     .examples = "  dipper graph models/llama.dip -o llama.svg\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_graph},
+    {.name = "weights",
+     .arguments = "ls FILE | save MODEL.dip --weights FILE --out FILE.safetensors",
+     .flags = MODEL_FLAGS " --out --dtype --json",
+     .summary = "list or save weights",
+     .description =
+         "ls: the tensors of a GGUF or safetensors file.\n"
+         "save: all weights of the model as safetensors with Hugging Face's names, dequantized; --weights random:SEED\n"
+         "makes them.",
+     .examples = "  dipper weights ls model.gguf --json\n"
+                 "  dipper weights save models/llama.dip --weights model.gguf --out model.safetensors --dtype f16\n",
+     .least = 2,
+     .most = 2,
+     .run = cli_weights},
+    {.name = "bench",
+     .arguments = "MODEL.dip --weights FILE",
+     .flags = RUN_FLAGS " --prefill --decode --repeat --batch --json",
+     .required = "--weights",
+     .summary = "measure speed",
+     .description =
+         "Prefill of a prompt in steps of at most 512 tokens, then single-token steps after it, some times over. One\n"
+         "more pass goes before and is not counted. Figures are tokens a second; with --batch the sequences decode\n"
+         "together, and the figure is of all of them.",
+     .examples = "  dipper bench models/llama.dip --weights model.gguf --threads 2 --prefill 512 --decode 64 --repeat "
+                 "5 --json\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_bench},
 };
 
-bool cli_color(int fd) {
-  const char *off = getenv("NO_COLOR"), *terminal = getenv("TERM");
-  return isatty(fd) && !(off && *off) && !(terminal && strcmp(terminal, "dumb") == 0);
-}
-
-int cli_fail(dp_status status) {
-  const char *text = dp_status_text(&status);
-  /* Rendered diagnostics name their own places, line by line. */
-  if (strstr(text, ": error: ") && strchr(text, '\n')) fputs(text, stderr);
-  else fprintf(stderr, cli_color(2) ? "\033[1mdipper: \033[31merror:\033[0m %s\n" : "dipper: error: %s\n", text);
-  dp_status_free(&status);
-  return CLI_FAILURE;
-}
-
-int cli_complain(const char *fmt, ...) {
-  va_list args;
-  va_start(args, fmt);
-  dp_str message = {0};
-  dp_str_addv(&message, fmt, args);
-  va_end(args);
-  return cli_fail((dp_status){DP_INVALID, message.text});
-}
-
-bool cli_write(const char *text, size_t length) { return fwrite(text, 1, length, stdout) == length; }
-
-int cli_flush(void) {
-  if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_OK;
-  if (errno == EPIPE) return CLI_FAILURE;
-  return cli_complain("cannot write the output: %s", strerror(errno));
-}
-
-dp_status cli_read_stdin(dp_str *text) {
-  char buffer[65536];
-  for (;;) {
-    size_t n = fread(buffer, 1, sizeof buffer, stdin);
-    dp_str_addn(text, buffer, n);
-    if (n < sizeof buffer) break;
-  }
-  dp_status status = {DP_OK, NULL};
-  if (ferror(stdin)) status = (dp_status){DP_IO, strdup("cannot read standard input")};
-  return status;
-}
-
-static void program_help(void) {
-  printf("dipper: a compiler for transformer training and inference\n\nUsage: dipper COMMAND [ARGUMENTS] [FLAGS]\n\nCommands:\n");
-  for (size_t i = 0; i < DP_COUNT(commands); i++) printf("  %-10s %s\n", commands[i].name, commands[i].summary);
-  printf("  %-10s %s\n  %-10s %s\n", "help", "this text; help COMMAND: a command's", "version", "the version");
-  printf("\nExit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n"
-         "Environment: DIPPER_CACHE (directory of compiled code), NO_COLOR.\n"
-         "\nExample:\n  dipper run models/llama.dip --weights SmolLM2-135M-Instruct.Q4_1.gguf -p 'Why is the sky blue?'\n");
+static void program_help(FILE *out) {
+  fprintf(out, "dipper: a compiler for transformer training and inference\n\nUsage: dipper COMMAND [ARGUMENTS] "
+               "[FLAGS]\n\nCommands:\n");
+  for (size_t i = 0; i < DP_COUNT(commands); i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+  fprintf(out, "  %-10s %s\n  %-10s %s\n", "help", "this text; help COMMAND: a command's", "version", "the version");
+  fprintf(out,
+          "\nExit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.\n"
+          "Environment: DIPPER_CACHE (directory of compiled code), NO_COLOR (no colors on a terminal).\n"
+          "\nExample:\n%.*s",
+          (int)strcspn(commands[0].examples, "\n") + 1, commands[0].examples);
 }
 
 static void command_help(const cli_command *command) {
   printf("dipper %s: %s\n\nUsage: dipper %s %s\n\n%s\n\nFlags:\n", command->name, command->summary, command->name,
          command->arguments, command->description);
   cli_print_flags(command);
-  printf("  %-24s %s\n", "--help", "this text");
+  printf("  %-24s %s\n\nExamples:\n%s", "--help", "this text", command->examples);
 }
 
 static const cli_command *find_command(const char *name) {
@@ -105,18 +154,33 @@ static const cli_command *find_command(const char *name) {
 }
 
 static int unknown_command(const char *name) {
-  const char *names[DP_COUNT(commands)];
-  for (size_t i = 0; i < DP_COUNT(commands); i++) names[i] = commands[i].name;
-  const char *near = dp_nearest_name(name, names, (int)DP_COUNT(commands));
-  if (near) fprintf(stderr, "dipper: error: no command '%s'; did you mean '%s'?\n", name, near);
-  else fprintf(stderr, "dipper: error: no command '%s'; 'dipper help' lists them\n", name);
-  return CLI_USAGE;
+  const char *names[DP_COUNT(commands) + 2] = {"help", "version"};
+  for (size_t i = 0; i < DP_COUNT(commands); i++) names[i + 2] = commands[i].name;
+  const char *near = dp_nearest_name(name, names, (int)DP_COUNT(names));
+  if (near) return cli_usage(NULL, "no command '%s'; did you mean '%s'?", name, near);
+  return cli_usage(NULL, "no command '%s'", name);
+}
+
+static int help(const char *name) {
+  const cli_command *command = name ? find_command(name) : NULL;
+  if (name && !command) return unknown_command(name);
+  if (command)
+    command_help(command);
+  else
+    program_help(stdout);
+  return cli_flush();
+}
+
+static bool asks_for_help(int argc, char **argv) {
+  for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++)
+    if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) return true;
+  return false;
 }
 
 int main(int argc, char **argv) {
-  signal(SIGPIPE, SIG_IGN);
+  signal(SIGPIPE, SIG_IGN); /* a closed stdout is a failed write, told apart by errno */
   if (argc < 2) {
-    program_help();
+    program_help(stderr);
     return CLI_USAGE;
   }
   const char *name = argv[1];
@@ -124,20 +188,11 @@ int main(int argc, char **argv) {
     printf("dipper " DIPPER_VERSION "\n");
     return cli_flush();
   }
-  if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
-    const cli_command *command = argc > 2 ? find_command(argv[2]) : NULL;
-    if (argc > 2 && !command) return unknown_command(argv[2]);
-    if (command) command_help(command);
-    else program_help();
-    return cli_flush();
-  }
+  if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
+    return help(argc > 2 ? argv[2] : NULL);
   const cli_command *command = find_command(name);
   if (!command) return unknown_command(name);
-  for (int i = 2; i < argc && strcmp(argv[i], "--") != 0; i++) {
-    if (strcmp(argv[i], "--help") != 0 && strcmp(argv[i], "-h") != 0) continue;
-    command_help(command);
-    return cli_flush();
-  }
+  if (asks_for_help(argc, argv)) return help(name);
   cli_args args;
   int code = cli_parse(command, argc, argv, &args);
   if (code != CLI_OK) return code;

@@ -14,65 +14,39 @@ static double seconds(void) {
   return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* "1,2,3" or "1 2 3", or "@FILE" with the same in it. */
+/* A list of ids, or "@FILE" with one in it. */
 static int read_ids(const char *list, int32_t **ids, size_t *count) {
   char *text = NULL;
-  size_t length;
   if (list[0] == '@') {
+    size_t length;
     dp_status status = dp_read_file(list + 1, &text, &length);
     if (status.code != DP_OK) return cli_fail(status);
     list = text;
   }
-  size_t capacity = 0;
-  *ids = NULL;
-  *count = 0;
-  int code = CLI_OK;
-  for (const char *at = list; code == CLI_OK;) {
-    at += strspn(at, ", \t\r\n[]");
-    if (!*at) break;
-    char *end;
-    errno = 0;
-    long id = strtol(at, &end, 10);
-    if (end == at || errno || id < INT32_MIN || id > INT32_MAX || !strchr(", \t\r\n]", *end)) {
-      code = cli_complain("--tokens: not a token id: '%.20s'", at);
-      break;
-    }
-    if (*count == capacity) {
-      capacity = capacity ? capacity * 2 : 256;
-      int32_t *more = realloc(*ids, capacity * sizeof *more);
-      if (!more) {
-        code = cli_complain("no memory for the token ids");
-        break;
-      }
-      *ids = more;
-    }
-    (*ids)[(*count)++] = (int32_t)id;
-    at = end;
-  }
-  if (code == CLI_OK && *count == 0) code = cli_complain("--tokens: no token ids");
+  int code = cli_parse_ids(list, ids, count);
   free(text);
-  if (code != CLI_OK) {
-    free(*ids);
-    *ids = NULL;
-  }
-  return code;
+  if (code != CLI_OK || *count > 0) return code;
+  free(*ids);
+  return cli_complain("--tokens: no token ids");
 }
 
 /* ---- logits: .npy, format version 1.0 (numpy.lib.format) */
 
 static bool write_npy_header(FILE *file, int64_t rows, int64_t columns) {
   char header[128];
-  int n = snprintf(header, sizeof header, "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %lld), }", (long long)rows,
-                   (long long)columns);
+  int n = snprintf(header, sizeof header, "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %lld), }",
+                   (long long)rows, (long long)columns);
   int padded = (10 + n + 1 + 63) / 64 * 64 - 10;
-  unsigned char preamble[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(padded & 255), (unsigned char)(padded >> 8)};
+  unsigned char preamble[10] = {
+      0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(padded & 255), (unsigned char)(padded >> 8)};
   if (fwrite(preamble, 1, 10, file) != 10 || fwrite(header, 1, (size_t)n, file) != (size_t)n) return false;
   for (int i = n; i < padded - 1; i++)
     if (fputc(' ', file) == EOF) return false;
   return fputc('\n', file) != EOF;
 }
 
-static int write_logits(const cli_args *args, dp_session *session, const int32_t *ids, size_t count, int64_t columns, int64_t step) {
+static int write_logits(const cli_args *args, dp_session *session, const int32_t *ids, size_t count, int64_t columns,
+                        int64_t step) {
   FILE *file = fopen(args->out, "wb");
   if (!file) return cli_complain("cannot write '%s': %s", args->out, strerror(errno));
   bool good = write_npy_header(file, (int64_t)count, columns);
@@ -89,14 +63,12 @@ static int write_logits(const cli_args *args, dp_session *session, const int32_t
     good = false;
     reason = errno;
   }
-  if (status.code != DP_OK || !good) remove(args->out);
+  if (status.code != DP_OK || !good) cli_remove_partial(args->out);
   if (status.code != DP_OK) return cli_fail(status);
   return good ? CLI_OK : cli_complain("cannot write '%s': %s", args->out, strerror(reason));
 }
 
 int cli_logits(const cli_args *args) {
-  if (!args->tokens) return cli_complain("logits wants --tokens");
-  if (!args->out) return cli_complain("logits wants --out");
   int32_t *ids = NULL;
   size_t count = 0;
   int code = read_ids(args->tokens, &ids, &count);
@@ -112,10 +84,12 @@ int cli_logits(const cli_args *args) {
   if (status.code == DP_OK) {
     dp_model_info info = dp_model_get_info(model);
     if ((int64_t)count > info.context)
-      code = cli_complain("%zu tokens do not fit the context of %lld; give a larger --ctx", count, (long long)info.context);
+      code = cli_complain("%zu tokens do not fit the context of %lld; give a larger --ctx", count,
+                          (long long)info.context);
     for (size_t i = 0; code == CLI_OK && i < count; i++)
       if (ids[i] < 0 || ids[i] >= info.vocabulary)
-        code = cli_complain("token id %d is out of range: the vocabulary has %lld tokens", (int)ids[i], (long long)info.vocabulary);
+        code = cli_complain("token id %d is out of range: the vocabulary has %lld tokens", (int)ids[i],
+                            (long long)info.vocabulary);
     if (code == CLI_OK) code = write_logits(args, session, ids, count, info.vocabulary, step);
   } else {
     code = cli_fail(status);
@@ -129,7 +103,6 @@ int cli_logits(const cli_args *args) {
 /* ---- perplexity */
 
 int cli_eval(const cli_args *args) {
-  if (!args->perplexity) return cli_complain("eval wants --perplexity FILE.txt");
   char *text;
   size_t length;
   dp_status status = dp_read_file(args->perplexity, &text, &length);
@@ -141,7 +114,8 @@ int cli_eval(const cli_args *args) {
   if (status.code == DP_OK) status = dp_tokenize(model, text, length, false, &tokens);
   if (status.code == DP_OK) status = dp_perplexity(model, tokens.ids, tokens.count, &perplexity);
   if (status.code == DP_OK)
-    printf(args->json ? "{\"perplexity\":%.6f,\"tokens\":%zu}\n" : "perplexity %.4f over %zu tokens\n", perplexity, tokens.count);
+    printf(args->json ? "{\"perplexity\":%.6f,\"tokens\":%zu}\n" : "perplexity %.4f over %zu tokens\n", perplexity,
+           tokens.count);
   dp_tokens_free(&tokens);
   dp_model_free(model);
   free(text);
@@ -166,7 +140,8 @@ static dp_status measure(const cli_args *args, dp_model *model, measurement *m) 
     double begin = seconds();
     for (int64_t at = 0; status.code == DP_OK && at < args->prefill; at += info.step_tokens) {
       int64_t some = args->prefill - at < info.step_tokens ? args->prefill - at : info.step_tokens;
-      status = dp_session_feed(sessions[s], prompt + at, (size_t)some, at + some == args->prefill ? DP_WANT_LAST : DP_WANT_NONE, NULL);
+      status = dp_session_feed(sessions[s], prompt + at, (size_t)some,
+                               at + some == args->prefill ? DP_WANT_LAST : DP_WANT_NONE, NULL);
     }
     if (s == 0) m->prefill = (double)args->prefill / (seconds() - begin);
   }
@@ -202,7 +177,8 @@ int cli_bench(const cli_args *args) {
   dp_model *model = NULL;
   dp_status status = dp_model_open(&options, &model);
   double prefill[1000], decode[1000];
-  for (int64_t i = -1; status.code == DP_OK && i < args->repeat; i++) { /* the first pass warms memory and is not counted */
+  for (int64_t i = -1; status.code == DP_OK && i < args->repeat;
+       i++) { /* the first pass warms memory and is not counted */
     measurement m = {0};
     status = measure(args, model, &m);
     if (i < 0) continue;
@@ -225,10 +201,12 @@ int cli_bench(const cli_args *args) {
   } else {
     qsort(prefill, (size_t)args->repeat, sizeof *prefill, by_value);
     qsort(decode, (size_t)args->repeat, sizeof *decode, by_value);
-    printf("%d threads: prefill of %lld at %.1f tok/s (%.1f to %.1f), decode of %lld x %lld at %.1f tok/s (%.1f to %.1f), load %.0f ms, compile %.0f ms%s, peak memory %.0f MiB\n",
+    printf("%d threads: prefill of %lld at %.1f tok/s (%.1f to %.1f), decode of %lld x %lld at %.1f tok/s (%.1f to "
+           "%.1f), load %.0f ms, compile %.0f ms%s, peak memory %.0f MiB\n",
            info.threads, (long long)args->prefill, prefill[args->repeat / 2], prefill[0], prefill[args->repeat - 1],
-           (long long)args->batch, (long long)args->bench_decode, decode[args->repeat / 2], decode[0], decode[args->repeat - 1],
-           info.load_s * 1e3, info.compile_s * 1e3, info.compiled ? "" : " (cached)", (double)usage.ru_maxrss / 1024);
+           (long long)args->batch, (long long)args->bench_decode, decode[args->repeat / 2], decode[0],
+           decode[args->repeat - 1], info.load_s * 1e3, info.compile_s * 1e3, info.compiled ? "" : " (cached)",
+           (double)usage.ru_maxrss / 1024);
   }
   dp_model_free(model);
   return CLI_OK;

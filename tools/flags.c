@@ -19,35 +19,45 @@ typedef struct flag {
 
 #define AT(field) offsetof(cli_args, field)
 static const flag flags[] = {
-    {"--weights", "FILE", "GGUF or safetensors file, or random:SEED for weights of the model's shapes", FLAG_TEXT, AT(model.weights), 0, 0},
-    {"--set", "NAME=VALUE", "a dimension or constant of the model; beats the weights file and the text", FLAG_SET, 0, 0, 0},
+    {"--weights", "FILE", "GGUF or safetensors file, or random:SEED for weights of the model's shapes", FLAG_TEXT,
+     AT(model.weights), 0, 0},
+    {"--set", "NAME=VALUE", "a dimension or constant of the model; beats the weights file and the text", FLAG_SET, 0, 0,
+     0},
     {"--threads", "K", "worker threads (default: one a core)", FLAG_INT, AT(model.threads), 1, 1024},
-    {"--ctx", "N", "tokens of context (default: the model's, at most 4096)", FLAG_INTEGER, AT(model.context), 1, 1 << 30},
-    {"--cache-dir", "DIR", "where compiled code is kept; empty for nowhere (default: $DIPPER_CACHE, $XDG_CACHE_HOME/dipper, ~/.cache/dipper)", FLAG_TEXT, AT(model.cache_dir), 0, 0},
+    {"--ctx", "N", "tokens of context (default: the model's, at most 4096)", FLAG_INTEGER, AT(model.context), 1,
+     1 << 30},
+    {"--cache-dir", "DIR",
+     "where compiled code is kept; empty for nowhere (default: $DIPPER_CACHE, $XDG_CACHE_HOME/dipper, ~/.cache/dipper)",
+     FLAG_TEXT, AT(model.cache_dir), 0, 0},
     {"--backend", "NAME", "llvm or interp", FLAG_TEXT, AT(model.backend), 0, 0},
     {"--target-triple", "TRIPLE", "code for another machine, as LLVM names it", FLAG_TEXT, AT(model.triple), 0, 0},
     {"--target-cpu", "CPU", "x86-64-v3, znver4, ...", FLAG_TEXT, AT(model.cpu), 0, 0},
     {"--target-features", "LIST", "+avx2,-fma, ...", FLAG_TEXT, AT(model.features), 0, 0},
-    {"--verify-each", NULL, "check the IR, its round trip and the tile program after every pass", FLAG_BOOL, AT(model.verify_each), 0, 0},
+    {"--verify-each", NULL, "check the IR, its round trip and the tile program after every pass", FLAG_BOOL,
+     AT(model.verify_each), 0, 0},
     {"-p", "PROMPT", "the prompt", FLAG_TEXT, AT(prompt), 0, 0},
     {"--chat", NULL, "a conversation in the terminal", FLAG_BOOL, AT(chat), 0, 0},
     {"--raw", NULL, "the prompt as it is, without the chat template", FLAG_BOOL, AT(raw), 0, 0},
-    {"-n", "N", "new tokens at most (default: until the model ends or the context does)", FLAG_INTEGER, AT(count), 0, 1 << 30},
+    {"-n", "N", "new tokens at most (default: until the model ends or the context does)", FLAG_INTEGER, AT(count), 0,
+     1 << 30},
     {"--temp", "T", "temperature; 0 takes the likeliest token (default 0)", FLAG_NUMBER, AT(temperature), 0, 100},
     {"--top-k", "K", "sample from the K likeliest; 0: all", FLAG_INTEGER, AT(top_k), 0, 1 << 30},
     {"--top-p", "P", "sample from the likeliest that together reach P", FLAG_NUMBER, AT(top_p), 0, 1},
     {"--min-p", "P", "sample from those at least P times as likely as the likeliest", FLAG_NUMBER, AT(min_p), 0, 1},
     {"--seed", "S", "seed of sampling (default 0)", FLAG_INTEGER, AT(seed), 0, 9e18},
-    {"--stats", NULL, "a line of figures on stderr at the end (always when stderr is a terminal)", FLAG_BOOL, AT(stats), 0, 0},
+    {"--stats", NULL, "a line of figures on stderr at the end (always when stderr is a terminal)", FLAG_BOOL, AT(stats),
+     0, 0},
     {"--tokens", "LIST", "token ids: 1,2,3 or @FILE", FLAG_TEXT, AT(tokens), 0, 0},
-    {"--chunk", "N", "feed N tokens a step (the logits are the same to the last bit)", FLAG_INTEGER, AT(chunk), 1, 1 << 30},
+    {"--chunk", "N", "feed N tokens a step (the logits are the same to the last bit)", FLAG_INTEGER, AT(chunk), 1,
+     1 << 30},
     {"--out", "FILE", "where to write", FLAG_TEXT, AT(out), 0, 0},
     {"-o", "FILE", "where to write", FLAG_TEXT, AT(out), 0, 0},
     {"--dtype", "TYPE", "f32, f16 or bf16 (default f32)", FLAG_TEXT, AT(dtype), 0, 0},
     {"--perplexity", "FILE", "text to measure the perplexity of", FLAG_TEXT, AT(perplexity), 0, 0},
     {"--decode", NULL, "the other way: ids to text", FLAG_BOOL, AT(decode), 0, 0},
     {"--json", NULL, "output for programs", FLAG_BOOL, AT(json), 0, 0},
-    {"--dump-after", "PASS", "the IR after this pass; all: after each; parse: before any", FLAG_TEXT, AT(dump_after), 0, 0},
+    {"--dump-after", "PASS", "the IR after this pass; all: after each; parse: before any", FLAG_TEXT, AT(dump_after), 0,
+     0},
     {"--tile", NULL, "the tile program", FLAG_BOOL, AT(tile), 0, 0},
     {"--llvm", NULL, "the LLVM IR", FLAG_BOOL, AT(llvm), 0, 0},
     {"--asm", NULL, "the assembly", FLAG_BOOL, AT(assembly), 0, 0},
@@ -58,14 +68,17 @@ static const flag flags[] = {
 };
 
 /* `bench --decode N` counts steps; everywhere else --decode is a switch. */
-static const flag bench_decode = {"--decode", "N", "single-token steps (default 64)", FLAG_INTEGER, AT(bench_decode), 0, 1 << 20};
+static const flag bench_decode = {"--decode", "N",    "single-token steps (default 64)", FLAG_INTEGER, AT(bench_decode),
+                                  0,          1 << 20};
 
-static bool takes(const cli_command *command, const char *name) {
+static bool lists(const char *names, const char *name) {
   size_t n = strlen(name);
-  for (const char *at = command->flags; (at = strstr(at, name)); at += n)
-    if ((at == command->flags || at[-1] == ' ') && (at[n] == ' ' || !at[n])) return true;
+  for (const char *at = names; at && (at = strstr(at, name)); at += n)
+    if ((at == names || at[-1] == ' ') && (at[n] == ' ' || !at[n])) return true;
   return false;
 }
+
+static bool takes(const cli_command *command, const char *name) { return lists(command->flags, name); }
 
 static const flag *find_flag(const cli_command *command, const char *name) {
   if (!takes(command, name)) return NULL;
@@ -85,24 +98,13 @@ void cli_print_flags(const cli_command *command) {
   }
 }
 
-bool cli_parse_integer(const char *text, int64_t *value) {
+static bool parse_integer(const char *text, int64_t *value) {
   char *end;
   errno = 0;
   long long n = strtoll(text, &end, 10);
   if (end == text || *end || errno) return false;
   *value = n;
   return true;
-}
-
-static int usage(const cli_command *command, const char *fmt, ...) DP_PRINTF(2, 3);
-static int usage(const cli_command *command, const char *fmt, ...) {
-  va_list args;
-  va_start(args, fmt);
-  fprintf(stderr, "dipper: error: ");
-  vfprintf(stderr, fmt, args);
-  fprintf(stderr, "\nTry 'dipper %s --help'.\n", command->name);
-  va_end(args);
-  return CLI_USAGE;
 }
 
 static int unknown_flag(const cli_command *command, const char *name) {
@@ -112,8 +114,8 @@ static int unknown_flag(const cli_command *command, const char *name) {
     if (takes(command, flags[i].name)) names[count++] = flags[i].name;
   names[count++] = "--help";
   const char *near = dp_nearest_name(name, names, count);
-  if (near) return usage(command, "%s has no flag '%s'; did you mean '%s'?", command->name, name, near);
-  return usage(command, "%s has no flag '%s'", command->name, name);
+  if (near) return cli_usage(command->name, "%s has no flag '%s'; did you mean '%s'?", command->name, name, near);
+  return cli_usage(command->name, "%s has no flag '%s'", command->name, name);
 }
 
 static int set_flag(const cli_command *command, const flag *f, const char *value, cli_args *args) {
@@ -129,30 +131,45 @@ static int set_flag(const cli_command *command, const flag *f, const char *value
     *(const char **)(void *)field = value;
     return CLI_OK;
   case FLAG_SET:
-    if (!strchr(value, '=')) return usage(command, "--set wants NAME=VALUE, not '%s'", value);
-    if (args->model.set_count == (int)DP_COUNT(args->sets)) return usage(command, "too many --set");
+    if (!strchr(value, '=')) return cli_usage(command->name, "--set wants NAME=VALUE, not '%s'", value);
+    if (args->model.set_count == (int)DP_COUNT(args->sets)) return cli_usage(command->name, "too many --set");
     args->sets[args->model.set_count++] = value;
     return CLI_OK;
   case FLAG_INTEGER:
   case FLAG_INT:
-    if (!cli_parse_integer(value, &integer)) return usage(command, "%s wants a whole number, not '%s'", f->name, value);
+    if (!parse_integer(value, &integer))
+      return cli_usage(command->name, "%s wants a whole number, not '%s'", f->name, value);
     if ((double)integer < f->least || (double)integer > f->most)
-      return usage(command, "%s must be between %.0f and %.0f, not %s", f->name, f->least, f->most, value);
-    if (f->kind == FLAG_INT) *(int *)(void *)field = (int)integer;
-    else *(int64_t *)(void *)field = integer;
+      return cli_usage(command->name, "%s must be between %.0f and %.0f, not %s", f->name, f->least, f->most, value);
+    if (f->kind == FLAG_INT)
+      *(int *)(void *)field = (int)integer;
+    else
+      *(int64_t *)(void *)field = integer;
     return CLI_OK;
   case FLAG_NUMBER:
     number = strtod(value, &end);
-    if (end == value || *end || !isfinite(number)) return usage(command, "%s wants a number, not '%s'", f->name, value);
-    if (number < f->least || number > f->most) return usage(command, "%s must be between %g and %g, not %s", f->name, f->least, f->most, value);
+    if (end == value || *end || !isfinite(number))
+      return cli_usage(command->name, "%s wants a number, not '%s'", f->name, value);
+    if (number < f->least || number > f->most)
+      return cli_usage(command->name, "%s must be between %g and %g, not %s", f->name, f->least, f->most, value);
     *(double *)(void *)field = number;
     return CLI_OK;
   }
   return CLI_USAGE;
 }
 
+/* A required flag (they are all texts) that was not given, or NULL. */
+static const char *missing_flag(const cli_command *command, const cli_args *args) {
+  for (size_t i = 0; i < DP_COUNT(flags); i++)
+    if (lists(command->required, flags[i].name) &&
+        !*(const char *const *)(const void *)((const char *)args + flags[i].offset))
+      return flags[i].name;
+  return NULL;
+}
+
 int cli_parse(const cli_command *command, int argc, char **argv, cli_args *args) {
-  *args = (cli_args){.count = -1, .prefill = 512, .bench_decode = 64, .repeat = 3, .batch = 1, .dtype = "f32", .chunk = 0};
+  *args =
+      (cli_args){.count = -1, .prefill = 512, .bench_decode = 64, .repeat = 3, .batch = 1, .dtype = "f32", .chunk = 0};
   args->model.sets = args->sets;
   bool only_positional = false;
   for (int i = 2; i < argc; i++) {
@@ -162,7 +179,7 @@ int cli_parse(const cli_command *command, int argc, char **argv, cli_args *args)
       continue;
     }
     if (only_positional || argv[i][0] != '-' || !argv[i][1]) {
-      if (args->positional_count == command->most) return usage(command, "unexpected argument '%s'", argv[i]);
+      if (args->positional_count == command->most) return cli_usage(command->name, "unexpected argument '%s'", argv[i]);
       args->positional[args->positional_count++] = argv[i];
       continue;
     }
@@ -174,16 +191,18 @@ int cli_parse(const cli_command *command, int argc, char **argv, cli_args *args)
     const flag *f = find_flag(command, name);
     if (!f) return unknown_flag(command, name);
     const char *value = equals ? equals + 1 : NULL;
-    if (f->kind == FLAG_BOOL && equals) return usage(command, "%s takes no value", name);
+    if (f->kind == FLAG_BOOL && equals) return cli_usage(command->name, "%s takes no value", name);
     if (f->kind != FLAG_BOOL && !value) {
-      if (i + 1 == argc) return usage(command, "%s wants a value: %s", name, f->value);
+      if (i + 1 == argc) return cli_usage(command->name, "%s wants a value: %s", name, f->value);
       value = argv[++i];
     }
     int code = set_flag(command, f, value, args);
     if (code != CLI_OK) return code;
   }
   if (args->positional_count < command->least)
-    return usage(command, "%s wants %s", command->name, command->arguments);
+    return cli_usage(command->name, "%s wants %s", command->name, command->arguments);
+  const char *missing = missing_flag(command, args);
+  if (missing) return cli_usage(command->name, "%s wants %s", command->name, missing);
   args->model.path = args->positional[0];
   args->model.color = cli_color(2);
   return CLI_OK;

@@ -22,18 +22,17 @@ int cli_check(const cli_args *args) {
 int cli_ir(const cli_args *args) {
   dp_dump what = args->assembly ? DP_DUMP_ASM : args->llvm ? DP_DUMP_LLVM : args->tile ? DP_DUMP_TILE : DP_DUMP_IR;
   if (args->assembly + args->llvm + args->tile + (args->dump_after != NULL) > 1)
-    return cli_complain("--dump-after, --tile, --llvm and --asm exclude each other");
+    return cli_usage("ir", "--dump-after, --tile, --llvm and --asm exclude each other");
   dp_text text;
   dp_status status = dp_dump_text(&args->model, what, args->dump_after, &text);
   if (status.code != DP_OK) return cli_fail(status);
-  if (args->out) {
-    status = dp_write_file_atomic(args->out, text.text, text.length);
-    dp_text_free(&text);
-    return status.code == DP_OK ? CLI_OK : cli_fail(status);
-  }
-  cli_write(text.text, text.length);
+  int code = CLI_OK;
+  if (args->out)
+    code = cli_write_file(args->out, &text);
+  else
+    cli_write(text.text, text.length);
   dp_text_free(&text);
-  return CLI_OK;
+  return code;
 }
 
 /* Runs dot on the text; its own messages go to stderr. */
@@ -61,13 +60,13 @@ static int run_dot(const dp_text *text, const char *type, const char *out) {
   close(ends[1]);
   int state = 0;
   waitpid(child, &state, 0);
-  if (WIFEXITED(state) && WEXITSTATUS(state) == 127) return cli_complain("Graphviz's dot is not installed (Debian: graphviz); -o FILE.dot needs none");
+  if (WIFEXITED(state) && WEXITSTATUS(state) == 127)
+    return cli_complain("Graphviz's dot is not installed (Debian: graphviz); -o FILE.dot needs none");
   if (!WIFEXITED(state) || WEXITSTATUS(state) != 0) return cli_complain("dot could not write '%s'", out);
   return CLI_OK;
 }
 
 int cli_graph(const cli_args *args) {
-  if (!args->out) return cli_complain("graph wants -o FILE.svg");
   const char *suffix = strrchr(args->out, '.');
   suffix = suffix ? suffix + 1 : "svg";
   dp_text text;
@@ -75,8 +74,7 @@ int cli_graph(const cli_args *args) {
   if (status.code != DP_OK) return cli_fail(status);
   int code;
   if (strcmp(suffix, "dot") == 0) {
-    status = dp_write_file_atomic(args->out, text.text, text.length);
-    code = status.code == DP_OK ? CLI_OK : cli_fail(status);
+    code = cli_write_file(args->out, &text);
   } else if (strcmp(suffix, "svg") != 0 && strcmp(suffix, "png") != 0 && strcmp(suffix, "pdf") != 0) {
     code = cli_complain("graph draws .svg, .png, .pdf or .dot files, not '%s'", args->out);
   } else {
@@ -95,11 +93,9 @@ int cli_weights(const cli_args *args) {
     dp_text_free(&text);
     return CLI_OK;
   }
-  if (strcmp(args->positional[0], "save") != 0) {
-    fprintf(stderr, "dipper: error: weights has 'ls' and 'save', not '%s'\n", args->positional[0]);
-    return CLI_USAGE;
-  }
-  if (!args->out) return cli_complain("weights save wants --out FILE.safetensors");
+  if (strcmp(args->positional[0], "save") != 0)
+    return cli_usage("weights", "weights has 'ls' and 'save', not '%s'", args->positional[0]);
+  if (!args->model.weights || !args->out) return cli_usage("weights", "weights save wants --weights and --out");
   dp_options options = args->model;
   options.path = args->positional[1];
   dp_status status = dp_save_weights(&options, args->out, args->dtype);
@@ -116,20 +112,10 @@ static int print_ids(const dp_tokens *tokens, bool json) {
 }
 
 static int decode_ids(const cli_args *args, const char *text) {
-  int32_t *ids = malloc((strlen(text) / 2 + 1) * sizeof *ids);
-  size_t count = 0;
-  if (!ids) return cli_complain("no memory for the token ids");
-  for (const char *at = text + strspn(text, ", \t\r\n[]"); *at; at += strspn(at, ", \t\r\n[]")) {
-    char *end;
-    long id = strtol(at, &end, 10);
-    if (end == at || id < 0 || id > INT32_MAX) {
-      int code = cli_complain("not a token id: '%.20s'", at);
-      free(ids);
-      return code;
-    }
-    ids[count++] = (int32_t)id;
-    at = end;
-  }
+  int32_t *ids;
+  size_t count;
+  int code = cli_parse_ids(text, &ids, &count);
+  if (code != CLI_OK) return code;
   dp_text decoded;
   dp_status status = dp_detokenize_file(args->model.weights, ids, count, &decoded);
   free(ids);
@@ -140,13 +126,15 @@ static int decode_ids(const cli_args *args, const char *text) {
 }
 
 int cli_tokenize(const cli_args *args) {
-  if (!args->model.weights) return cli_complain("tokenize wants --weights FILE");
   dp_str piped = {0};
   const char *text = args->positional_count ? args->positional[0] : NULL;
   size_t length = text ? strlen(text) : 0;
   if (!text) {
     dp_status status = cli_read_stdin(&piped);
-    if (status.code != DP_OK) return cli_fail(status);
+    if (status.code != DP_OK) {
+      dp_str_free(&piped);
+      return cli_fail(status);
+    }
     text = piped.text ? piped.text : "";
     length = piped.length;
   }

@@ -1,4 +1,5 @@
-/* tools/run.c: `dipper run`: a prompt answered, or a conversation. Ctrl-C stops the answer; in a conversation only that. */
+/* tools/run.c: `dipper run`: a prompt answered, or a conversation. Ctrl-C stops the answer; in a conversation only
+ * that. */
 #include "tools/cli.h"
 
 #include <errno.h>
@@ -20,13 +21,15 @@ static void catch_interrupts(void) {
   sigaction(SIGINT, &action, NULL);
 }
 
+static bool not_interrupted(void *user) {
+  (void)user;
+  return !interrupted;
+}
+
 static bool print_text(void *user, const char *text, size_t length) {
   bool *lost = user;
-  if (!cli_write(text, length) || fflush(stdout) != 0) {
-    *lost = true;
-    return false;
-  }
-  return !interrupted;
+  *lost = !cli_write(text, length) || fflush(stdout) != 0;
+  return !*lost;
 }
 
 static double peak_mib(void) {
@@ -40,14 +43,17 @@ static void print_stats(const dp_model_info *info, const dp_generation_stats *st
   double prefill = rate(stats->prompt_tokens, stats->prefill_s);
   double decode = rate(stats->new_tokens > 0 ? stats->new_tokens - 1 : 0, stats->decode_s);
   if (json)
-    fprintf(stderr, "{\"load_s\":%.4f,\"compile_s\":%.4f,\"compiled\":%s,\"prompt_tokens\":%lld,\"prefill_tok_s\":%.1f,"
-                    "\"new_tokens\":%lld,\"decode_tok_s\":%.1f,\"peak_rss_mib\":%.1f}\n",
+    fprintf(stderr,
+            "{\"load_s\":%.4f,\"compile_s\":%.4f,\"compiled\":%s,\"prompt_tokens\":%lld,\"prefill_tok_s\":%.1f,"
+            "\"new_tokens\":%lld,\"decode_tok_s\":%.1f,\"peak_rss_mib\":%.1f}\n",
             info->load_s, info->compile_s, info->compiled ? "true" : "false", (long long)stats->prompt_tokens, prefill,
             (long long)stats->new_tokens, decode, peak_mib());
   else
-    fprintf(stderr, "load %.0f ms, compile %.0f ms%s, prefill %lld tokens at %.0f tok/s, decode %lld tokens at %.0f tok/s, peak memory %.0f MiB\n",
-            info->load_s * 1e3, info->compile_s * 1e3, info->compiled ? "" : " (cached)", (long long)stats->prompt_tokens,
-            prefill, (long long)stats->new_tokens, decode, peak_mib());
+    fprintf(stderr,
+            "load %.0f ms, compile %.0f ms%s, prefill %lld tokens at %.0f tok/s, decode %lld tokens at %.0f tok/s, "
+            "peak memory %.0f MiB\n",
+            info->load_s * 1e3, info->compile_s * 1e3, info->compiled ? "" : " (cached)",
+            (long long)stats->prompt_tokens, prefill, (long long)stats->new_tokens, decode, peak_mib());
 }
 
 static dp_generation generation_of(const cli_args *args, bool *lost) {
@@ -58,16 +64,28 @@ static dp_generation generation_of(const cli_args *args, bool *lost) {
                          .min_p = (float)args->min_p,
                          .seed = (uint64_t)args->seed,
                          .on_text = print_text,
+                         .go_on = not_interrupted,
                          .user = lost};
 }
 
 /* ---- one prompt */
 
-static dp_status prompt_tokens(const cli_args *args, const dp_model *model, const char *prompt, size_t length, dp_tokens *tokens) {
-  if (args->raw || !dp_model_get_info(model).has_chat_template) return dp_tokenize(model, prompt, length, false, tokens);
+static dp_status prompt_tokens(const cli_args *args, const dp_model *model, const char *prompt, size_t length,
+                               dp_tokens *tokens) {
+  if (args->raw || !dp_model_get_info(model).has_chat_template)
+    return dp_tokenize(model, prompt, length, false, tokens);
   dp_text rendered = {0};
-  dp_message message = {"user", prompt};
+  dp_str text = {0}; /* a message ends at a NUL, so what follows one would be lost: shown as what it is */
+  for (size_t i = 0; i < length; i++) {
+    if (prompt[i])
+      dp_str_addc(&text, prompt[i]);
+    else
+      dp_str_add(&text, "\xef\xbf\xbd");
+  }
+  if (!args->prompt && text.length && text.text[text.length - 1] == '\n') text.text[--text.length] = '\0';
+  dp_message message = {"user", text.text ? text.text : ""};
   dp_status status = dp_render_chat(model, &message, 1, &rendered);
+  dp_str_free(&text);
   if (status.code == DP_OK) status = dp_tokenize(model, rendered.text, rendered.length, true, tokens);
   dp_text_free(&rendered);
   return status;
@@ -228,11 +246,15 @@ static int converse(const cli_args *args, dp_model *model) {
 int cli_run(const cli_args *args) {
   dp_str piped = {0};
   dp_model *model = NULL;
-  if (args->chat && args->prompt) return cli_complain("-p and --chat exclude each other");
+  if (args->chat && args->prompt) return cli_usage("run", "-p and --chat exclude each other");
+  if (args->chat && args->raw) return cli_usage("run", "--raw and --chat exclude each other");
   if (!args->chat && !args->prompt) {
-    if (isatty(0)) return cli_complain("no prompt: give -p, --chat, or pipe a text in");
+    if (isatty(0)) return cli_usage("run", "no prompt: give -p, --chat, or pipe a text in");
     dp_status status = cli_read_stdin(&piped);
-    if (status.code != DP_OK) return cli_fail(status);
+    if (status.code != DP_OK) {
+      dp_str_free(&piped);
+      return cli_fail(status);
+    }
   }
   dp_status status = dp_model_open(&args->model, &model);
   if (status.code != DP_OK) {
@@ -243,7 +265,8 @@ int cli_run(const cli_args *args) {
   if (info.note && (args->stats || isatty(2))) fprintf(stderr, "dipper: note: %s\n", info.note);
   catch_interrupts();
   const char *prompt = args->prompt ? args->prompt : piped.text ? piped.text : "";
-  int code = args->chat ? converse(args, model) : answer(args, model, prompt, strlen(prompt));
+  int code =
+      args->chat ? converse(args, model) : answer(args, model, prompt, args->prompt ? strlen(prompt) : piped.length);
   dp_model_free(model);
   dp_str_free(&piped);
   return code;

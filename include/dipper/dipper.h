@@ -32,22 +32,23 @@ typedef struct dp_tokens {
 } dp_tokens;
 void dp_tokens_free(dp_tokens *tokens);
 
-/* ---- models --------------------------------------------------------------------------------------------------------- */
+/* ---- models ---------------------------------------------------------------------------------------------------------
+ */
 
 /* Zero-initialize; every field but `path` may stay so. Strings need to live only for the call. */
 typedef struct dp_options {
-  const char *path;           /* the .dip file */
-  const char *weights;        /* a GGUF or safetensors file, or "random:SEED" for weights of the model's shapes */
-  const char *const *sets;    /* "name=value": dimensions and constants; beats the weights file and the text */
+  const char *path;        /* the .dip file */
+  const char *weights;     /* a GGUF or safetensors file, or "random:SEED" for weights of the model's shapes */
+  const char *const *sets; /* "name=value": dimensions and constants; beats the weights file and the text */
   int set_count;
-  int threads;                /* 0: one a core */
-  int64_t context;            /* tokens that the KV cache holds; 0: what the weights file says, at most 4096 */
-  int64_t step_tokens;        /* new tokens a step at most; 0: 512 */
-  const char *cache_dir;      /* compiled code; NULL: $DIPPER_CACHE, $XDG_CACHE_HOME/dipper or ~/.cache/dipper; "": none */
-  const char *backend;        /* "llvm", "interp"; NULL: the best there is */
+  int threads;           /* 0: one a core */
+  int64_t context;       /* tokens that the KV cache holds; 0: what the weights file says, at most 4096 */
+  int64_t step_tokens;   /* new tokens a step at most; 0: 512 */
+  const char *cache_dir; /* compiled code; NULL: $DIPPER_CACHE, $XDG_CACHE_HOME/dipper or ~/.cache/dipper; "": none */
+  const char *backend;   /* "llvm", "interp"; NULL: the best there is */
   const char *triple, *cpu, *features; /* code for another machine (to look at); NULL: this one */
-  bool color;                 /* diagnostics with terminal colors */
-  bool verify_each;           /* check the IR and its round trip after every pass */
+  bool color;                          /* diagnostics with terminal colors */
+  bool verify_each;                    /* check the IR and its round trip after every pass */
 } dp_options;
 
 typedef struct dp_model_info {
@@ -65,7 +66,8 @@ dp_status dp_model_open(const dp_options *options, dp_model **model);
 void dp_model_free(dp_model *model); /* after its sessions; NULL is fine */
 dp_model_info dp_model_get_info(const dp_model *model);
 
-/* ---- text ------------------------------------------------------------------------------------------------------------ */
+/* ---- text
+ * ------------------------------------------------------------------------------------------------------------ */
 
 /* parse_special: "<|im_end|>" in the text is that token; only for text that a chat template made. */
 dp_status dp_tokenize(const dp_model *model, const char *text, size_t length, bool parse_special, dp_tokens *tokens);
@@ -80,11 +82,12 @@ typedef struct dp_message {
 /* The text that the model's chat template makes of a conversation, ending where the assistant begins to speak. */
 dp_status dp_render_chat(const dp_model *model, const dp_message *messages, int count, dp_text *text);
 
-/* ---- sessions: one sequence in the KV cache ---------------------------------------------------------------------------- */
+/* ---- sessions: one sequence in the KV cache
+ * ---------------------------------------------------------------------------- */
 
 dp_status dp_session_new(dp_model *model, dp_session **session);
-void dp_session_free(dp_session *session); /* NULL is fine */
-int64_t dp_session_length(const dp_session *session); /* tokens fed so far */
+void dp_session_free(dp_session *session);                     /* NULL is fine */
+int64_t dp_session_length(const dp_session *session);          /* tokens fed so far */
 void dp_session_truncate(dp_session *session, int64_t length); /* forgets the tokens after */
 
 /* Logits [rows, columns] in f32, row r at data + r * stride; valid until the next call that runs the model. */
@@ -108,7 +111,8 @@ typedef struct dp_part {
 } dp_part;
 dp_status dp_feed_batch(const dp_part *parts, int count, dp_logits *logits);
 
-/* ---- generation ---------------------------------------------------------------------------------------------------------- */
+/* ---- generation
+ * ---------------------------------------------------------------------------------------------------------- */
 
 typedef struct dp_generation {
   int64_t max_tokens; /* new tokens; < 0: until the end token or the context's end */
@@ -121,13 +125,15 @@ typedef struct dp_generation {
   bool (*on_text)(void *user, const char *text, size_t length);
   /* Each new id with its log-probability under the unmodified distribution; may be NULL. */
   bool (*on_token)(void *user, int32_t id, double log_probability);
+  /* Asked before each step, those of a long prompt too; return false to stop. May be NULL. */
+  bool (*go_on)(void *user);
   void *user;
 } dp_generation;
 
 typedef struct dp_generation_stats {
   int64_t prompt_tokens, new_tokens;
   double prefill_s, decode_s;
-  bool stopped;  /* a callback said so */
+  bool stopped;  /* a callback said so; of the prompt perhaps only a part is in the session then */
   bool finished; /* the model ended its answer */
 } dp_generation_stats;
 
@@ -139,17 +145,18 @@ dp_status dp_generate(dp_session *session, const int32_t *prompt, size_t count, 
 /* exp of the mean negative log-likelihood (nats) of tokens 1 .. count-1, in windows of the context's length. */
 dp_status dp_perplexity(dp_model *model, const int32_t *ids, size_t count, double *perplexity);
 
-/* ---- looking inside -------------------------------------------------------------------------------------------------------- */
+/* ---- looking inside
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* Checks a model's text (options->path, sets, and weights if given). On success `summary` is a line about the model. */
 dp_status dp_check(const dp_options *options, dp_text *summary);
 
 typedef enum dp_dump {
-  DP_DUMP_IR,    /* after the pass named by `pass`, or after each ("all"), or at the end (NULL) */
-  DP_DUMP_TILE,  /* the tile program */
-  DP_DUMP_LLVM,  /* the back end's IR */
+  DP_DUMP_IR,   /* after the pass named by `pass`, or after each ("all"), or at the end (NULL) */
+  DP_DUMP_TILE, /* the tile program */
+  DP_DUMP_LLVM, /* the back end's IR */
   DP_DUMP_ASM,
-  DP_DUMP_DOT,   /* the fused graph for Graphviz */
+  DP_DUMP_DOT, /* the fused graph for Graphviz */
 } dp_dump;
 dp_status dp_dump_text(const dp_options *options, dp_dump what, const char *pass, dp_text *text);
 /* The object file that would be loaded, as bytes. */

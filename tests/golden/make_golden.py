@@ -228,15 +228,23 @@ def make_perplexity(model, encode):
     print("  perplexity", float(nll.mean().exp()), "of", len(ids), "tokens")
 
 
+def plain_encoder(tokenizer):
+    """The same, but "<|im_end|>" in a text is just its characters."""
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.encode_special_tokens = True
+    return lambda text: plain.encode(text, add_special_tokens=False).ids
+
+
 def make_tokens(tokenizer, encode):
-    cases = [{"text": t, "ids": encode(t)} for t in TEXTS]
+    plain = plain_encoder(tokenizer)
+    cases = [{"text": t, "ids": encode(t), "plain_ids": plain(t)} for t in TEXTS]
     for raw in BYTES:
         text = raw.decode("utf-8", errors="replace")
-        cases.append({"text": text, "bytes_hex": raw.hex(), "ids": encode(text)})
+        cases.append({"text": text, "bytes_hex": raw.hex(), "ids": encode(text), "plain_ids": plain(text)})
     save("smollm2_tokens.json", cases)
 
 
-def ask_llama_cpp(path, model, encode, greedy):
+def ask_llama_cpp(path, encode, plain, greedy):
     """What llama.cpp says to the same questions. Token ids must be equal; its logits use 8-bit activations, so are near."""
     try:
         import llama_cpp
@@ -245,6 +253,7 @@ def ask_llama_cpp(path, model, encode, greedy):
     peer = llama_cpp.Llama(path, n_ctx=2048, logits_all=True, verbose=False)
     for text in TEXTS + PROMPTS + [perplexity_text()]:
         assert peer.tokenize(text.encode(), add_bos=False, special=True) == encode(text), text
+        assert peer.tokenize(text.encode(), add_bos=False, special=False) == plain(text), text
     same = total = 0
     for case in greedy:
         ids = case["prompt_ids"] + case["ids"]
@@ -393,7 +402,7 @@ def main():
     if "perplexity" in only:
         make_perplexity(model, encode)
     greedy = make_greedy(model, tokenizer) if "greedy" in only else []
-    ask_llama_cpp(arguments.gguf, model, encode, greedy)
+    ask_llama_cpp(arguments.gguf, encode, plain_encoder(tokenizer), greedy)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,395 @@
+/* tests/test_executor.c: what the executor promises of any tile program: every task runs exactly once, after everything
+ * it waits for and with that visible, `reuse` is never claimed of another task's scratch, and who waits sleeps. The
+ * code it runs here is a fake that reads what producers wrote by plain loads: under TSan a missing order is a report.
+ */
+#include "base/base.h"
+#include "ir/ir.h"
+#include "runtime/executor.h"
+
+#include <check.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+enum { EFFORT = 1 };
+#else
+enum { EFFORT = 4 };
+#endif
+
+enum { MAX_TOKENS = 40, MAX_GROUPS = 12, MAX_ITERATIONS = 4, MAX_COLUMNS = 7 };
+
+static uint64_t random_state;
+static uint64_t random_below(uint64_t n) {
+  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+  return (random_state >> 33) % n;
+}
+
+/* ---- a step and what its tasks did */
+
+/* What a task leaves behind: how often it ran. Plain memory, ordered by the executor alone. */
+static int ran[MAX_GROUPS][MAX_ITERATIONS][MAX_TOKENS][MAX_COLUMNS];
+
+typedef struct trial {
+  tile_code code; /* first: the fake finds the trial by it */
+  tile_program *program;
+  tile_step step;
+  int32_t segment_row[MAX_TOKENS + 1], segment_tokens[MAX_TOKENS + 1];
+  int64_t number;         /* of the step */
+  int sleep_once_in;      /* 0: never */
+  int slow_kind, slow_ms; /* tasks of this kind take that long */
+  atomic_int tasks, reuses, faults;
+  char fault[300]; /* the first */
+} trial;
+
+static void report(trial *t, const char *what, int kind, int64_t layer, int64_t row, int64_t col, int on) {
+  if (atomic_fetch_add(&t->faults, 1) > 0) return;
+  snprintf(t->fault, sizeof t->fault, "step %lld, task (group %d, iteration %lld, row %lld, column %lld): %s %d",
+           (long long)t->number, kind, (long long)layer, (long long)row, (long long)col, what, on);
+}
+
+static int64_t rows_of(const trial *t, int group) {
+  int space = t->program->kinds[t->program->groups[group].kind].space;
+  if (space == TILE_SEGMENTS) return t->step.rows[TILE_SEGMENTS];
+  return (t->step.rows[space] + t->program->row_tile - 1) / t->program->row_tile;
+}
+
+static int64_t row_tile_of(const trial *t, int group, int64_t row) {
+  bool segments = t->program->kinds[t->program->groups[group].kind].space == TILE_SEGMENTS;
+  return segments ? t->segment_row[row] / t->program->row_tile : row;
+}
+
+/* The definition of a wait, task by task: which tasks of the producer must have run. */
+static void check_wait(trial *t, int group, const tile_wait *wait, int64_t layer, int64_t row, int64_t col) {
+  const tile_program *p = t->program;
+  int own = p->groups[group].section, section = p->groups[wait->group].section;
+  int64_t iteration = section == own ? layer : p->sections[section].iterations - 1;
+  if (wait->when == TILE_FIRST && layer > 0) return;
+  if (wait->when == TILE_PREVIOUS && layer == 0) return;
+  if (wait->when == TILE_PREVIOUS) iteration = layer - 1;
+  for (int64_t r = 0; r < rows_of(t, wait->group); r++) {
+    int64_t theirs = row_tile_of(t, wait->group, r), mine = row_tile_of(t, group, row);
+    if (wait->scope == TILE_ROW && theirs != mine) continue;
+    if (wait->scope == TILE_PREFIX && theirs > mine) continue;
+    for (int c = 0; c < p->kinds[p->groups[wait->group].kind].col_tasks; c++)
+      if (ran[wait->group][iteration][r][c] != 1)
+        report(t, "ran before its producer, group", group, layer, row, col, wait->group);
+  }
+}
+
+typedef struct memo { /* whose prologue the scratch holds */
+  int64_t number, kind, layer, row;
+} memo;
+
+static void take_time(trial *t, int kind, int64_t layer, int64_t row, int64_t col) {
+  uint64_t chance = dp_hash((uint64_t)t->number, (int64_t[]){kind, layer, row, col}, 32);
+  long nanoseconds = kind == t->slow_kind ? t->slow_ms * 1000000L : (long)(chance >> 20) % 100000;
+  if (kind == t->slow_kind || (t->sleep_once_in && chance % (uint64_t)t->sleep_once_in == 0))
+    nanosleep(&(struct timespec){.tv_nsec = nanoseconds}, NULL);
+}
+
+static void fake_run(const tile_code *code, int kind, const tile_step *step, int64_t layer, int64_t row, int64_t col,
+                     void *scratch, int64_t reuse) {
+  trial *t = (trial *)(uintptr_t)code;
+  memo *held = scratch, now = {t->number, kind, layer, row};
+  const tile_group *group = &t->program->groups[kind]; /* group i runs kind i */
+  if (step != &t->step) report(t, "was given another step", kind, layer, row, col, 0);
+  if ((uintptr_t)scratch % 64) report(t, "has scratch off by", kind, layer, row, col, (int)((uintptr_t)scratch % 64));
+  for (int i = 0; i < group->wait_count; i++) check_wait(t, kind, &group->waits[i], layer, row, col);
+  if (reuse && memcmp(held, &now, sizeof now) != 0)
+    report(t, "reuses the scratch of kind", kind, layer, row, col, (int)held->kind);
+  take_time(t, kind, layer, row, col);
+  *held = now;
+  memset((char *)scratch + sizeof now, (int)col, code->scratch_bytes - sizeof now);
+  ran[kind][layer][row][col]++;
+  atomic_fetch_add_explicit(&t->tasks, 1, memory_order_relaxed);
+  if (reuse) atomic_fetch_add_explicit(&t->reuses, 1, memory_order_relaxed);
+}
+
+/* ---- programs and steps at random */
+
+static void add_wait(tile_program *p, tile_group *group, int producer, tile_scope scope, tile_when when) {
+  DP_PUSH(p->arena, group->waits, group->wait_count, group->wait_cap) = (tile_wait){producer, scope, when};
+}
+
+static void random_waits(tile_program *p, int index) {
+  tile_group *group = &p->groups[index];
+  const tile_section *section = &p->sections[group->section];
+  bool output = p->kinds[group->kind].space == TILE_OUTPUTS;
+  for (int n = (int)random_below(4); n > 0; n--) {
+    int producer = (int)random_below((uint64_t)(section->first + section->count));
+    tile_when when = TILE_EVERY;
+    if (p->groups[producer].section < group->section && random_below(3) == 0) when = TILE_FIRST;
+    if (producer >= index || (p->groups[producer].section == group->section && random_below(3) == 0))
+      when = TILE_PREVIOUS;
+    bool other_rows = output != (p->kinds[p->groups[producer].kind].space == TILE_OUTPUTS);
+    add_wait(p, group, producer, other_rows ? TILE_ALL : (tile_scope)random_below(3), when);
+  }
+}
+
+static tile_program *random_program(void) {
+  tile_program *p = tile_program_new("random");
+  p->row_tile = 1 + (int)random_below(8);
+  p->segment_tokens = 1 + (int)random_below((uint64_t)p->row_tile);
+  p->section_count = p->section_cap = 1 + (int)random_below(3);
+  p->sections = DP_NEW_ARRAY(p->arena, tile_section, p->section_count);
+  for (int s = 0; s < p->section_count; s++) {
+    p->sections[s] =
+        (tile_section){p->group_count, 1 + (int)random_below(MAX_GROUPS / 3), 1 + (int)random_below(MAX_ITERATIONS)};
+    for (int g = 0; g < p->sections[s].count; g++) {
+      tile_kind kind = {.name = "task",
+                        .space = (tile_space)random_below(TILE_SPACE_COUNT),
+                        .group = 1,
+                        .max_rows = p->row_tile,
+                        .col_tasks = 1 + (int)random_below(MAX_COLUMNS)};
+      DP_PUSH(p->arena, p->groups, p->group_count, p->group_cap) = (tile_group){.kind = p->kind_count, .section = s};
+      DP_PUSH(p->arena, p->kinds, p->kind_count, p->kind_cap) = kind;
+    }
+  }
+  for (int g = 0; g < p->group_count; g++) random_waits(p, g);
+  return p;
+}
+
+static void random_step(trial *t, int64_t tokens, int64_t outputs) {
+  const tile_program *p = t->program;
+  int64_t segments = 0;
+  for (int64_t row = 0; row < tokens; row++) {
+    bool starts =
+        row % p->row_tile == 0 || t->segment_tokens[segments - 1] == p->segment_tokens || random_below(4) == 0;
+    if (starts) {
+      t->segment_row[segments] = (int32_t)row;
+      t->segment_tokens[segments++] = 0;
+    }
+    t->segment_tokens[segments - 1]++;
+  }
+  t->step = (tile_step){.rows = {[TILE_TOKENS] = tokens, [TILE_SEGMENTS] = segments, [TILE_OUTPUTS] = outputs},
+                        .segment_row = t->segment_row,
+                        .segment_tokens = t->segment_tokens};
+  t->number++;
+}
+
+static trial new_trial(tile_program *program) {
+  return (trial){.code = {.run = fake_run, .scratch_bytes = 200}, .program = program, .slow_kind = -1};
+}
+
+static rt_executor *new_executor(trial *t, int workers) {
+  rt_executor *executor;
+  dp_status status = rt_executor_new(t->program, &t->code, workers, MAX_TOKENS, MAX_TOKENS, &executor);
+  ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status));
+  return executor;
+}
+
+/* Runs the step and checks that every task of it ran once. */
+static void run_and_check(trial *t, rt_executor *executor) {
+  const tile_program *p = t->program;
+  memset(ran, 0, sizeof ran);
+  atomic_store(&t->tasks, 0);
+  rt_executor_run(executor, &t->step);
+  ck_assert_msg(atomic_load(&t->faults) == 0, "%s (%d workers)", t->fault, rt_executor_workers(executor));
+  int expected = 0;
+  for (int g = 0; g < p->group_count; g++)
+    for (int i = 0; i < p->sections[p->groups[g].section].iterations; i++)
+      for (int64_t r = 0; r < rows_of(t, g); r++)
+        for (int c = 0; c < p->kinds[g].col_tasks; c++, expected++)
+          ck_assert_msg(ran[g][i][r][c] == 1, "task (group %d, iteration %d, row %lld, column %d) ran %d times", g, i,
+                        (long long)r, c, ran[g][i][r][c]);
+  ck_assert_int_eq(atomic_load(&t->tasks), expected);
+}
+
+/* ---- tests */
+
+START_TEST(every_task_runs_once_and_after_what_it_waits_for) {
+  random_state = 1;
+  for (int round = 0; round < 40 * EFFORT; round++) {
+    trial t = new_trial(random_program());
+    for (int workers = 1; workers <= 4; workers++) {
+      rt_executor *executor = new_executor(&t, workers);
+      for (int steps = 0; steps < 4; steps++) {
+        t.sleep_once_in = (int)random_below(3) * 20;
+        random_step(&t, (int64_t)random_below(MAX_TOKENS), (int64_t)random_below(MAX_TOKENS));
+        run_and_check(&t, executor);
+      }
+      rt_executor_free(executor);
+    }
+    tile_program_free(t.program);
+  }
+}
+END_TEST
+
+START_TEST(a_step_without_rows_ends) {
+  random_state = 2;
+  trial t = new_trial(random_program());
+  for (int workers = 1; workers <= 2; workers++) {
+    rt_executor *executor = new_executor(&t, workers);
+    random_step(&t, 0, 0);
+    run_and_check(&t, executor);
+    random_step(&t, 5, 0);
+    run_and_check(&t, executor);
+    rt_executor_free(executor);
+  }
+  tile_program_free(t.program);
+}
+END_TEST
+
+/* A chain of groups, one row and `columns` tasks each: what a decode step looks like. */
+static tile_program *chain(int groups, int iterations, int columns) {
+  tile_program *p = tile_program_new("chain");
+  p->row_tile = 8;
+  p->segment_tokens = 4;
+  p->section_count = p->section_cap = 1;
+  p->sections = DP_NEW_ARRAY(p->arena, tile_section, 1);
+  p->sections[0] = (tile_section){0, groups, iterations};
+  for (int g = 0; g < groups; g++) {
+    DP_PUSH(p->arena, p->groups, p->group_count, p->group_cap) = (tile_group){.kind = g};
+    DP_PUSH(p->arena, p->kinds, p->kind_count, p->kind_cap) =
+        (tile_kind){.name = "link", .space = TILE_TOKENS, .group = 1, .max_rows = 8, .col_tasks = columns};
+    add_wait(p, &p->groups[g], g > 0 ? g - 1 : groups - 1, TILE_ROW, g > 0 ? TILE_EVERY : TILE_PREVIOUS);
+  }
+  return p;
+}
+
+/* Steps so short that helpers come late: into a closed step, or into the one after. The one program has a single group,
+ * so that a task of the last step looks like one of this step in all but the step. */
+START_TEST(late_helpers_take_part_in_the_right_step) {
+  random_state = 3;
+  for (int groups = 1; groups <= 2; groups++) {
+    trial t = new_trial(chain(groups, 1, 2));
+    for (int workers = 2; workers <= 4; workers++) {
+      rt_executor *executor = new_executor(&t, workers);
+      for (int i = 0; i < 2000 * EFFORT; i++) {
+        random_step(&t, 1, 0);
+        if (i % 50 == 0) usleep(100);
+        run_and_check(&t, executor);
+      }
+      rt_executor_free(executor);
+    }
+    tile_program_free(t.program);
+  }
+}
+END_TEST
+
+START_TEST(one_worker_reuses_the_prologue_for_all_columns_of_a_row) {
+  random_state = 4;
+  trial t = new_trial(chain(3, 2, 5));
+  rt_executor *executor = new_executor(&t, 1);
+  random_step(&t, 20, 0);
+  run_and_check(&t, executor);
+  ck_assert_int_eq(atomic_load(&t.reuses),
+                   3 * 2 * 3 * (5 - 1)); /* groups, iterations, row tiles, columns but the first */
+  rt_executor_free(executor);
+  tile_program_free(t.program);
+}
+END_TEST
+
+static double processor_ms(void) {
+  struct rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1e3 +
+         (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e3;
+}
+
+START_TEST(idle_workers_use_no_processor_time) {
+  random_state = 5;
+  trial t = new_trial(chain(2, 2, 4));
+  rt_executor *executor = new_executor(&t, 4);
+  random_step(&t, 10, 0);
+  run_and_check(&t, executor);
+  usleep(20000);
+  double before = processor_ms();
+  usleep(200000);
+  double used = processor_ms() - before;
+  ck_assert_msg(used < 10, "four idle workers used %.1f ms of processor time in 200 ms", used);
+  rt_executor_free(executor);
+  tile_program_free(t.program);
+}
+END_TEST
+
+START_TEST(workers_that_wait_for_a_slow_task_sleep) {
+  random_state = 6;
+  trial t = new_trial(chain(3, 1, 1));
+  rt_executor *executor = new_executor(&t, 4);
+  random_step(&t, 1, 0);
+  t.slow_kind = 0;
+  t.slow_ms = 200;
+  double before = processor_ms();
+  run_and_check(&t, executor);
+  double used = processor_ms() - before;
+  ck_assert_msg(used < 20, "waiting for a task of 200 ms took %.1f ms of processor time", used);
+  rt_executor_free(executor);
+  tile_program_free(t.program);
+}
+END_TEST
+
+/* Two executors in two threads share nothing. */
+static void *run_steps(void *argument) {
+  trial *t = argument;
+  rt_executor *executor;
+  dp_status status = rt_executor_new(t->program, &t->code, 2, MAX_TOKENS, MAX_TOKENS, &executor);
+  for (int i = 0; status.code == DP_OK && i < 200; i++) rt_executor_run(executor, &t->step);
+  if (status.code == DP_OK) rt_executor_free(executor);
+  dp_status_free(&status);
+  return NULL;
+}
+
+static void count_run(const tile_code *code, int kind, const tile_step *step, int64_t layer, int64_t row, int64_t col,
+                      void *scratch, int64_t reuse) {
+  trial *t = (trial *)(uintptr_t)code;
+  (void)kind, (void)step, (void)layer, (void)row, (void)col, (void)scratch, (void)reuse;
+  atomic_fetch_add_explicit(&t->tasks, 1, memory_order_relaxed);
+}
+
+START_TEST(two_executors_run_at_once) {
+  random_state = 7;
+  trial t[2];
+  pthread_t threads[2];
+  for (int i = 0; i < 2; i++) {
+    t[i] = new_trial(chain(2 + i, 3, 3));
+    t[i].code.run = count_run;
+    random_step(&t[i], 9, 0);
+    ck_assert_int_eq(pthread_create(&threads[i], NULL, run_steps, &t[i]), 0);
+  }
+  for (int i = 0; i < 2; i++) {
+    pthread_join(threads[i], NULL);
+    ck_assert_int_eq(atomic_load(&t[i].tasks), 200 * (2 + i) * 3 * 3 * 2);
+    tile_program_free(t[i].program);
+  }
+}
+END_TEST
+
+START_TEST(a_bad_number_of_workers_is_refused) {
+  trial t = new_trial(chain(1, 1, 1));
+  rt_executor *executor;
+  for (int workers = 0; workers <= 2000; workers += 2000) {
+    dp_status status = rt_executor_new(t.program, &t.code, workers, MAX_TOKENS, MAX_TOKENS, &executor);
+    ck_assert_int_eq(status.code, DP_INVALID);
+    ck_assert_ptr_null(executor);
+    dp_status_free(&status);
+  }
+  tile_program_free(t.program);
+}
+END_TEST
+
+int main(void) {
+  Suite *suite = suite_create("executor");
+  TCase *tests = tcase_create("steps");
+  tcase_set_timeout(tests, 300);
+  tcase_add_test(tests, every_task_runs_once_and_after_what_it_waits_for);
+  tcase_add_test(tests, a_step_without_rows_ends);
+  tcase_add_test(tests, late_helpers_take_part_in_the_right_step);
+  tcase_add_test(tests, one_worker_reuses_the_prologue_for_all_columns_of_a_row);
+  tcase_add_test(tests, idle_workers_use_no_processor_time);
+  tcase_add_test(tests, workers_that_wait_for_a_slow_task_sleep);
+  tcase_add_test(tests, two_executors_run_at_once);
+  tcase_add_test(tests, a_bad_number_of_workers_is_refused);
+  suite_add_tcase(suite, tests);
+  SRunner *runner = srunner_create(suite);
+  srunner_run_all(runner, CK_NORMAL);
+  int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  return failed != 0;
+}

@@ -1,0 +1,127 @@
+/* tools/io.c: what goes in and out of a command: errors and output as every command prints them, standard input, files,
+ * token ids. A closed stdout ends a command quietly; any other failure to write is told once, at the end. */
+#include "tools/cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+bool cli_color(int fd) {
+  const char *off = getenv("NO_COLOR"), *terminal = getenv("TERM");
+  return isatty(fd) && !(off && *off) && !(terminal && strcmp(terminal, "dumb") == 0);
+}
+
+/* ---- errors */
+
+static void print_error(const char *text) {
+  fprintf(stderr, cli_color(2) ? "\033[1mdipper: \033[31merror:\033[0m %s\n" : "dipper: error: %s\n", text);
+}
+
+int cli_fail(dp_status status) {
+  const char *text = dp_status_text(&status);
+  /* Rendered diagnostics name their own places, line by line. */
+  if (strstr(text, ": error: ") && strchr(text, '\n'))
+    fputs(text, stderr);
+  else
+    print_error(text);
+  dp_status_free(&status);
+  return CLI_FAILURE;
+}
+
+static void complain(const char *fmt, va_list args) {
+  dp_str message = {0};
+  dp_str_addv(&message, fmt, args);
+  print_error(message.text ? message.text : "out of memory");
+  dp_str_free(&message);
+}
+
+int cli_complain(const char *fmt, ...) {
+  va_list args;
+  va_start(args, fmt);
+  complain(fmt, args);
+  va_end(args);
+  return CLI_FAILURE;
+}
+
+int cli_usage(const char *command, const char *fmt, ...) {
+  va_list args;
+  va_start(args, fmt);
+  complain(fmt, args);
+  va_end(args);
+  fprintf(stderr, command ? "Try 'dipper %s --help'.\n" : "Try 'dipper help'.\n", command);
+  return CLI_USAGE;
+}
+
+/* ---- output */
+
+bool cli_write(const char *text, size_t length) { return fwrite(text, 1, length, stdout) == length; }
+
+int cli_flush(void) {
+  errno = 0;
+  if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_OK;
+  if (errno == EPIPE) return CLI_FAILURE;
+  return cli_complain("cannot write the output%s%s", errno ? ": " : "", errno ? strerror(errno) : "");
+}
+
+static bool is_special(const char *path) {
+  struct stat info;
+  return stat(path, &info) == 0 && !S_ISREG(info.st_mode);
+}
+
+int cli_write_file(const char *path, const dp_text *text) {
+  if (!is_special(path)) {
+    dp_status status = dp_write_file_atomic(path, text->text, text->length);
+    return status.code == DP_OK ? CLI_OK : cli_fail(status);
+  }
+  /* A device, a pipe, a directory: written to as it is, never replaced. */
+  FILE *file = fopen(path, "wb");
+  bool written = file && fwrite(text->text, 1, text->length, file) == text->length;
+  int reason = errno;
+  if (file && fclose(file) != 0 && written) {
+    written = false;
+    reason = errno;
+  }
+  return written ? CLI_OK : cli_complain("cannot write '%s': %s", path, strerror(reason));
+}
+
+void cli_remove_partial(const char *path) {
+  if (!is_special(path)) remove(path);
+}
+
+/* ---- input */
+
+dp_status cli_read_stdin(dp_str *text) {
+  char buffer[65536];
+  for (size_t n = sizeof buffer; n == sizeof buffer;) {
+    n = fread(buffer, 1, sizeof buffer, stdin);
+    dp_str_addn(text, buffer, n);
+  }
+  if (!ferror(stdin) && !text->failed) return (dp_status){DP_OK, NULL};
+  dp_str reason = {0};
+  dp_str_addf(&reason, "cannot read standard input: %s", text->failed ? "no memory" : strerror(errno));
+  return (dp_status){DP_IO, reason.text};
+}
+
+int cli_parse_ids(const char *text, int32_t **ids, size_t *count) {
+  static const char between[] = ", \t\r\n[]";
+  *count = 0;
+  *ids = malloc((strlen(text) / 2 + 1) * sizeof **ids); /* an id and what ends it take two bytes at least */
+  if (!*ids) return cli_complain("no memory for the token ids");
+  for (const char *at = text + strspn(text, between); *at; at += strspn(at, between)) {
+    char *end;
+    errno = 0;
+    long id = strtol(at, &end, 10);
+    if (end == at || errno || id < 0 || id > INT32_MAX || !strchr(between, *end)) {
+      int code = cli_complain("not a token id: '%.*s'", (int)strcspn(at, between), at);
+      free(*ids);
+      *ids = NULL;
+      return code;
+    }
+    (*ids)[(*count)++] = (int32_t)id;
+    at = end;
+  }
+  return CLI_OK;
+}
