@@ -225,6 +225,7 @@ int tile_add_op(tile_program *program, tile_kind *kind, tile_op op); /* returns 
 int64_t tile_row_tiles(const tile_program *program, int64_t rows);
 /* The readable form (docs/tile.md); not read back. */
 void tile_print(dp_str *out, const tile_program *program);
+void tile_print_kind(dp_str *out, const tile_program *program, int kind); /* one kind of it */
 /* Proves, for a step of the given rows (tokens cut into `sequences` equal sequences, each with `past` cached positions),
  * from the ops' access ranges and the counters, that no two tasks race and that none waits for ever. Iterations are
  * checked as they are, so use a program of few layers or accept the time (quadratic in tasks). DP_BUG names the tasks. */

@@ -242,7 +242,7 @@ static void print_op(dp_str *out, const tile_program *p, const tile_kind *kind, 
   dp_str_addc(out, '\n');
 }
 
-static void print_kind(dp_str *out, const tile_program *p, int index) {
+void tile_print_kind(dp_str *out, const tile_program *p, int index) {
   const tile_kind *kind = &p->kinds[index];
   dp_str_add(out, "\n  kind ");
   add_kind(out, p, index);
@@ -297,6 +297,6 @@ void tile_print(dp_str *out, const tile_program *program) {
   for (int i = 0; i < program->buffer_count; i++) print_buffer(out, program, i);
   for (int i = 0; i < program->weight_count; i++) print_weight(out, program, i);
   for (int i = 0; i < program->cache_count; i++) print_cache(out, program, i);
-  for (int i = 0; i < program->kind_count; i++) print_kind(out, program, i);
+  for (int i = 0; i < program->kind_count; i++) tile_print_kind(out, program, i);
   for (int i = 0; i < program->section_count; i++) print_section(out, program, i);
 }

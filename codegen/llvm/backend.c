@@ -19,7 +19,7 @@
 static const char pipeline[] = "default<O2>";
 
 /* Raised whenever the code generated for the same tile program changes. */
-static const char version[] = "2";
+static const char version[] = "3";
 
 /* ---- targets */
 
@@ -41,6 +41,12 @@ static void initialize_targets(void) {
   LLVMInitializeAArch64TargetMC();
   LLVMInitializeAArch64AsmPrinter();
   LLVMInitializeAArch64AsmParser();
+}
+
+/* LLVM's registry of targets is the process's; it is filled once. */
+static void need_targets(void) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, initialize_targets);
 }
 
 static bool has_feature(const char *features, const char *name) {
@@ -113,8 +119,7 @@ static void free_machine(machine *m) {
 }
 
 static dp_status open_machine(const cg_target *target, machine *m) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, initialize_targets);
+  need_targets();
   DP_TRY(resolve_target(target, m));
   LLVMTargetRef description = NULL;
   char *message = NULL;
@@ -231,6 +236,29 @@ static dp_status compile(const tile_program *program, const cg_target *target, c
   return status;
 }
 
+/* Copies a listing, and before each kind's function, as comments, the tile code it was made from. */
+static void annotate(dp_str *out, const tile_program *program, const char *listing, const char *before, const char *after,
+                     const char *comment) {
+  const char *at = listing;
+  for (int kind = 0; kind < program->kind_count; kind++) {
+    char label[64];
+    snprintf(label, sizeof label, "\n%skind_%d%s", before, kind, after);
+    const char *found = strstr(at, label);
+    if (!found) continue;
+    dp_str_addn(out, at, (size_t)(found - at) + 1);
+    dp_str source = {0};
+    tile_print_kind(&source, program, kind);
+    for (const char *line = source.text; line && *line;) {
+      size_t length = strcspn(line, "\n");
+      if (length) dp_str_addf(out, "%s%.*s\n", comment, (int)length, line);
+      line += length + (line[length] == '\n');
+    }
+    dp_str_free(&source);
+    at = found + 1;
+  }
+  dp_str_add(out, at);
+}
+
 static dp_status text(const tile_program *program, const cg_target *target, cg_text kind, dp_str *out) {
   machine m;
   DP_TRY(open_machine(target, &m));
@@ -238,13 +266,14 @@ static dp_status text(const tile_program *program, const cg_target *target, cg_t
   dp_status status = build_module(&l, &m);
   if (status.code == DP_OK && kind == CG_TEXT_IR) {
     char *ir = LLVMPrintModuleToString(l.module);
-    dp_str_add(out, ir);
+    annotate(out, program, ir, "define void @", "(", ";");
     LLVMDisposeMessage(ir);
   } else if (status.code == DP_OK) {
     void *bytes = NULL;
     size_t size;
     status = emit_file(&l, &m, LLVMAssemblyFile, &bytes, &size);
-    if (status.code == DP_OK) dp_str_addn(out, bytes, size);
+    bool x86 = strncmp(m.triple, "x86_64", 6) == 0;
+    if (status.code == DP_OK) annotate(out, program, bytes, "", ":", x86 ? "#" : "//");
     free(bytes);
   }
   close_module(&l);
@@ -304,8 +333,7 @@ static dp_status link_object(loaded *self, const tile_program *program, const cg
 }
 
 static dp_status load(const tile_program *program, const cg_object *object, tile_code **code) {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, initialize_targets);
+  need_targets();
   loaded *self = calloc(1, sizeof *self + sizeof(kind_code *) * (size_t)program->kind_count);
   if (!self) return dp_fail(DP_NO_MEMORY, "no memory to load code");
   self->code = (tile_code){.run = run, .free = unload, .self = self};
