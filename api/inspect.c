@@ -37,10 +37,28 @@ static void collect_dump(void *user, const char *pass, const char *text) {
   dp_str_addf(user, "// after %s\n%s\n", pass, text);
 }
 
+/* What ps_find says of an unknown name, and the names there are. */
+static dp_status with_pass_names(dp_status status) {
+  dp_str names = {0};
+  int count;
+  const ps_pass *passes = ps_passes(&count);
+  for (int i = 0; i < count; i++) dp_str_addf(&names, ", %s", passes[i].name);
+  dp_status longer =
+      dp_fail(status.code, "%s; there are parse%s, all", dp_status_text(&status), names.text ? names.text : "");
+  dp_str_free(&names);
+  dp_status_free(&status);
+  return longer;
+}
+
 static dp_status dump_ir(const dp_options *options, api_source *source, const char *pass, dp_str *out) {
   if (pass && strcmp(pass, "parse") == 0) {
     ir_print(out, source->module);
     return DP_SUCCESS;
+  }
+  const ps_pass *known;
+  if (pass && strcmp(pass, "all") != 0) {
+    dp_status status = ps_find(pass, &known);
+    if (status.code != DP_OK) return with_pass_names(status);
   }
   ps_options passes = {.dump_after = pass,
                        .verify_each = options->verify_each,

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
@@ -62,7 +63,7 @@ static void unmap_region(region *r) {
   if (r->data) munmap(r->data, r->size);
 }
 
-/* What the system could still give, in bytes; 0 when it does not say. */
+/* What the system could still give this process, in bytes; 0 when it does not say. */
 static int64_t available_memory(void) {
   FILE *file = fopen("/proc/meminfo", "r"); /* of size 0 to stat, so not for dp_read_file */
   long long kib = 0;
@@ -70,7 +71,16 @@ static int64_t available_memory(void) {
   while (file && fgets(line, sizeof line, file))
     if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
   if (file) fclose(file);
-  return (int64_t)kib * 1024;
+  int64_t available = (int64_t)kib * 1024;
+  struct rlimit limit;
+  long long pages = 0;
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return available;
+  file = fopen("/proc/self/statm", "r");
+  if (file && fscanf(file, "%lld", &pages) != 1) pages = 0;
+  if (file) fclose(file);
+  int64_t left = (int64_t)limit.rlim_cur - pages * sysconf(_SC_PAGESIZE);
+  if (left < 1) left = 1;
+  return available > 0 && available < left ? available : left;
 }
 
 /* Refuses what the system could not keep: mapped memory would be granted now and the process killed later. */

@@ -54,7 +54,8 @@ int cli_fail(dp_status status);
 int cli_complain(const char *fmt, ...) DP_PRINTF(1, 2); /* the same for a message; returns CLI_FAILURE */
 /* The same for a wrong command line, and where to read on (command NULL: `dipper help`); returns CLI_USAGE. */
 int cli_usage(const char *command, const char *fmt, ...) DP_PRINTF(2, 3);
-bool cli_write(const char *text, size_t length); /* to stdout; false: it failed, which cli_flush reports */
+bool cli_write(const char *text, size_t length);     /* to stdout; false: it failed, which cli_flush reports */
+bool cli_write_now(const char *text, size_t length); /* and does not keep it back */
 /* The end of a command: what could not be written to stdout is told, unless nobody reads it any more. */
 int cli_flush(void);
 /* Atomically, unless the path is a device or a pipe. CLI_OK or CLI_FAILURE. */

@@ -21,12 +21,14 @@ static void print_error(const char *text) {
 }
 
 int cli_fail(dp_status status) {
+  static const char *const placeless[] = {"error: ", "\033[1;31m"};
   const char *text = dp_status_text(&status);
-  /* Rendered diagnostics name their own places, line by line. */
-  if (strstr(text, ": error: ") && strchr(text, '\n'))
-    fputs(text, stderr);
-  else
-    print_error(text);
+  size_t length = strlen(text);
+  bool rendered = length > 0 && text[length - 1] == '\n'; /* diagnostics: whole lines that name their own places */
+  if (!rendered) print_error(text);
+  for (size_t i = 0; rendered && i < DP_COUNT(placeless); i++)
+    if (strncmp(text, placeless[i], strlen(placeless[i])) == 0) fputs("dipper: ", stderr);
+  if (rendered) fputs(text, stderr);
   dp_status_free(&status);
   return CLI_FAILURE;
 }
@@ -57,13 +59,24 @@ int cli_usage(const char *command, const char *fmt, ...) {
 
 /* ---- output */
 
-bool cli_write(const char *text, size_t length) { return fwrite(text, 1, length, stdout) == length; }
+static int write_error; /* errno of the first write that failed: stdio forgets it */
+
+static bool note_write(bool good) {
+  if (!good && !write_error) write_error = errno ? errno : EIO;
+  return good;
+}
+
+bool cli_write(const char *text, size_t length) { return note_write(fwrite(text, 1, length, stdout) == length); }
+
+bool cli_write_now(const char *text, size_t length) {
+  return cli_write(text, length) && note_write(fflush(stdout) == 0);
+}
 
 int cli_flush(void) {
   errno = 0;
-  if (fflush(stdout) == 0 && !ferror(stdout)) return CLI_OK;
-  if (errno == EPIPE) return CLI_FAILURE;
-  return cli_complain("cannot write the output%s%s", errno ? ": " : "", errno ? strerror(errno) : "");
+  note_write(fflush(stdout) == 0 && !ferror(stdout));
+  if (!write_error) return CLI_OK;
+  return write_error == EPIPE ? CLI_FAILURE : cli_complain("cannot write the output: %s", strerror(write_error));
 }
 
 static bool is_special(const char *path) {

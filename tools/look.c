@@ -76,7 +76,7 @@ int cli_graph(const cli_args *args) {
   if (strcmp(suffix, "dot") == 0) {
     code = cli_write_file(args->out, &text);
   } else if (strcmp(suffix, "svg") != 0 && strcmp(suffix, "png") != 0 && strcmp(suffix, "pdf") != 0) {
-    code = cli_complain("graph draws .svg, .png, .pdf or .dot files, not '%s'", args->out);
+    code = cli_usage("graph", "graph draws .svg, .png, .pdf or .dot files, not '%s'", args->out);
   } else {
     code = run_dot(&text, suffix, args->out);
   }
@@ -96,6 +96,10 @@ int cli_weights(const cli_args *args) {
   if (strcmp(args->positional[0], "save") != 0)
     return cli_usage("weights", "weights has 'ls' and 'save', not '%s'", args->positional[0]);
   if (!args->model.weights || !args->out) return cli_usage("weights", "weights save wants --weights and --out");
+  static const char *const types[] = {"f32", "f16", "bf16"};
+  bool known = false;
+  for (size_t i = 0; i < DP_COUNT(types); i++) known |= strcmp(args->dtype, types[i]) == 0;
+  if (!known) return cli_usage("weights", "--dtype is f32, f16 or bf16, not '%s'", args->dtype);
   dp_options options = args->model;
   options.path = args->positional[1];
   dp_status status = dp_save_weights(&options, args->out, args->dtype);
@@ -104,11 +108,13 @@ int cli_weights(const cli_args *args) {
 
 /* ---- tokenize */
 
-static int print_ids(const dp_tokens *tokens, bool json) {
-  if (json) cli_write("[", 1);
-  for (size_t i = 0; i < tokens->count; i++) printf("%s%d", i == 0 ? "" : json ? "," : " ", tokens->ids[i]);
-  cli_write(json ? "]\n" : "\n", json ? 2 : 1);
-  return CLI_OK;
+static void print_ids(const dp_tokens *tokens, bool json) {
+  dp_str out = {0};
+  dp_str_add(&out, json ? "[" : "");
+  for (size_t i = 0; i < tokens->count; i++) dp_str_addf(&out, "%s%d", i == 0 ? "" : json ? "," : " ", tokens->ids[i]);
+  dp_str_add(&out, json ? "]\n" : "\n");
+  cli_write(out.text ? out.text : "", out.length);
+  dp_str_free(&out);
 }
 
 static int decode_ids(const cli_args *args, const char *text) {
@@ -144,8 +150,11 @@ int cli_tokenize(const cli_args *args) {
   } else {
     dp_tokens tokens;
     dp_status status = dp_tokenize_file(args->model.weights, text, length, false, &tokens);
-    code = status.code == DP_OK ? print_ids(&tokens, args->json) : cli_fail(status);
-    if (status.code == DP_OK) dp_tokens_free(&tokens);
+    if (status.code == DP_OK) {
+      print_ids(&tokens, args->json);
+      dp_tokens_free(&tokens);
+    }
+    code = status.code == DP_OK ? CLI_OK : cli_fail(status);
   }
   dp_str_free(&piped);
   return code;

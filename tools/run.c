@@ -28,7 +28,7 @@ static bool not_interrupted(void *user) {
 
 static bool print_text(void *user, const char *text, size_t length) {
   bool *lost = user;
-  *lost = !cli_write(text, length) || fflush(stdout) != 0;
+  *lost = !cli_write_now(text, length);
   return !*lost;
 }
 
@@ -103,8 +103,7 @@ static int answer(const cli_args *args, dp_model *model, const char *prompt, siz
   dp_session_free(session);
   dp_tokens_free(&tokens);
   if (status.code != DP_OK) return cli_fail(status);
-  if (stats.new_tokens > 0 && !lost) cli_write("\n", 1);
-  fflush(stdout);
+  if (stats.new_tokens > 0 && !lost) lost = !cli_write_now("\n", 1);
   dp_model_info info = dp_model_get_info(model);
   if (args->stats || args->json || isatty(2)) print_stats(&info, &stats, args->json);
   if (interrupted) return CLI_INTERRUPTED;
@@ -228,8 +227,7 @@ static int converse(const cli_args *args, dp_model *model) {
       drop_messages(&c, c.count - 1);
       continue;
     }
-    if (!c.lost) cli_write("\n", 1);
-    fflush(stdout);
+    if (!c.lost) c.lost = !cli_write_now("\n", 1);
     if (!add_message(&c, "assistant", c.answer.text ? c.answer.text : "")) break;
     if (args->stats) print_stats(&info, &stats, args->json);
   }
