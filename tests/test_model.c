@@ -232,7 +232,7 @@ START_TEST(tokens_are_those_of_hf_tokenizers) {
     dp_tokens tokens;
     check_ok(dp_tokenize(model, text, length, true, &tokens), "tokenize");
     int32_t *ids = ids_of(json_object_get(one, "ids"), &count);
-    ck_assert_msg(tokens.count == count && memcmp(tokens.ids, ids, count * sizeof *ids) == 0, "case %zu: other ids than expected", index);
+    ck_assert_msg(tokens.count == count && (count == 0 || memcmp(tokens.ids, ids, count * sizeof *ids) == 0), "case %zu: other ids than expected", index);
     free(ids);
     dp_tokens_free(&tokens);
   }
