@@ -1,0 +1,201 @@
+/* tests/test_cli.c: the `dipper` command as a user meets it: what it prints where, exit codes, and one clear message for
+ * each thing that can be wrong. Runs the real program. */
+#include "base/base.h"
+
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define LLAMA DIPPER_SOURCE_DIR "/models/llama.dip"
+#define TINY DIPPER_TEST_DIR "/golden/tiny_llama/model.safetensors"
+#define SMOLLM2 DIPPER_SOURCE_DIR "/build/weights/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+static char folder[] = "/tmp/dipper-cli-XXXXXX";
+
+typedef struct outcome {
+  int code;
+  char out[65536], err[65536];
+} outcome;
+
+static void read_back(const char *name, char *text, size_t size) {
+  char path[256];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  FILE *file = fopen(path, "rb");
+  ck_assert(file != NULL);
+  size_t n = fread(text, 1, size - 1, file);
+  text[n] = '\0';
+  fclose(file);
+}
+
+/* Runs "dipper ARGUMENTS" in a shell; D stands for the scratch folder, M and W for a model and its weights. */
+static outcome *run(const char *arguments) {
+  static outcome result;
+  char command[8192];
+  snprintf(command, sizeof command,
+           "cd %s && D=%s M=%s W=%s S=%s && export DIPPER_CACHE=$D/cache && dipper() { " DIPPER_COMMAND " \"$@\"; } && { %s ; } >out 2>err </dev/null",
+           folder, folder, LLAMA, TINY, SMOLLM2, arguments);
+  int state = system(command);
+  result.code = WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
+  read_back("out", result.out, sizeof result.out);
+  read_back("err", result.err, sizeof result.err);
+  return &result;
+}
+
+typedef struct expectation {
+  const char *arguments;
+  int code;
+  const char *in_error; /* NULL: nothing on stderr */
+} expectation;
+
+static const expectation mistakes[] = {
+    {"dipper", 2, NULL},
+    {"dipper rnu", 2, "did you mean 'run'?"},
+    {"dipper run", 2, "wants MODEL.dip"},
+    {"dipper run $M --wieghts x", 2, "did you mean '--weights'?"},
+    {"dipper run $M --weights", 2, "wants a value"},
+    {"dipper run $M --threads zero --weights $W -p x", 2, "whole number"},
+    {"dipper run $M --threads 0 --weights $W -p x", 2, "between"},
+    {"dipper run $M --temp hot --weights $W -p x", 2, "wants a number"},
+    {"dipper run $M -n 5x --weights $W -p x", 2, "whole number"},
+    {"dipper run $M extra --weights $W -p x", 2, "unexpected argument"},
+    {"dipper run $M -p x", 2, "wants --weights"},
+    {"dipper run nowhere.dip --weights $W -p x", 1, "No such file"},
+    {"dipper run $D --weights $W -p x", 1, "is a directory"},
+    {"dipper run $M --weights $D -p x", 1, "is a directory"},
+    {"dipper run $M --weights nowhere.gguf -p x", 1, "No such file"},
+    {": >empty; dipper run empty --weights $W -p x", 1, "no model"},
+    {": >empty; dipper run $M --weights empty -p x", 1, "is empty"},
+    {"head -c 1000 $W >short; dipper run $M --weights short -p x", 1, "short"},
+    {"head -c 100000 $S >short; dipper run $M --weights short -p x", 1, "short"},
+    {"echo 'model m {' >bad.dip; dipper check bad.dip", 1, "bad.dip:"},
+    {"sed 's/wq\\[l\\]/wqq[l]/' $M >bad.dip; dipper check bad.dip", 1, "did you mean 'wq'?"},
+    {"dipper run $M --weights $S --set d=100 -p x", 1, "not a whole number"},
+    {"dipper run $M --weights $S --set layrs=2 -p x", 1, "did you mean 'layers'?"},
+    {"dipper run $M --weights $S --set layers=31 -p x", 1, "layer 30"},
+    {"dipper run $M --weights $S --set ff=1600 -p x", 1, "1600"},
+    {"dipper logits $M --weights $W --tokens 1,97 --out x.npy", 1, "out of range"},
+    {"dipper logits $M --weights $W --tokens 1,-1 --out x.npy", 1, "'-1'"},
+    {"dipper logits $M --weights $W --tokens 1,two --out x.npy", 1, "two"},
+    {"dipper logits $M --weights $W --tokens @nowhere --out x.npy", 1, "No such file"},
+    {"dipper logits $M --weights $W --tokens 1,2,3 --ctx 2 --out x.npy", 1, "context"},
+    {"dipper logits $M --weights $W --tokens 1,2,3 --out /dev/full", 1, "No space left"},
+    {"dipper logits $M --weights $W --tokens 1,2,3 --out nowhere/x.npy", 1, "No such file"},
+    {"dipper logits $M --weights $W --tokens 1 --ctx 1000000000 --out x.npy", 1, "memory"},
+    {"dipper logits $M --weights random:x --tokens 1 --out x.npy", 1, "random:"},
+    {"dipper run $M --weights $W -p x", 1, "tokenizer"},
+    {"dipper run $M --weights $S -p \"$(head -c 3000 $M)\" --ctx 64", 1, "context of 64"},
+    {"dipper ir $M --dump-after=fsue", 1, "fuse"},
+    {"dipper graph $M -o x.txt", 2, ".svg"},
+    {"dipper weights sl $W", 2, "'ls'"},
+    {"dipper weights save $M --weights $W --out x --dtype q4_1", 2, "q4_1"},
+    {"dipper check $M --backend cuda9; dipper logits $M --weights $W --tokens 1 --out x --backend cuda9", 1, "cuda9"},
+};
+
+START_TEST(each_mistake_gets_one_clear_message_and_its_exit_code) {
+  const expectation *e = &mistakes[_i];
+  outcome *r = run(e->arguments);
+  ck_assert_msg(r->code == e->code, "%s: exit code %d, not %d; stderr: %s", e->arguments, r->code, e->code, r->err);
+  if (e->in_error) ck_assert_msg(strstr(r->err, e->in_error) != NULL, "%s: '%s' is not in: %s", e->arguments, e->in_error, r->err);
+  ck_assert_msg(!strchr(r->err, '\033'), "%s: color without a terminal", e->arguments);
+  ck_assert_msg(!strstr(r->err, "Sanitizer"), "%s: %s", e->arguments, r->err);
+}
+END_TEST
+
+static const expectation uses[] = {
+    {"dipper help", 0, NULL},
+    {"dipper help run", 0, NULL},
+    {"dipper run --help", 0, NULL},
+    {"dipper version", 0, NULL},
+    {"dipper check $M", 0, NULL},
+    {"dipper ir $M --verify-each", 0, NULL},
+    {"dipper ir $M --dump-after=all --weights $W", 0, NULL},
+    {"dipper ir $M --tile", 0, NULL},
+    {"dipper ir $M --llvm", 0, NULL},
+    {"dipper ir $M --asm --target-cpu x86-64-v3 --target-triple x86_64-pc-linux-gnu", 0, NULL},
+    {"dipper graph $M -o g.dot && grep -q digraph g.dot", 0, NULL},
+    {"dipper weights ls $W", 0, NULL},
+    {"dipper weights ls $S --json", 0, NULL},
+    {"dipper weights save $M --weights random:7 --set layers=1 --set vocab=64 --out r.safetensors && dipper weights ls r.safetensors", 0, NULL},
+    {"dipper logits $M --weights $W --tokens 1,2,3 --out x.npy", 0, NULL},
+    {"dipper tokenize --weights $S 'Hello, world!' | grep -qx '19556 28 905 17'", 0, NULL},
+    {"dipper tokenize --weights $S 'naïve 你好 🙂' | dipper tokenize --weights $S --decode | grep -q 'naïve 你好 🙂'", 0, NULL},
+    {"test -z \"$(dipper run $M --weights $S -p x -n 0)\"", 0, NULL},
+    {"dipper run $M --weights $S -p 'What is the capital of France?' -n 20 | grep -q 'Paris'", 0, NULL},
+    {"echo 'What is the capital of France?' | dipper run $M --weights $S -n 20 | grep -q Paris", 0, NULL},
+    {"printf 'My name is Ada.\\n/reset\\nWhat is the capital of France?\\n/exit\\n' | dipper run $M --weights $S --chat -n 20 | grep -q Paris", 0, NULL},
+    {"dipper run $M --weights $S --raw -p 'The capital of France is' -n 3 --temp 1 --top-k 5 --seed 3 >a && dipper run $M --weights $S --raw -p 'The capital of France is' -n 3 --temp 1 --top-k 5 --seed 3 --threads 1 >b && cmp a b", 0, NULL},
+    {"dipper bench $M --weights $W --prefill 40 --decode 3 --repeat 1 --json", 0, NULL},
+    {"dipper run $M --weights $S -p hi -n 200 | head -c 1 >/dev/null", 0, NULL},
+};
+
+START_TEST(each_use_works_and_keeps_stderr_clean) {
+  const expectation *e = &uses[_i];
+  outcome *r = run(e->arguments);
+  ck_assert_msg(r->code == e->code, "%s: exit code %d; stderr: %s", e->arguments, r->code, r->err);
+  ck_assert_msg(r->err[0] == '\0', "%s: on stderr: %s", e->arguments, r->err);
+}
+END_TEST
+
+START_TEST(logits_are_the_same_file_for_any_chunk_and_threads) {
+  outcome *r = run("dipper logits $M --weights $S --tokens 1,5,9,200,1000,77,12,13,14,15,9000 --out a.npy --threads 1 && "
+                   "dipper logits $M --weights $S --tokens 1,5,9,200,1000,77,12,13,14,15,9000 --out b.npy --threads 2 --chunk 3 && cmp a.npy b.npy && "
+                   "head -c 6 a.npy | tail -c 5 | grep -q NUMPY");
+  ck_assert_msg(r->code == 0, "%s", r->err);
+}
+END_TEST
+
+START_TEST(saved_weights_give_the_logits_of_the_file_they_came_from) {
+  outcome *r = run("dipper weights save $M --weights $W --out s.safetensors && cp $(dirname $W)/config.json . && "
+                   "dipper logits $M --weights $W --tokens 1,2,3 --out a.npy && dipper logits $M --weights s.safetensors --tokens 1,2,3 --out b.npy && cmp a.npy b.npy");
+  ck_assert_msg(r->code == 0, "%s", r->err);
+}
+END_TEST
+
+START_TEST(a_second_start_compiles_nothing) {
+  outcome *r = run("dipper bench $M --weights $W --prefill 4 --decode 1 --repeat 1 --json --cache-dir $D/fresh && "
+                   "dipper bench $M --weights $W --prefill 4 --decode 1 --repeat 1 --json --cache-dir $D/fresh");
+  ck_assert_int_eq(r->code, 0);
+  char *first = strstr(r->out, "\"compiled\":true"), *second = strstr(r->out, "\"compiled\":false");
+  ck_assert_msg(first && second && first < second, "%s", r->out);
+}
+END_TEST
+
+START_TEST(a_cache_that_cannot_be_written_is_no_failure) {
+  outcome *r = run("dipper logits $M --weights $W --tokens 1,2 --out x.npy --cache-dir /proc/nowhere");
+  ck_assert_msg(r->code == 0, "%s", r->err);
+}
+END_TEST
+
+START_TEST(an_interrupt_stops_the_answer_and_says_so_by_exit_code) {
+  outcome *r = run("( trap - INT; exec timeout --preserve-status -s INT 1.5 " DIPPER_COMMAND " run $M --weights $S --raw -p 'Once upon a time' --temp 1 --ctx 8000 -n 7000 )");
+  ck_assert_msg(r->code == 130, "exit code %d, stderr: %s", r->code, r->err);
+  ck_assert_msg(strlen(r->out) > 0, "nothing of the answer was kept");
+}
+END_TEST
+
+int main(void) {
+  if (!mkdtemp(folder)) return 1;
+  Suite *suite = suite_create("cli");
+  TCase *tests = tcase_create("command");
+  tcase_set_timeout(tests, 300);
+  tcase_add_loop_test(tests, each_mistake_gets_one_clear_message_and_its_exit_code, 0, (int)DP_COUNT(mistakes));
+  tcase_add_loop_test(tests, each_use_works_and_keeps_stderr_clean, 0, (int)DP_COUNT(uses));
+  tcase_add_test(tests, logits_are_the_same_file_for_any_chunk_and_threads);
+  tcase_add_test(tests, saved_weights_give_the_logits_of_the_file_they_came_from);
+  tcase_add_test(tests, a_second_start_compiles_nothing);
+  tcase_add_test(tests, a_cache_that_cannot_be_written_is_no_failure);
+  tcase_add_test(tests, an_interrupt_stops_the_answer_and_says_so_by_exit_code);
+  suite_add_tcase(suite, tests);
+  SRunner *runner = srunner_create(suite);
+  srunner_run_all(runner, CK_NORMAL);
+  int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  char command[256];
+  snprintf(command, sizeof command, "rm -rf %s", folder);
+  if (system(command) != 0) failed++;
+  return failed != 0;
+}
