@@ -142,7 +142,8 @@ chat_value chat_item(chat_run *run, const chat_value *object, const chat_value *
 /* Python's rules: bounds count from the end when negative, and never leave the sequence. */
 static chat_value slice(chat_run *run, const chat_value *object, const chat_value bounds[3]) {
   if (object->kind == CHAT_UNDEFINED) return undefined_used(run, object);
-  if (object->kind != CHAT_LIST && object->kind != CHAT_STRING) return CHAT_NO_VALUE;
+  if (object->kind != CHAT_LIST && object->kind != CHAT_STRING)
+    return chat_fail(run, DP_INVALID, "a %s cannot be sliced", chat_kind_name(object));
   for (int i = 0; i < 3; i++)
     if (bounds[i].kind != CHAT_INT && bounds[i].kind != CHAT_NONE)
       return chat_fail(run, DP_INVALID, "a slice bound that is a %s", chat_kind_name(&bounds[i]));
