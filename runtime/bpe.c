@@ -87,8 +87,7 @@ static dp_word_slot *word_slot(const dp_bpe *bpe, const char *word, size_t n) {
     dp_word_slot *slot = &bpe->words[at];
     if (slot->id < 0) return slot;
     if (slot->hash != (uint32_t)(hash >> 32)) continue;
-    uint32_t begin = bpe->offsets[slot->id];
-    if (bpe->offsets[slot->id + 1] - begin == n && memcmp(bpe->bytes + begin, word, n) == 0) return slot;
+    if (dp_bpe_length(bpe, slot->id) == n && memcmp(bpe->bytes + bpe->offsets[slot->id], word, n) == 0) return slot;
   }
 }
 
@@ -96,7 +95,7 @@ int32_t dp_bpe_find(const dp_bpe *bpe, const char *word, size_t n) { return word
 
 bool dp_bpe_add_word(dp_bpe *bpe, int32_t id, int32_t *other) {
   const char *word = bpe->bytes + bpe->offsets[id];
-  size_t n = bpe->offsets[id + 1] - bpe->offsets[id];
+  size_t n = dp_bpe_length(bpe, id);
   dp_word_slot *slot = word_slot(bpe, word, n);
   if (slot->id >= 0) {
     *other = slot->id;

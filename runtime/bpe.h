@@ -21,8 +21,8 @@ typedef struct dp_word_slot {
 } dp_word_slot;
 
 typedef struct dp_bpe {
-  const char *bytes;        /* of all tokens, one after the other; [offsets[id], offsets[id + 1]); not owned */
-  const uint32_t *offsets;  /* [token_count + 1]; not owned */
+  const char *bytes;        /* of all tokens, one after the other, each with a NUL at its end; not owned */
+  const uint32_t *offsets;  /* [token_count + 1]: where each begins; not owned */
   int token_count;
   dp_word_slot *words;      /* bytes -> id; word_mask + 1 slots */
   size_t word_mask;
@@ -43,6 +43,9 @@ typedef struct dp_bpe_work {
 
 dp_status dp_bpe_init(dp_bpe *bpe, const char *bytes, const uint32_t *offsets, int token_count, size_t merge_count);
 void dp_bpe_free(dp_bpe *bpe);
+static inline size_t dp_bpe_length(const dp_bpe *bpe, int32_t id) {
+  return bpe->offsets[id + 1] - bpe->offsets[id] - 1;
+}
 /* false: these bytes are a token already, `*other`. */
 bool dp_bpe_add_word(dp_bpe *bpe, int32_t id, int32_t *other);
 /* A pair that is given twice keeps the later rank. */

@@ -176,6 +176,7 @@ static bool as_number(const chat_value *value, double *number) {
 
 static bool equal(chat_run *run, const chat_value *a, const chat_value *b, int level) {
   double x, y;
+  if (!chat_step(run, 0)) return false;
   if (a->kind == CHAT_INT && b->kind == CHAT_INT) return a->integer == b->integer;
   if (as_number(a, &x) && as_number(b, &y)) return x == y;
   if (a->kind != b->kind) return false;
@@ -189,14 +190,14 @@ static bool equal(chat_run *run, const chat_value *a, const chat_value *b, int l
     if (a->list->count != b->list->count || a->list->is_tuple != b->list->is_tuple) return false;
     for (int i = 0; i < a->list->count; i++)
       if (!equal(run, &a->list->items[i], &b->list->items[i], level + 1)) return false;
-    return chat_step(run, 16);
+    return true;
   case CHAT_DICT:
     if (a->dict->count != b->dict->count) return false;
     for (int i = 0; i < a->dict->count; i++) {
       const chat_value *other = chat_dict_get(run, b->dict, &a->dict->entries[i].key);
       if (!other || !equal(run, &a->dict->entries[i].value, other, level + 1)) return false;
     }
-    return chat_step(run, 16);
+    return true;
   case CHAT_NAMESPACE: return a->dict == b->dict;
   case CHAT_LOOP: return a->loop == b->loop;
   case CHAT_MACRO: return a->macro == b->macro;

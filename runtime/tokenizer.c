@@ -12,7 +12,7 @@
 #include <string.h>
 
 struct dp_tokenizer {
-  char *bytes;       /* of all tokens */
+  char *bytes;       /* of all tokens, each with a NUL at its end */
   uint32_t *offsets; /* [token_count + 1] */
   uint8_t *flags;    /* [token_count] of TOKEN_* */
   int token_count;
@@ -68,9 +68,9 @@ static dp_status no_memory(void) { return dp_fail(DP_NO_MEMORY, "no memory for a
 static dp_status store_texts(dp_tokenizer *t, const dp_tokenizer_parts *parts) {
   size_t total = 0;
   for (int i = 0; i < parts->token_count; i++) {
-    if (parts->tokens[i].text.length > UINT32_MAX - total - 1)
+    if (parts->tokens[i].text.length >= UINT32_MAX - total)
       return dp_fail(DP_INVALID, "the texts of the vocabulary are longer than 4 GB");
-    total += parts->tokens[i].text.length;
+    total += parts->tokens[i].text.length + 1;
   }
   t->token_count = parts->token_count;
   t->bytes = malloc(total + 1);
@@ -81,13 +81,17 @@ static dp_status store_texts(dp_tokenizer *t, const dp_tokenizer_parts *parts) {
   for (int i = 0; i < t->token_count; i++) {
     const dp_token_part *token = &parts->tokens[i];
     t->offsets[i] = (uint32_t)at;
-    if (!token->text.text) continue;
+    if (!token->text.text) {
+      t->bytes[at++] = '\0';
+      continue;
+    }
     size_t length = 0; /* an added token that the model knows too is a byte letter, if it looks like one */
     if ((token->added && !token->in_model) || !dp_byte_letters_decode(token->text, t->bytes + at, &length)) {
       length = token->text.length;
       memcpy(t->bytes + at, token->text.text, length);
     }
     at += length;
+    t->bytes[at++] = '\0';
     t->flags[i] = (uint8_t)(TOKEN_EXISTS | (token->special ? TOKEN_SPECIAL : 0) | (token->added ? TOKEN_ADDED : 0));
   }
   t->offsets[t->token_count] = (uint32_t)at;
@@ -178,7 +182,7 @@ static void mark_ends(dp_tokenizer *t) {
                                      "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>", "</s>", "<｜end▁of▁sentence｜>"};
   for (int i = 0; i < t->token_count; i++) {
     if (!(t->flags[i] & TOKEN_SPECIAL)) continue;
-    size_t n = t->offsets[i + 1] - t->offsets[i];
+    size_t n = dp_bpe_length(&t->bpe, i);
     for (size_t k = 0; k < DP_COUNT(ends); k++)
       if (n == strlen(ends[k]) && memcmp(t->bytes + t->offsets[i], ends[k], n) == 0) t->flags[i] |= TOKEN_END;
   }
@@ -312,7 +316,7 @@ dp_token_specials dp_tokenizer_specials(const dp_tokenizer *t) { return t->speci
 int32_t dp_tokenizer_find(const dp_tokenizer *t, const char *text, size_t n) {
   int32_t id = n ? dp_bpe_find(&t->bpe, text, n) : -1;
   for (int i = 0; id < 0 && i < t->token_count; i++)
-    if ((t->flags[i] & TOKEN_ADDED) && t->offsets[i + 1] - t->offsets[i] == n &&
+    if ((t->flags[i] & TOKEN_ADDED) && dp_bpe_length(&t->bpe, i) == n &&
         memcmp(t->bytes + t->offsets[i], text, n) == 0)
       id = i;
   return id;
@@ -321,7 +325,7 @@ int32_t dp_tokenizer_find(const dp_tokenizer *t, const char *text, size_t n) {
 const char *dp_token_text(const dp_tokenizer *t, int32_t id, size_t *length) {
   if (length) *length = 0;
   if (!exists(t, id)) return NULL;
-  if (length) *length = t->offsets[id + 1] - t->offsets[id];
+  if (length) *length = dp_bpe_length(&t->bpe, id);
   return t->bytes + t->offsets[id];
 }
 

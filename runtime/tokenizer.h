@@ -55,7 +55,8 @@ int dp_tokenizer_size(const dp_tokenizer *tokenizer); /* ids are in [0, size) */
 dp_token_specials dp_tokenizer_specials(const dp_tokenizer *tokenizer);
 /* The id of the token with this text (bytes, not byte letters); -1: none. */
 int32_t dp_tokenizer_find(const dp_tokenizer *tokenizer, const char *text, size_t n);
-/* The bytes of a token, not always whole characters; `length` may be NULL. NULL when there is no such id. */
+/* The bytes of a token, not always whole characters, with a NUL after them; `length` may be NULL. NULL when there is no
+ * such id. */
 const char *dp_token_text(const dp_tokenizer *tokenizer, int32_t id, size_t *length);
 bool dp_token_is_special(const dp_tokenizer *tokenizer, int32_t id);
 /* Does generation stop here? eos, eot, and the control tokens that are known to end a turn ("<|im_end|>", ...). */

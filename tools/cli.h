@@ -65,6 +65,8 @@ dp_status cli_read_stdin(dp_str *text);
 /* Ids separated by commas, spaces or lines, with or without brackets; malloc'ed. CLI_OK or CLI_FAILURE. */
 int cli_parse_ids(const char *text, int32_t **ids, size_t *count);
 
+int64_t cli_peak_bytes(void); /* the most memory that was resident, of this program alone */
+
 int cli_run(const cli_args *args);
 int cli_logits(const cli_args *args);
 int cli_eval(const cli_args *args);

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
 
 static double seconds(void) {
@@ -190,14 +189,12 @@ int cli_bench(const cli_args *args) {
     return cli_fail(status);
   }
   dp_model_info info = dp_model_get_info(model);
-  struct rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
   if (args->json) {
     printf("{");
     print_list("prefill_tok_s", prefill, args->repeat);
     print_list("decode_tok_s", decode, args->repeat);
     printf("\"load_s\":%.4f,\"compile_s\":%.4f,\"compiled\":%s,\"threads\":%d,\"peak_rss_bytes\":%lld}\n", info.load_s,
-           info.compile_s, info.compiled ? "true" : "false", info.threads, (long long)usage.ru_maxrss * 1024);
+           info.compile_s, info.compiled ? "true" : "false", info.threads, (long long)cli_peak_bytes());
   } else {
     qsort(prefill, (size_t)args->repeat, sizeof *prefill, by_value);
     qsort(decode, (size_t)args->repeat, sizeof *decode, by_value);
@@ -206,7 +203,7 @@ int cli_bench(const cli_args *args) {
            info.threads, (long long)args->prefill, prefill[args->repeat / 2], prefill[0], prefill[args->repeat - 1],
            (long long)args->batch, (long long)args->bench_decode, decode[args->repeat / 2], decode[0],
            decode[args->repeat - 1], info.load_s * 1e3, info.compile_s * 1e3, info.compiled ? "" : " (cached)",
-           (double)usage.ru_maxrss / 1024);
+           (double)cli_peak_bytes() / (1 << 20));
   }
   dp_model_free(model);
   return CLI_OK;

@@ -138,3 +138,14 @@ int cli_parse_ids(const char *text, int32_t **ids, size_t *count) {
   }
   return CLI_OK;
 }
+
+/* Not getrusage's: that starts from what the program that started this one had. */
+int64_t cli_peak_bytes(void) {
+  FILE *file = fopen("/proc/self/status", "r");
+  long long kib = 0;
+  char line[256];
+  while (file && fgets(line, sizeof line, file))
+    if (sscanf(line, "VmHWM: %lld kB", &kib) == 1) break;
+  if (file) fclose(file);
+  return kib * 1024;
+}

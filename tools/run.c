@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 static volatile sig_atomic_t interrupted;
@@ -32,11 +31,6 @@ static bool print_text(void *user, const char *text, size_t length) {
   return !*lost;
 }
 
-static double peak_mib(void) {
-  struct rusage usage;
-  return getrusage(RUSAGE_SELF, &usage) == 0 ? (double)usage.ru_maxrss / 1024 : 0;
-}
-
 static double rate(int64_t count, double seconds) { return seconds > 0 ? (double)count / seconds : 0; }
 
 static void print_stats(const dp_model_info *info, const dp_generation_stats *stats, bool json) {
@@ -47,13 +41,19 @@ static void print_stats(const dp_model_info *info, const dp_generation_stats *st
             "{\"load_s\":%.4f,\"compile_s\":%.4f,\"compiled\":%s,\"prompt_tokens\":%lld,\"prefill_tok_s\":%.1f,"
             "\"new_tokens\":%lld,\"decode_tok_s\":%.1f,\"peak_rss_mib\":%.1f}\n",
             info->load_s, info->compile_s, info->compiled ? "true" : "false", (long long)stats->prompt_tokens, prefill,
-            (long long)stats->new_tokens, decode, peak_mib());
+            (long long)stats->new_tokens, decode, (double)cli_peak_bytes() / (1 << 20));
   else
     fprintf(stderr,
             "load %.0f ms, compile %.0f ms%s, prefill %lld tokens at %.0f tok/s, decode %lld tokens at %.0f tok/s, "
             "peak memory %.0f MiB\n",
             info->load_s * 1e3, info->compile_s * 1e3, info->compiled ? "" : " (cached)",
-            (long long)stats->prompt_tokens, prefill, (long long)stats->new_tokens, decode, peak_mib());
+            (long long)stats->prompt_tokens, prefill, (long long)stats->new_tokens, decode, (double)cli_peak_bytes() / (1 << 20));
+}
+
+/* An answer that the context cut off should not look like one that the model ended. */
+static void tell_of_full_context(const cli_args *args, const dp_model_info *info, const dp_generation_stats *stats) {
+  if (stats->stopped || stats->finished || stats->new_tokens == 0 || stats->new_tokens == args->count) return;
+  fprintf(stderr, "dipper: note: the context of %lld tokens is full\n", (long long)info->context);
 }
 
 static dp_generation generation_of(const cli_args *args, bool *lost) {
@@ -105,6 +105,7 @@ static int answer(const cli_args *args, dp_model *model, const char *prompt, siz
   if (status.code != DP_OK) return cli_fail(status);
   if (stats.new_tokens > 0 && !lost) lost = !cli_write_now("\n", 1);
   dp_model_info info = dp_model_get_info(model);
+  tell_of_full_context(args, &info, &stats);
   if (args->stats || args->json || isatty(2)) print_stats(&info, &stats, args->json);
   if (interrupted) return CLI_INTERRUPTED;
   return lost ? CLI_FAILURE : CLI_OK;
@@ -197,10 +198,10 @@ static int converse(const cli_args *args, dp_model *model) {
   generation.on_token = remember_token;
   generation.user = &c;
   bool terminal = isatty(0), color = cli_color(2);
-  int code = CLI_OK;
+  if (terminal) fputs("Ctrl-C stops an answer, /reset starts over, /exit or Ctrl-D ends.\n", stderr);
   char *line = NULL;
   size_t capacity = 0;
-  while (code == CLI_OK && !c.lost) {
+  while (!c.lost) {
     interrupted = 0;
     if (terminal) fputs(color ? "\033[1;32m> \033[0m" : "> ", stderr);
     errno = 0;
@@ -224,11 +225,13 @@ static int converse(const cli_args *args, dp_model *model) {
     status = turn(&c, &generation, &stats);
     if (status.code != DP_OK) { /* the conversation goes on without this message */
       cli_fail(status);
+      fputs("The message was left out. /reset starts over.\n", stderr);
       drop_messages(&c, c.count - 1);
       continue;
     }
     if (!c.lost) c.lost = !cli_write_now("\n", 1);
     if (!add_message(&c, "assistant", c.answer.text ? c.answer.text : "")) break;
+    tell_of_full_context(args, &info, &stats);
     if (args->stats) print_stats(&info, &stats, args->json);
   }
   if (terminal) fputc('\n', stderr);
@@ -238,7 +241,7 @@ static int converse(const cli_args *args, dp_model *model) {
   free(c.fed);
   dp_str_free(&c.answer);
   dp_session_free(c.session);
-  return c.lost ? CLI_FAILURE : code;
+  return c.lost ? CLI_FAILURE : CLI_OK;
 }
 
 int cli_run(const cli_args *args) {
