@@ -120,12 +120,10 @@ static dp_status add_merges(dp_tokenizer *t, const dp_tokenizer_parts *parts, ch
     dp_text left = parts->merges[i].left, right = parts->merges[i].right;
     int32_t ids[3] = {-1, -1, -1};
     size_t n = 0, m = 0;
-    if (left.length + right.length <= spare_size && dp_byte_letters_decode(left, spare, &n) &&
-        dp_byte_letters_decode(right, spare + n, &m) && n && m) {
-      ids[0] = dp_bpe_find(&t->bpe, spare, n);
+    if (left.length <= spare_size && dp_byte_letters_decode(left, spare, &n) && n) ids[0] = dp_bpe_find(&t->bpe, spare, n);
+    if (right.length <= spare_size - n && dp_byte_letters_decode(right, spare + n, &m) && m)
       ids[1] = dp_bpe_find(&t->bpe, spare + n, m);
-      ids[2] = dp_bpe_find(&t->bpe, spare, n + m);
-    }
+    if (ids[0] >= 0 && ids[1] >= 0) ids[2] = dp_bpe_find(&t->bpe, spare, n + m);
     if (ids[0] < 0 || ids[1] < 0 || ids[2] < 0)
       return dp_fail(DP_INVALID, "merge %d, '%.*s' + '%.*s': %s is not in the vocabulary", i,
                      (int)(left.length > 80 ? 80 : left.length), left.text,
@@ -207,10 +205,10 @@ static dp_status build(dp_tokenizer *t, dp_tokenizer_parts *parts) {
   size_t longest = 0;
   for (int i = 0; i < t->token_count; i++)
     if (parts->tokens[i].text.length > longest) longest = parts->tokens[i].text.length;
-  char *spare = malloc(longest + 1);
+  char *spare = malloc(2 * longest + 1); /* for the two of a merge */
   if (!spare) return no_memory();
   dp_status status = add_words(t, parts, spare);
-  if (status.code == DP_OK) status = add_merges(t, parts, spare, longest);
+  if (status.code == DP_OK) status = add_merges(t, parts, spare, 2 * longest);
   free(spare);
   DP_TRY(status);
   DP_TRY(add_added(t, parts, false, &t->added));
