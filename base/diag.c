@@ -80,7 +80,7 @@ static void render_line(const dp_source *source, dp_loc loc, dp_str *out, const 
   size_t begin = at, end = at;
   while (begin > 0 && source->text[begin - 1] != '\n') begin--;
   while (end < source->length && source->text[end] != '\n') end++;
-  if (at - begin > 400) return; /* a line no terminal shows whole */
+  if (begin == end || at - begin > 400) return; /* nothing there, or a line no terminal shows whole */
   size_t shown = end - begin > 500 ? begin + 500 : end;
   for (size_t i = begin; i < shown; i++) {
     unsigned char c = (unsigned char)source->text[i];

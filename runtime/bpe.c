@@ -189,7 +189,7 @@ static size_t merge_by_scan(const dp_bpe *bpe, int32_t *symbols, size_t n) {
 }
 
 typedef struct symbol {
-  int32_t id;     /* -1: merged into the one before */
+  int32_t id; /* -1: merged into the one before */
   uint32_t prev, next;
 } symbol;
 

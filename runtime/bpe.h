@@ -21,18 +21,18 @@ typedef struct dp_word_slot {
 } dp_word_slot;
 
 typedef struct dp_bpe {
-  const char *bytes;        /* of all tokens, one after the other, each with a NUL at its end; not owned */
-  const uint32_t *offsets;  /* [token_count + 1]: where each begins; not owned */
+  const char *bytes;       /* of all tokens, one after the other, each with a NUL at its end; not owned */
+  const uint32_t *offsets; /* [token_count + 1]: where each begins; not owned */
   int token_count;
-  dp_word_slot *words;      /* bytes -> id; word_mask + 1 slots */
+  dp_word_slot *words; /* bytes -> id; word_mask + 1 slots */
   size_t word_mask;
-  dp_pair_slot *pairs;      /* (left, right) -> rank, merged; pair_mask + 1 slots */
+  dp_pair_slot *pairs; /* (left, right) -> rank, merged; pair_mask + 1 slots */
   size_t pair_mask;
-  int32_t byte_ids[256];    /* -1: this byte has no token, and vanishes (or becomes `unknown`) */
-  int32_t unknown;          /* -1: none */
-  bool fuse_unknown;        /* a run of unknown bytes is one unknown token */
-  bool ignore_merges;       /* a word that is a token is that token, whatever the merges say */
-  _Atomic uint8_t *whole;   /* [token_count]: does merging the bytes of this token give this token? learnt on demand */
+  int32_t byte_ids[256];  /* -1: this byte has no token, and vanishes (or becomes `unknown`) */
+  int32_t unknown;        /* -1: none */
+  bool fuse_unknown;      /* a run of unknown bytes is one unknown token */
+  bool ignore_merges;     /* a word that is a token is that token, whatever the merges say */
+  _Atomic uint8_t *whole; /* [token_count]: does merging the bytes of this token give this token? learnt on demand */
 } dp_bpe;
 
 /* Room for one thread's encoding of long words; zero-initialize, dp_bpe_work_free. */

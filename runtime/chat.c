@@ -1,5 +1,6 @@
 /* runtime/chat.c: a template's life: parsed once, then rendered for each list of messages, with the variables that
- * transformers gives: messages, add_generation_prompt, bos_token, eos_token, tools and documents (none), and the caller's. */
+ * transformers gives: messages, add_generation_prompt, bos_token, eos_token, tools and documents (none), and the
+ * caller's. */
 #include "runtime/chat.h"
 
 #include "runtime/chat_parts.h"
@@ -44,10 +45,14 @@ void dp_chat_template_free(dp_chat_template *chat) {
 static chat_value from_json(chat_run *run, const json_t *json) {
   switch (json_typeof(json)) {
   case JSON_TRUE:
-  case JSON_FALSE: return chat_bool(json_is_true(json));
-  case JSON_INTEGER: return chat_int(json_integer_value(json));
-  case JSON_REAL: return chat_float(json_real_value(json));
-  case JSON_STRING: return chat_copy(run, json_string_value(json), json_string_length(json));
+  case JSON_FALSE:
+    return chat_bool(json_is_true(json));
+  case JSON_INTEGER:
+    return chat_int(json_integer_value(json));
+  case JSON_REAL:
+    return chat_float(json_real_value(json));
+  case JSON_STRING:
+    return chat_copy(run, json_string_value(json), json_string_length(json));
   case JSON_ARRAY: {
     chat_list *list = chat_list_new(run, (int)(json_array_size(json) & INT32_MAX));
     for (size_t i = 0; list && i < json_array_size(json) && !chat_failed(run); i++)
@@ -62,7 +67,8 @@ static chat_value from_json(chat_run *run, const json_t *json) {
         chat_dict_set(run, dict, chat_copy(run, key, strlen(key)), from_json(run, value));
     return dict ? (chat_value){.kind = CHAT_DICT, .dict = dict} : CHAT_NO_VALUE;
   }
-  default: return CHAT_NOTHING;
+  default:
+    return CHAT_NOTHING;
   }
 }
 
@@ -75,7 +81,8 @@ static void set_messages(chat_run *run, chat_scope *scope, const dp_chat_message
   for (int i = 0; list && i < count && !chat_failed(run); i++) {
     chat_dict *message = chat_dict_new(run);
     chat_dict_set(run, message, chat_word("role"), messages[i].role ? chat_word(messages[i].role) : CHAT_NOTHING);
-    chat_dict_set(run, message, chat_word("content"), messages[i].content ? chat_word(messages[i].content) : CHAT_NOTHING);
+    chat_dict_set(run, message, chat_word("content"),
+                  messages[i].content ? chat_word(messages[i].content) : CHAT_NOTHING);
     if (message) chat_list_add(run, list, (chat_value){.kind = CHAT_DICT, .dict = message});
   }
   set_word(run, scope, "messages", chat_list_value(list));
@@ -101,7 +108,8 @@ static void set_variables(chat_run *run, chat_scope *scope, const char *variable
 static size_t input_size(const dp_chat_message *messages, int count, const dp_chat_options *options) {
   size_t size = options->variables ? strlen(options->variables) : 0;
   for (int i = 0; i < count; i++)
-    size += 64 + (messages[i].role ? strlen(messages[i].role) : 0) + (messages[i].content ? strlen(messages[i].content) : 0);
+    size += 64 + (messages[i].role ? strlen(messages[i].role) : 0) +
+            (messages[i].content ? strlen(messages[i].content) : 0);
   return size;
 }
 

@@ -1,8 +1,8 @@
 /* runtime/chat.h: a list of messages into the one text that a model was trained to read, by the chat template that its
  * file brings (Jinja, as Hugging Face's transformers set it up: trim_blocks, lstrip_blocks, no autoescape).
  *
- * Templates come from strangers: rendering is bounded in depth, steps and memory, and reads nothing but what it is given.
- * What of Jinja is not handled is refused by name and line. A parsed template is const: threads may share it. */
+ * Templates come from strangers: rendering is bounded in depth, steps and memory, and reads nothing but what it is
+ * given. What of Jinja is not handled is refused by name and line. A parsed template is const: threads may share it. */
 #ifndef DIPPER_CHAT_H
 #define DIPPER_CHAT_H
 
@@ -22,7 +22,7 @@ typedef struct dp_chat_options {
   /* A JSON object of more variables ("tools", "enable_thinking", ...), or NULL. "messages" in it, which may have more
    * than role and content, takes the place of the list. */
   const char *variables;
-  const struct tm *now;              /* for strftime_now; NULL: the template finds that undefined */
+  const struct tm *now; /* for strftime_now; NULL: the template finds that undefined */
 } dp_chat_options;
 
 dp_status dp_chat_template_new(const char *source, size_t n, dp_chat_template **out);

@@ -190,7 +190,8 @@ static chat_value repeat(chat_run *run, const chat_value *value, int64_t times) 
     return chat_list_value(list);
   }
   size_t n = value->text.length;
-  if (n && (uint64_t)times > run->memory_limit / n) return chat_fail(run, DP_INVALID, "the template needs too much memory");
+  if (n && (uint64_t)times > run->memory_limit / n)
+    return chat_fail(run, DP_INVALID, "the template needs too much memory");
   char *text = chat_alloc(run, n * (size_t)times + 1);
   if (!text) return CHAT_NO_VALUE;
   for (int64_t i = 0; n && i < times; i++) memcpy(text + (size_t)i * n, value->text.text, n);
@@ -200,16 +201,22 @@ static chat_value repeat(chat_run *run, const chat_value *value, int64_t times) 
 static chat_value integer_operator(chat_run *run, chat_text op, int64_t a, int64_t b) {
   int64_t result = 0;
   bool overflow = false, zero = false;
-  if (chat_is(op, "+")) overflow = __builtin_add_overflow(a, b, &result);
-  else if (chat_is(op, "-")) overflow = __builtin_sub_overflow(a, b, &result);
-  else if (chat_is(op, "*")) overflow = __builtin_mul_overflow(a, b, &result);
+  if (chat_is(op, "+"))
+    overflow = __builtin_add_overflow(a, b, &result);
+  else if (chat_is(op, "-"))
+    overflow = __builtin_sub_overflow(a, b, &result);
+  else if (chat_is(op, "*"))
+    overflow = __builtin_mul_overflow(a, b, &result);
   else if (chat_is(op, "**")) {
     if (b < 0) return chat_float(pow((double)a, (double)b));
     result = 1;
     if (b > 64 && a != 0 && a != 1 && a != -1) overflow = true;
-    for (int64_t i = 0, n = b > 64 ? 64 + (b & 1) : b; i < n && !overflow; i++) overflow = __builtin_mul_overflow(result, a, &result);
-  } else if (b == 0) zero = true;
-  else if (chat_is(op, "/")) return chat_float((double)a / (double)b);
+    for (int64_t i = 0, n = b > 64 ? 64 + (b & 1) : b; i < n && !overflow; i++)
+      overflow = __builtin_mul_overflow(result, a, &result);
+  } else if (b == 0)
+    zero = true;
+  else if (chat_is(op, "/"))
+    return chat_float((double)a / (double)b);
   else if (b == -1) { /* INT64_MIN / -1 */
     if (chat_is(op, "//")) overflow = __builtin_sub_overflow((int64_t)0, a, &result);
   } else {
@@ -286,8 +293,7 @@ static bool compares(chat_run *run, chat_text op, const chat_value *a, const cha
   if (chat_is(op, "!=")) return !chat_equal(run, a, b);
   if (chat_is(op, "in")) return chat_contains(run, b, a);
   if (chat_is(op, "not in")) return !chat_contains(run, b, a);
-  if (a->kind == CHAT_UNDEFINED || b->kind == CHAT_UNDEFINED)
-    undefined_used(run, a->kind == CHAT_UNDEFINED ? a : b);
+  if (a->kind == CHAT_UNDEFINED || b->kind == CHAT_UNDEFINED) undefined_used(run, a->kind == CHAT_UNDEFINED ? a : b);
   int order = chat_compare(run, a, b);
   if (chat_is(op, "<")) return order < 0;
   if (chat_is(op, ">")) return order > 0;
@@ -317,7 +323,8 @@ static chat_value eval_call(chat_run *run, chat_scope *scope, const chat_node *n
   chat_value callee = eval(run, scope, node->a);
   if (chat_failed(run)) return CHAT_NO_VALUE;
   if (callee.kind == CHAT_UNDEFINED && node->a->kind == CHAT_N_ATTRIBUTE)
-    return chat_fail(run, DP_UNSUPPORTED, "the method '%.*s' is not handled", (int)node->a->name.length, node->a->name.text);
+    return chat_fail(run, DP_UNSUPPORTED, "the method '%.*s' is not handled", (int)node->a->name.length,
+                     node->a->name.text);
   return eval_args(run, scope, node, &args) ? chat_call(run, &callee, &args) : CHAT_NO_VALUE;
 }
 
@@ -396,18 +403,27 @@ static chat_value eval_pair(chat_run *run, chat_scope *scope, const chat_node *n
 static chat_value eval_node(chat_run *run, chat_scope *scope, const chat_node *node) {
   chat_value value;
   switch (node->kind) {
-  case CHAT_N_CONST: return node->value;
-  case CHAT_N_NAME: return lookup(run, scope, node->name);
-  case CHAT_N_LIST: return eval_list(run, scope, node);
-  case CHAT_N_DICT: return eval_dict(run, scope, node);
+  case CHAT_N_CONST:
+    return node->value;
+  case CHAT_N_NAME:
+    return lookup(run, scope, node->name);
+  case CHAT_N_LIST:
+    return eval_list(run, scope, node);
+  case CHAT_N_DICT:
+    return eval_dict(run, scope, node);
   case CHAT_N_ATTRIBUTE:
     value = eval(run, scope, node->a);
     return chat_failed(run) ? CHAT_NO_VALUE : chat_attribute(run, &value, node->name);
-  case CHAT_N_SLICE: return eval_slice(run, scope, node);
-  case CHAT_N_CALL: return eval_call(run, scope, node);
+  case CHAT_N_SLICE:
+    return eval_slice(run, scope, node);
+  case CHAT_N_CALL:
+    return eval_call(run, scope, node);
   case CHAT_N_FILTER:
-  case CHAT_N_TEST: return eval_filter(run, scope, node, NULL);
-  case CHAT_N_NOT: value = eval(run, scope, node->a); return chat_bool(!chat_truth(&value));
+  case CHAT_N_TEST:
+    return eval_filter(run, scope, node, NULL);
+  case CHAT_N_NOT:
+    value = eval(run, scope, node->a);
+    return chat_bool(!chat_truth(&value));
   case CHAT_N_AND:
     value = eval(run, scope, node->a);
     return chat_truth(&value) ? eval(run, scope, node->b) : value;
@@ -418,12 +434,17 @@ static chat_value eval_node(chat_run *run, chat_scope *scope, const chat_node *n
     value = eval(run, scope, node->a);
     if (chat_truth(&value)) return eval(run, scope, node->b);
     return node->c ? eval(run, scope, node->c) : CHAT_NO_VALUE;
-  case CHAT_N_COMPARE: return eval_compare(run, scope, node);
-  case CHAT_N_CONCAT: return eval_concat(run, scope, node);
+  case CHAT_N_COMPARE:
+    return eval_compare(run, scope, node);
+  case CHAT_N_CONCAT:
+    return eval_concat(run, scope, node);
   case CHAT_N_ITEM:
-  case CHAT_N_BINARY: return eval_pair(run, scope, node);
-  case CHAT_N_SIGN: return eval_sign(run, scope, node);
-  default: return chat_fail(run, DP_BUG, "a statement where an expression should be");
+  case CHAT_N_BINARY:
+    return eval_pair(run, scope, node);
+  case CHAT_N_SIGN:
+    return eval_sign(run, scope, node);
+  default:
+    return chat_fail(run, DP_BUG, "a statement where an expression should be");
   }
 }
 
@@ -528,8 +549,8 @@ chat_value chat_call_macro(chat_run *run, const chat_macro *macro, const chat_ar
   chat_scope *scope = scope_new(run, macro->scope);
   if (!scope) return CHAT_NO_VALUE;
   if (args->count > node->count)
-    return chat_fail(run, DP_INVALID, "macro '%.*s' takes %d arguments, not %d", (int)node->name.length, node->name.text,
-                     node->count, args->count);
+    return chat_fail(run, DP_INVALID, "macro '%.*s' takes %d arguments, not %d", (int)node->name.length,
+                     node->name.text, node->count, args->count);
   int used = 0;
   for (int i = 0; i < node->count && !chat_failed(run); i++) {
     const chat_value *given = i < args->count ? &args->items[i] : NULL;
@@ -539,13 +560,14 @@ chat_value chat_call_macro(chat_run *run, const chat_macro *macro, const chat_ar
       given = &args->items[args->count + k];
       used++;
     }
-    chat_value value = given              ? *given
+    chat_value value = given            ? *given
                        : node->items[i] ? eval(run, scope, node->items[i])
                                         : (chat_value){.kind = CHAT_UNDEFINED, .text = node->keywords[i]};
     chat_set(run, scope, node->keywords[i], value);
   }
   if (used < args->keyword_count)
-    return chat_fail(run, DP_INVALID, "macro '%.*s' has no parameter of that name", (int)node->name.length, node->name.text);
+    return chat_fail(run, DP_INVALID, "macro '%.*s' has no parameter of that name", (int)node->name.length,
+                     node->name.text);
   return chat_failed(run) ? CHAT_NO_VALUE : captured_text(run, scope, node->a);
 }
 
@@ -578,16 +600,36 @@ static void exec_node(chat_run *run, chat_scope *scope, const chat_node *node) {
     for (int i = 0; i < node->count && !chat_failed(run) && run->flow == CHAT_GO_ON; i++)
       chat_exec(run, scope, node->items[i]);
     return;
-  case CHAT_N_DATA: chat_write(run, node->name.text, node->name.length); return;
-  case CHAT_N_PRINT: exec_print(run, scope, node); return;
-  case CHAT_N_IF: exec_if(run, scope, node); return;
-  case CHAT_N_FOR: exec_for(run, scope, node); return;
-  case CHAT_N_SET: exec_set(run, scope, node); return;
-  case CHAT_N_MACRO: exec_macro(run, scope, node); return;
-  case CHAT_N_WITH: exec_with(run, scope, node); return;
-  case CHAT_N_BREAK: run->flow = CHAT_BREAK; return;
-  case CHAT_N_CONTINUE: run->flow = CHAT_CONTINUE; return;
-  default: chat_fail(run, DP_BUG, "an expression where a statement should be"); return;
+  case CHAT_N_DATA:
+    chat_write(run, node->name.text, node->name.length);
+    return;
+  case CHAT_N_PRINT:
+    exec_print(run, scope, node);
+    return;
+  case CHAT_N_IF:
+    exec_if(run, scope, node);
+    return;
+  case CHAT_N_FOR:
+    exec_for(run, scope, node);
+    return;
+  case CHAT_N_SET:
+    exec_set(run, scope, node);
+    return;
+  case CHAT_N_MACRO:
+    exec_macro(run, scope, node);
+    return;
+  case CHAT_N_WITH:
+    exec_with(run, scope, node);
+    return;
+  case CHAT_N_BREAK:
+    run->flow = CHAT_BREAK;
+    return;
+  case CHAT_N_CONTINUE:
+    run->flow = CHAT_CONTINUE;
+    return;
+  default:
+    chat_fail(run, DP_BUG, "an expression where a statement should be");
+    return;
   }
 }
 

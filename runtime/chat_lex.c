@@ -220,7 +220,7 @@ static dp_status lex_tag(lexer *x, size_t begin, bool is_block) {
         if (depth == CHAT_MAX_DEPTH) return fail(x, DP_INVALID, x->at, "brackets are nested too deep");
         open[depth++] = c == '(' ? ')' : c == '[' ? ']' : '}';
       } else if (strchr(")]}", c)) {
-        if (depth == 0 || open[--depth] != c) return fail(x, DP_INVALID, x->at, "a bracket that was not opened");
+        if (depth == 0 || open[--depth] != c) return fail(x, DP_INVALID, x->at, "a bracket that does not match");
       }
       add(x, CHAT_T_OPERATOR, x->at)->text = (chat_text){operators[i], strlen(operators[i])};
       x->at += strlen(operators[i]);
@@ -259,8 +259,8 @@ dp_status chat_lex(dp_arena *arena, const char *source, size_t n, chat_tokens *o
   lexer x = {.arena = arena, .source = clean, .n = length, .line = 1, .out = out};
   while (x.at < x.n) {
     size_t tag = x.at;
-    while (tag < x.n && !(x.source[tag] == '{' && tag + 1 < x.n && strchr("{%#", x.source[tag + 1]) &&
-                          x.source[tag + 1]))
+    while (tag < x.n &&
+           !(x.source[tag] == '{' && tag + 1 < x.n && strchr("{%#", x.source[tag + 1]) && x.source[tag + 1]))
       tag++;
     if (tag == x.n) {
       add_data(&x, x.at, tag, '+', false);

@@ -35,8 +35,8 @@ static chat_node *fail(parser *p, dp_code code, const char *fmt, ...) {
 }
 
 static chat_node *unexpected(parser *p, const char *wanted) {
-  static const char *const names[] = {"the end", "text", "'{%'", "'%}'", "'{{'", "'}}'", "a name", "a string",
-                                      "a number", "a number", "an operator"};
+  static const char *const names[] = {"the end", "text",     "'{%'",     "'%}'",     "'{{'",       "'}}'",
+                                      "a name",  "a string", "a number", "a number", "an operator"};
   const chat_token *t = p->token;
   if (t->kind == CHAT_T_NAME || t->kind == CHAT_T_OPERATOR)
     return fail(p, DP_INVALID, "expected %s, found '%.*s'", wanted, (int)(t->text.length > 40 ? 40 : t->text.length),
@@ -99,7 +99,9 @@ static chat_node *new_node(parser *p, chat_node_kind kind) {
   return node;
 }
 
-static void add(parser *p, chat_node *node, chat_node *item) { DP_PUSH(p->arena, node->items, node->count, node->cap) = item; }
+static void add(parser *p, chat_node *node, chat_node *item) {
+  DP_PUSH(p->arena, node->items, node->count, node->cap) = item;
+}
 
 static void add_keyword(parser *p, chat_node *node, chat_text name) {
   DP_PUSH(p->arena, node->keywords, node->keyword_count, node->keyword_cap) = name;
@@ -123,7 +125,8 @@ static void call_args(parser *p, chat_node *node) {
       fail(p, DP_UNSUPPORTED, "'*' before an argument is not handled");
       return;
     }
-    bool keyword = p->token->kind == CHAT_T_NAME && p->token[1].kind == CHAT_T_OPERATOR && chat_is(p->token[1].text, "=");
+    bool keyword =
+        p->token->kind == CHAT_T_NAME && p->token[1].kind == CHAT_T_OPERATOR && chat_is(p->token[1].text, "=");
     if (keyword) {
       add_keyword(p, node, expect_name(p));
       next(p);
@@ -481,7 +484,7 @@ static chat_node *set_target(parser *p) {
 static void end_tag(parser *p) { expect_kind(p, CHAT_T_BLOCK_END, "'%}'"); }
 
 static chat_node *if_statement(parser *p) {
-  static const char *const ends[] = {"elif", "else", "endif", NULL};
+  static const char *const ends[] = {"endif", "elif", "else", NULL};
   chat_node *node = new_node(p, CHAT_N_IF), *last = node;
   for (;;) {
     last->a = tuple(p, or_rule, NULL, false);
@@ -597,7 +600,8 @@ static chat_node *statement(parser *p) {
   if (skip_name(p, "continue")) return leap_statement(p, CHAT_N_CONTINUE);
   if (p->token->kind != CHAT_T_NAME) return unexpected(p, "a statement");
   bool is_end = p->token->text.length > 3 && memcmp(p->token->text.text, "end", 3) == 0;
-  return fail(p, is_end ? DP_INVALID : DP_UNSUPPORTED, is_end ? "'%.*s' ends nothing" : "the statement '%.*s' is not handled",
+  return fail(p, is_end ? DP_INVALID : DP_UNSUPPORTED,
+              is_end ? "'%.*s' ends nothing" : "the statement '%.*s' is not handled",
               (int)(p->token->text.length > 40 ? 40 : p->token->text.length), p->token->text.text);
 }
 

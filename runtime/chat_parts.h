@@ -1,7 +1,7 @@
 /* runtime/chat_parts.h: what the parts of the chat template's interpreter share: tokens, the tree, values, one run.
  *
- * source -> chat_lex.c -> tokens -> chat_parse.c -> tree -> chat_eval.c (chat_value.c, chat_builtin.c) -> text. The tree
- * lives in the template's arena, values in the run's. */
+ * source -> chat_lex.c -> tokens -> chat_parse.c -> tree -> chat_eval.c (chat_value.c, chat_builtin.c) -> text. The
+ * tree lives in the template's arena, values in the run's. */
 #ifndef DIPPER_CHAT_PARTS_H
 #define DIPPER_CHAT_PARTS_H
 
@@ -109,7 +109,7 @@ chat_value chat_list_value(chat_list *list);
 /* ---- one run ---------------------------------------------------------------------------------------------------- */
 
 enum {
-  CHAT_MAX_DEPTH = 300,       /* of the tree, and of calls within calls */
+  CHAT_MAX_DEPTH = 300, /* of the tree, and of calls within calls */
   CHAT_MAX_STEPS = 20000000,
   CHAT_MAX_MEMORY = 64 << 20, /* and 16 times what comes in */
 };
@@ -118,7 +118,7 @@ typedef enum chat_flow { CHAT_GO_ON, CHAT_BREAK, CHAT_CONTINUE } chat_flow;
 
 struct chat_run {
   dp_arena *arena;
-  dp_str *out; /* what is written now: the result, or a block's or a macro's text */
+  dp_str *out;      /* what is written now: the result, or a block's or a macro's text */
   dp_status status; /* the first failure; everything unwinds once it is set */
   size_t memory, memory_limit;
   uint64_t steps;
@@ -221,15 +221,15 @@ typedef enum chat_node_kind {
   CHAT_N_BINARY,    /* a name b */
   CHAT_N_SIGN,      /* name a */
   /* statements */
-  CHAT_N_DATA,      /* name: the text */
-  CHAT_N_PRINT,     /* a */
-  CHAT_N_BODY,      /* items */
-  CHAT_N_IF,        /* a, then body b, else c, which may be NULL */
-  CHAT_N_FOR,       /* target a in b, if c; items[0] body, items[1] else, each may be NULL */
-  CHAT_N_SET,       /* target a = b; or the block c through the filters b, which may be NULL */
+  CHAT_N_DATA,             /* name: the text */
+  CHAT_N_PRINT,            /* a */
+  CHAT_N_BODY,             /* items */
+  CHAT_N_IF,               /* a, then body b, else c, which may be NULL */
+  CHAT_N_FOR,              /* target a in b, if c; items[0] body, items[1] else, each may be NULL */
+  CHAT_N_SET,              /* target a = b; or the block c through the filters b, which may be NULL */
   CHAT_N_NAMESPACE_TARGET, /* target name . keywords[0] */
-  CHAT_N_MACRO,     /* name; parameters keywords, defaults items (aligned, may be NULL); body a */
-  CHAT_N_WITH,      /* targets and values items: target, value, ...; body a */
+  CHAT_N_MACRO,            /* name; parameters keywords, defaults items (aligned, may be NULL); body a */
+  CHAT_N_WITH,             /* targets and values items: target, value, ...; body a */
   CHAT_N_BREAK,
   CHAT_N_CONTINUE,
 } chat_node_kind;

@@ -1,7 +1,7 @@
 /* runtime/chat_value.c: the values of a template's run: how they are made, compared, written; and the run's bounds.
  *
- * They follow Python: str(), repr(), truth, ordering, json.dumps. Strings are never changed once made, so they may point
- * into the template or into the caller's messages. */
+ * They follow Python: str(), repr(), truth, ordering, json.dumps. Strings are never changed once made, so they may
+ * point into the template or into the caller's messages. */
 #include "runtime/chat_parts.h"
 #include "runtime/unicode.h"
 
@@ -145,32 +145,44 @@ void chat_dict_set(chat_run *run, chat_dict *dict, chat_value key, chat_value va
 /* ---- questions -------------------------------------------------------------------------------------------------- */
 
 const char *chat_kind_name(const chat_value *value) {
-  static const char *const names[] = {"nothing", "undefined", "none", "bool",  "int",   "float",   "string",
+  static const char *const names[] = {"nothing", "undefined", "none",      "bool", "int",   "float",   "string",
                                       "list",    "dict",      "namespace", "loop", "macro", "function"};
   return names[value->kind];
 }
 
 bool chat_truth(const chat_value *value) {
   switch (value->kind) {
-  case CHAT_BOOL: return value->truth;
-  case CHAT_INT: return value->integer != 0;
-  case CHAT_FLOAT: return value->number != 0;
-  case CHAT_STRING: return value->text.length > 0;
-  case CHAT_LIST: return value->list->count > 0;
-  case CHAT_DICT: return value->dict->count > 0;
+  case CHAT_BOOL:
+    return value->truth;
+  case CHAT_INT:
+    return value->integer != 0;
+  case CHAT_FLOAT:
+    return value->number != 0;
+  case CHAT_STRING:
+    return value->text.length > 0;
+  case CHAT_LIST:
+    return value->list->count > 0;
+  case CHAT_DICT:
+    return value->dict->count > 0;
   case CHAT_NAMESPACE:
   case CHAT_LOOP:
   case CHAT_MACRO:
-  case CHAT_FUNCTION: return true;
-  default: return false;
+  case CHAT_FUNCTION:
+    return true;
+  default:
+    return false;
   }
 }
 
 static bool as_number(const chat_value *value, double *number) {
-  if (value->kind == CHAT_INT) *number = (double)value->integer;
-  else if (value->kind == CHAT_FLOAT) *number = value->number;
-  else if (value->kind == CHAT_BOOL) *number = value->truth;
-  else return false;
+  if (value->kind == CHAT_INT)
+    *number = (double)value->integer;
+  else if (value->kind == CHAT_FLOAT)
+    *number = value->number;
+  else if (value->kind == CHAT_BOOL)
+    *number = value->truth;
+  else
+    return false;
   return true;
 }
 
@@ -185,7 +197,8 @@ static bool equal(chat_run *run, const chat_value *a, const chat_value *b, int l
     return false;
   }
   switch (a->kind) {
-  case CHAT_STRING: return chat_step(run, a->text.length) && chat_same(a->text, b->text);
+  case CHAT_STRING:
+    return chat_step(run, a->text.length) && chat_same(a->text, b->text);
   case CHAT_LIST:
     if (a->list->count != b->list->count || a->list->is_tuple != b->list->is_tuple) return false;
     for (int i = 0; i < a->list->count; i++)
@@ -198,11 +211,16 @@ static bool equal(chat_run *run, const chat_value *a, const chat_value *b, int l
       if (!other || !equal(run, &a->dict->entries[i].value, other, level + 1)) return false;
     }
     return true;
-  case CHAT_NAMESPACE: return a->dict == b->dict;
-  case CHAT_LOOP: return a->loop == b->loop;
-  case CHAT_MACRO: return a->macro == b->macro;
-  case CHAT_FUNCTION: return a->function.builtin == b->function.builtin && a->function.self == b->function.self;
-  default: return true; /* undefined, none */
+  case CHAT_NAMESPACE:
+    return a->dict == b->dict;
+  case CHAT_LOOP:
+    return a->loop == b->loop;
+  case CHAT_MACRO:
+    return a->macro == b->macro;
+  case CHAT_FUNCTION:
+    return a->function.builtin == b->function.builtin && a->function.self == b->function.self;
+  default:
+    return true; /* undefined, none */
   }
 }
 
@@ -224,7 +242,8 @@ int chat_compare(chat_run *run, const chat_value *a, const chat_value *b) {
 
 bool chat_contains(chat_run *run, const chat_value *container, const chat_value *item) {
   switch (container->kind) {
-  case CHAT_UNDEFINED: return false;
+  case CHAT_UNDEFINED:
+    return false;
   case CHAT_STRING:
     if (item->kind != CHAT_STRING) break;
     return chat_step(run, container->text.length) &&
@@ -234,8 +253,10 @@ bool chat_contains(chat_run *run, const chat_value *container, const chat_value 
     for (int i = 0; i < container->list->count && chat_step(run, 16); i++)
       if (chat_equal(run, &container->list->items[i], item)) return true;
     return false;
-  case CHAT_DICT: return chat_dict_get(run, container->dict, item) != NULL;
-  default: break;
+  case CHAT_DICT:
+    return chat_dict_get(run, container->dict, item) != NULL;
+  default:
+    break;
   }
   chat_fail(run, DP_INVALID, "'in' between %s and %s", chat_kind_name(item), chat_kind_name(container));
   return false;
@@ -250,19 +271,28 @@ static size_t character_length(chat_text text, size_t at) {
 int64_t chat_length(chat_run *run, const chat_value *value) {
   int64_t length = 0;
   switch (value->kind) {
-  case CHAT_UNDEFINED: return 0;
-  case CHAT_LIST: return value->list->count;
-  case CHAT_DICT: return value->dict->count;
+  case CHAT_UNDEFINED:
+    return 0;
+  case CHAT_LIST:
+    return value->list->count;
+  case CHAT_DICT:
+    return value->dict->count;
   case CHAT_STRING:
     chat_step(run, value->text.length);
     for (size_t at = 0; at < value->text.length; at += character_length(value->text, at)) length++;
     return length;
-  default: chat_fail(run, DP_INVALID, "a value of kind %s has no length", chat_kind_name(value)); return 0;
+  default:
+    chat_fail(run, DP_INVALID, "a value of kind %s has no length", chat_kind_name(value));
+    return 0;
   }
 }
 
 chat_list *chat_iterate(chat_run *run, const chat_value *value) {
   if (value->kind == CHAT_LIST) return value->list;
+  if (value->kind != CHAT_UNDEFINED && value->kind != CHAT_DICT && value->kind != CHAT_STRING) {
+    chat_fail(run, DP_INVALID, "a %s cannot be gone through", chat_kind_name(value));
+    return NULL;
+  }
   int64_t length = chat_length(run, value);
   chat_list *list = chat_failed(run) || length > INT32_MAX ? NULL : chat_list_new(run, (int)length);
   if (!list) return NULL;
@@ -343,10 +373,18 @@ static void add_text(chat_run *run, dp_str *out, const chat_value *value, int le
   if (out->length > run->memory_limit - run->memory) chat_fail(run, DP_INVALID, "the template needs too much memory");
   if (!chat_step(run, 0)) return;
   switch (value->kind) {
-  case CHAT_NONE: dp_str_add(out, "None"); return;
-  case CHAT_BOOL: dp_str_add(out, value->truth ? "True" : "False"); return;
-  case CHAT_INT: dp_str_addf(out, "%lld", (long long)value->integer); return;
-  case CHAT_FLOAT: add_float(out, value->number); return;
+  case CHAT_NONE:
+    dp_str_add(out, "None");
+    return;
+  case CHAT_BOOL:
+    dp_str_add(out, value->truth ? "True" : "False");
+    return;
+  case CHAT_INT:
+    dp_str_addf(out, "%lld", (long long)value->integer);
+    return;
+  case CHAT_FLOAT:
+    add_float(out, value->number);
+    return;
   case CHAT_STRING:
     chat_step(run, value->text.length);
     if (level)
@@ -377,7 +415,9 @@ static void add_text(chat_run *run, dp_str *out, const chat_value *value, int le
     if (!level) return;
     dp_str_add(out, "Undefined");
     return;
-  default: chat_fail(run, DP_UNSUPPORTED, "writing a %s is not handled", chat_kind_name(value)); return;
+  default:
+    chat_fail(run, DP_UNSUPPORTED, "writing a %s is not handled", chat_kind_name(value));
+    return;
   }
 }
 
@@ -443,9 +483,15 @@ void chat_add_json(chat_run *run, dp_str *out, const chat_value *value, int inde
   if (out->length > run->memory_limit - run->memory) chat_fail(run, DP_INVALID, "the template needs too much memory");
   if (!chat_step(run, 0)) return;
   switch (value->kind) {
-  case CHAT_NONE: dp_str_add(out, "null"); return;
-  case CHAT_BOOL: dp_str_add(out, value->truth ? "true" : "false"); return;
-  case CHAT_INT: dp_str_addf(out, "%lld", (long long)value->integer); return;
+  case CHAT_NONE:
+    dp_str_add(out, "null");
+    return;
+  case CHAT_BOOL:
+    dp_str_add(out, value->truth ? "true" : "false");
+    return;
+  case CHAT_INT:
+    dp_str_addf(out, "%lld", (long long)value->integer);
+    return;
   case CHAT_FLOAT:
     if (isfinite(value->number))
       add_float(out, value->number);
@@ -484,6 +530,8 @@ void chat_add_json(chat_run *run, dp_str *out, const chat_value *value, int inde
     dp_str_addc(out, '}');
     return;
   }
-  default: chat_fail(run, DP_INVALID, "a value of kind %s cannot be written as JSON", chat_kind_name(value)); return;
+  default:
+    chat_fail(run, DP_INVALID, "a value of kind %s cannot be written as JSON", chat_kind_name(value));
+    return;
   }
 }

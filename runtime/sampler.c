@@ -1,7 +1,8 @@
 /* runtime/sampler.c: logits into an id: a cut of the distribution, then one draw from what is left.
  *
  * Random numbers: xoshiro256++ seeded by splitmix64 (Blackman and Vigna, prng.di.unimi.it). Nothing is sorted but what
- * is kept: top-k takes a heap of k, top-p pops a heap of all until the mass is reached. Sums are f64 in a fixed order. */
+ * is kept: top-k takes a heap of k, top-p pops a heap of all until the mass is reached. Sums are f64 in a fixed order.
+ */
 #include "runtime/sampler.h"
 
 #include <math.h>
@@ -17,7 +18,7 @@ struct dp_sampler {
   dp_sampler_params params;
   int vocab_size;
   uint64_t state[4];
-  scored *kept; /* [vocab_size] */
+  scored *kept;  /* [vocab_size] */
   uint8_t *seen; /* [vocab_size] */
 };
 

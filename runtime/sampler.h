@@ -10,10 +10,10 @@
 typedef struct dp_sampler dp_sampler;
 
 typedef struct dp_sampler_params {
-  float temp;           /* 0: greedy, the lowest id on ties; else logits are divided by it */
-  int top_k;            /* keep the k most likely; 0: all */
-  float top_p;          /* keep the fewest most likely that together reach p; 1: all */
-  float min_p;          /* keep those at least this fraction as likely as the likeliest; 0: all */
+  float temp;  /* 0: greedy, the lowest id on ties; else logits are divided by it */
+  int top_k;   /* keep the k most likely; 0: all */
+  float top_p; /* keep the fewest most likely that together reach p; 1: all */
+  float min_p; /* keep those at least this fraction as likely as the likeliest; 0: all */
   uint64_t seed;
   float repeat_penalty; /* 1: none; else logits of tokens seen are divided (if positive) or multiplied by it */
 } dp_sampler_params;

@@ -104,7 +104,8 @@ static dp_status add_words(dp_tokenizer *t, const dp_tokenizer_parts *parts, cha
   for (int i = 0; i < t->token_count; i++) {
     const dp_token_part *token = &parts->tokens[i];
     size_t length;
-    if (!token->text.text || !token->in_model || !dp_byte_letters_decode(token->text, spare, &length) || !length) continue;
+    if (!token->text.text || !token->in_model || !dp_byte_letters_decode(token->text, spare, &length) || !length)
+      continue;
     int32_t other;
     if (!dp_bpe_add_word(&t->bpe, i, &other))
       return dp_fail(DP_INVALID, "tokens %d and %d have the same text '%.*s'", (int)other, i,
@@ -120,7 +121,8 @@ static dp_status add_merges(dp_tokenizer *t, const dp_tokenizer_parts *parts, ch
     dp_text left = parts->merges[i].left, right = parts->merges[i].right;
     int32_t ids[3] = {-1, -1, -1};
     size_t n = 0, m = 0;
-    if (left.length <= spare_size && dp_byte_letters_decode(left, spare, &n) && n) ids[0] = dp_bpe_find(&t->bpe, spare, n);
+    if (left.length <= spare_size && dp_byte_letters_decode(left, spare, &n) && n)
+      ids[0] = dp_bpe_find(&t->bpe, spare, n);
     if (right.length <= spare_size - n && dp_byte_letters_decode(right, spare + n, &m) && m)
       ids[1] = dp_bpe_find(&t->bpe, spare + n, m);
     if (ids[0] >= 0 && ids[1] >= 0) ids[2] = dp_bpe_find(&t->bpe, spare, n + m);
@@ -128,7 +130,9 @@ static dp_status add_merges(dp_tokenizer *t, const dp_tokenizer_parts *parts, ch
       return dp_fail(DP_INVALID, "merge %d, '%.*s' + '%.*s': %s is not in the vocabulary", i,
                      (int)(left.length > 80 ? 80 : left.length), left.text,
                      (int)(right.length > 80 ? 80 : right.length), right.text,
-                     ids[0] < 0 ? "the left one" : ids[1] < 0 ? "the right one" : "their joint");
+                     ids[0] < 0   ? "the left one"
+                     : ids[1] < 0 ? "the right one"
+                                  : "their joint");
     dp_bpe_add_merge(&t->bpe, ids[0], ids[1], i, ids[2]);
   }
   return DP_SUCCESS;
@@ -162,7 +166,10 @@ static dp_status add_added(dp_tokenizer *t, const dp_tokenizer_parts *parts, boo
     const dp_token_part *token = &parts->tokens[i];
     if (!token->added || !token->text.length || token->normalized != normalized) continue;
     dp_added_token *added = &tokens[kept++];
-    *added = (dp_added_token){.id = i, .special = token->special, .lstrip = token->lstrip, .rstrip = token->rstrip,
+    *added = (dp_added_token){.id = i,
+                              .special = token->special,
+                              .lstrip = token->lstrip,
+                              .rstrip = token->rstrip,
                               .single_word = token->single_word};
     status = copy_added_text(t, token->text, normalized && t->nfc, &added->text);
   }
@@ -175,9 +182,20 @@ static dp_status add_added(dp_tokenizer *t, const dp_tokenizer_parts *parts, boo
 
 /* Models stop at more than the one token that the file calls eos: these end a turn or a text wherever they exist. */
 static void mark_ends(dp_tokenizer *t) {
-  static const char *const ends[] = {"<|endoftext|>",   "<|im_end|>",     "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>",
-                                     "<|end|>",         "<|endofturn|>",  "<|eot|>",    "<|return|>", "<end_of_turn>",
-                                     "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>", "</s>", "<｜end▁of▁sentence｜>"};
+  static const char *const ends[] = {"<|endoftext|>",
+                                     "<|im_end|>",
+                                     "<|eot_id|>",
+                                     "<|eom_id|>",
+                                     "<|end_of_text|>",
+                                     "<|end|>",
+                                     "<|endofturn|>",
+                                     "<|eot|>",
+                                     "<|return|>",
+                                     "<end_of_turn>",
+                                     "<|end_of_turn|>",
+                                     "<|END_OF_TURN_TOKEN|>",
+                                     "</s>",
+                                     "<｜end▁of▁sentence｜>"};
   for (int i = 0; i < t->token_count; i++) {
     if (!(t->flags[i] & TOKEN_SPECIAL)) continue;
     size_t n = dp_bpe_length(&t->bpe, i);
@@ -267,7 +285,8 @@ static dp_status read_spec(const dp_tokenizer_spec *spec, dp_tokenizer_parts *pa
   for (int i = 0; i < spec->merge_count; i++) {
     const char *merge = spec->merges[i];
     const char *space = merge && *merge ? strchr(merge + 1, ' ') : NULL;
-    if (!space) return dp_fail(DP_INVALID, "merge %d, '%.80s', is not two tokens with a space between", i, merge ? merge : "");
+    if (!space)
+      return dp_fail(DP_INVALID, "merge %d, '%.80s', is not two tokens with a space between", i, merge ? merge : "");
     parts->merges[i] = (dp_merge_part){{merge, (size_t)(space - merge)}, {space + 1, strlen(space + 1)}};
   }
   return DP_SUCCESS;
@@ -279,7 +298,8 @@ dp_status dp_tokenizer_new(const dp_tokenizer_spec *spec, dp_tokenizer **out) {
     return dp_fail(DP_UNSUPPORTED, "tokenizer model '%.64s': only byte-level BPE ('gpt2') is handled",
                    spec->model ? spec->model : "(none)");
   if (spec->vocab_size <= 0 || !spec->tokens) return dp_fail(DP_INVALID, "the tokenizer has no vocabulary");
-  if (spec->merge_count < 0 || (spec->merge_count && !spec->merges)) return dp_fail(DP_INVALID, "the tokenizer has no merges");
+  if (spec->merge_count < 0 || (spec->merge_count && !spec->merges))
+    return dp_fail(DP_INVALID, "the tokenizer has no merges");
   dp_tokenizer_parts parts = {
       .tokens = calloc((size_t)spec->vocab_size, sizeof *parts.tokens),
       .token_count = spec->vocab_size,
@@ -314,8 +334,7 @@ dp_token_specials dp_tokenizer_specials(const dp_tokenizer *t) { return t->speci
 int32_t dp_tokenizer_find(const dp_tokenizer *t, const char *text, size_t n) {
   int32_t id = n ? dp_bpe_find(&t->bpe, text, n) : -1;
   for (int i = 0; id < 0 && i < t->token_count; i++)
-    if ((t->flags[i] & TOKEN_ADDED) && dp_bpe_length(&t->bpe, i) == n &&
-        memcmp(t->bytes + t->offsets[i], text, n) == 0)
+    if ((t->flags[i] & TOKEN_ADDED) && dp_bpe_length(&t->bpe, i) == n && memcmp(t->bytes + t->offsets[i], text, n) == 0)
       id = i;
   return id;
 }

@@ -28,16 +28,16 @@ typedef enum dp_token_type {
 
 /* What a GGUF file says of its tokenizer (tokenizer.ggml.*); everything is copied. */
 typedef struct dp_tokenizer_spec {
-  const char *model;                /* "gpt2"; others are not byte-level BPE */
-  const char *pre;                  /* how text is split into words; NULL reads as "default" */
+  const char *model; /* "gpt2"; others are not byte-level BPE */
+  const char *pre;   /* how text is split into words; NULL reads as "default" */
   int vocab_size;
-  const char *const *tokens;        /* [vocab_size], in GPT-2's byte letters ("Ġthe") */
-  const size_t *token_lengths;      /* [vocab_size], or NULL: the tokens end at their NUL */
-  const int32_t *token_types;       /* [vocab_size] of dp_token_type, or NULL: all normal */
+  const char *const *tokens;   /* [vocab_size], in GPT-2's byte letters ("Ġthe") */
+  const size_t *token_lengths; /* [vocab_size], or NULL: the tokens end at their NUL */
+  const int32_t *token_types;  /* [vocab_size] of dp_token_type, or NULL: all normal */
   int merge_count;
-  const char *const *merges;        /* [merge_count], "left right", best first */
-  int bos, eos, eot, unknown, pad;  /* -1: none */
-  bool add_bos, add_eos;            /* told to the caller again, see dp_tokenizer_specials */
+  const char *const *merges;       /* [merge_count], "left right", best first */
+  int bos, eos, eot, unknown, pad; /* -1: none */
+  bool add_bos, add_eos;           /* told to the caller again, see dp_tokenizer_specials */
   bool add_space_prefix;
 } dp_tokenizer_spec;
 

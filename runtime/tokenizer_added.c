@@ -128,7 +128,8 @@ const dp_added_token *dp_added_set_next(const dp_added_set *set, const char *tex
     if (token->special && !parse_special) continue;
     if (token->single_word) {
       size_t before = *begin ? character_before(text, *begin) : 0;
-      if (begins_with_word(set, text + before, *begin - before) || begins_with_word(set, text + *end, n - *end)) continue;
+      if (begins_with_word(set, text + before, *begin - before) || begins_with_word(set, text + *end, n - *end))
+        continue;
     }
     if (token->lstrip) *begin = done > *begin ? done : spaces_before(text, *begin, done);
     if (token->rstrip) *end = spaces_after(text, n, *end);

@@ -43,7 +43,8 @@ static const json_t *sequence_at(const json_t *object, const char *members, size
   return is_type(object, "Sequence") ? json_array_get(json_object_get(object, members), i) : object;
 }
 
-/* ---- normalizer, pre-tokenizer, post-processor, decoder ------------------------------------------------------------ */
+/* ---- normalizer, pre-tokenizer, post-processor, decoder ------------------------------------------------------------
+ */
 
 static dp_status read_normalizer(const json_t *normalizer, dp_tokenizer_parts *parts) {
   for (size_t i = 0; i < sequence_length(normalizer, "normalizers"); i++) {
@@ -98,7 +99,8 @@ static dp_status read_pre_tokenizer(const json_t *pre_tokenizer, dp_splitter *sp
       return unsupported(one, "a pre-tokenizer");
     }
   }
-  return byte_level ? DP_SUCCESS : dp_fail(DP_UNSUPPORTED, "only byte-level tokenizers are handled: no ByteLevel pre-tokenizer");
+  return byte_level ? DP_SUCCESS
+                    : dp_fail(DP_UNSUPPORTED, "only byte-level tokenizers are handled: no ByteLevel pre-tokenizer");
 }
 
 /* The id of a template's special token; -1: it is the text, or not to be found. */
@@ -138,7 +140,8 @@ static dp_status read_decoder(const json_t *decoder) {
   return DP_SUCCESS;
 }
 
-/* ---- model and added tokens ---------------------------------------------------------------------------------------- */
+/* ---- model and added tokens ----------------------------------------------------------------------------------------
+ */
 
 static dp_status check_model(const json_t *model, dp_tokenizer_parts *parts) {
   if (!json_is_object(model)) return dp_fail(DP_INVALID, "no model");
@@ -213,8 +216,10 @@ static dp_status read_added(const json_t *vocab, const json_t *added, dp_tokeniz
       return dp_fail(DP_INVALID, "added token '%.80s' has id %d, but %d in the vocabulary", text.text, (int)id,
                      (int)json_integer_value(in_vocab));
     dp_token_part *token = &parts->tokens[id];
-    if (token->text.text && (token->text.length != text.length || memcmp(token->text.text, text.text, text.length) != 0))
-      return dp_fail(DP_INVALID, "tokens '%.80s' and '%.80s' have the same id %d", token->text.text, text.text, (int)id);
+    if (token->text.text &&
+        (token->text.length != text.length || memcmp(token->text.text, text.text, text.length) != 0))
+      return dp_fail(DP_INVALID, "tokens '%.80s' and '%.80s' have the same id %d", token->text.text, text.text,
+                     (int)id);
     token->text = text;
     token->added = true;
     DP_TRY(get_bool(value, "special", false, &token->special));
@@ -234,7 +239,8 @@ static dp_status read_merges(const json_t *merges, dp_tokenizer_parts *parts) {
     if (json_is_string(value)) {
       dp_text text = text_of(value);
       const char *space = text.length > 1 ? memchr(text.text + 1, ' ', text.length - 1) : NULL;
-      if (!space) return dp_fail(DP_INVALID, "merge %zu, '%.80s', is not two tokens with a space between", i, text.text);
+      if (!space)
+        return dp_fail(DP_INVALID, "merge %zu, '%.80s', is not two tokens with a space between", i, text.text);
       size_t n = (size_t)(space - text.text);
       parts->merges[i] = (dp_merge_part){{text.text, n}, {space + 1, text.length - n - 1}};
       continue;
@@ -261,7 +267,8 @@ static dp_status read_root(const json_t *root, dp_tokenizer_parts *parts) {
   parts->merge_count = (int)json_array_size(merges);
   parts->tokens = calloc((size_t)parts->token_count, sizeof *parts->tokens);
   parts->merges = calloc((size_t)parts->merge_count + 1, sizeof *parts->merges);
-  if (!parts->tokens || !parts->merges) return dp_fail(DP_NO_MEMORY, "no memory for a vocabulary of %d tokens", parts->token_count);
+  if (!parts->tokens || !parts->merges)
+    return dp_fail(DP_NO_MEMORY, "no memory for a vocabulary of %d tokens", parts->token_count);
   DP_TRY(read_vocab(vocab, parts));
   DP_TRY(read_added(vocab, added, parts));
   DP_TRY(read_merges(merges, parts));
@@ -290,7 +297,8 @@ dp_status dp_tokenizer_from_json(const char *path, dp_tokenizer **out) {
   json_t *root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
   free(text);
   if (!root) return dp_fail(DP_INVALID, "%s:%d:%d: %s", path, error.line, error.column, error.text);
-  dp_tokenizer_parts parts = {.splitter = dp_splitter_new(), .unknown_symbol = -1, .specials = {-1, -1, -1, -1, -1, false, false}};
+  dp_tokenizer_parts parts = {
+      .splitter = dp_splitter_new(), .unknown_symbol = -1, .specials = {-1, -1, -1, -1, -1, false, false}};
   dp_status status = parts.splitter ? read_root(root, &parts) : dp_fail(DP_NO_MEMORY, "no memory for a tokenizer");
   if (status.code == DP_OK) status = dp_tokenizer_build(&parts, out);
   free(parts.tokens);

@@ -14,8 +14,8 @@ typedef struct dp_text {
 
 /* One id. A token can be of the model (merges make it), added (found in the text as it stands), both, or neither. */
 typedef struct dp_token_part {
-  dp_text text;     /* not owned; .text NULL: this id has no token */
-  bool in_model;    /* text is in byte letters, unless it is added too */
+  dp_text text;  /* not owned; .text NULL: this id has no token */
+  bool in_model; /* text is in byte letters, unless it is added too */
   bool added, special;
   bool lstrip, rstrip, single_word, normalized; /* of an added token, as in tokenizer.json */
 } dp_token_part;

@@ -47,16 +47,16 @@ struct dp_split_work {
   CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" NEWLINES_AND_SPACES
 #define CASED(contractions, digits)                                                                                    \
   "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+" contractions             \
-  "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" contractions            \
-  "|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" NEWLINES_AND_SPACES
+  "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" contractions "|" digits \
+  "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" NEWLINES_AND_SPACES
 
-const char dp_pattern_gpt2[] =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+const char dp_pattern_gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 /* What the reference's Digits calls a digit is a newer Unicode's idea than its \p{N}. */
 #define DIGIT "\\p{N}\\x{11de0}-\\x{11de9}\\x{16ff4}-\\x{16ff6}"
 const char dp_pattern_digit[] = "[" DIGIT "]";
 const char dp_pattern_digits[] = "[" DIGIT "]+";
-/* dp_pattern_digit, then dp_pattern_gpt2, in one: a digit ends a piece, so white space before one may be taken whole. */
+/* dp_pattern_digit, then dp_pattern_gpt2, in one: a digit ends a piece, so white space before one may be taken whole.
+ */
 static const char pattern_digit_gpt2[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+|[" DIGIT "]| ?[^\\s\\p{L}" DIGIT "]+|\\s+(?![^\\s" DIGIT "])|\\s+";
 
@@ -111,8 +111,8 @@ typedef struct translator {
 } translator;
 
 static dp_status refuse(const translator *t, const char *what) {
-  return dp_fail(DP_UNSUPPORTED, "split pattern '%.*s', byte %zu: %s", (int)(t->n > 200 ? 200 : t->n), t->pattern, t->at,
-                 what);
+  return dp_fail(DP_UNSUPPORTED, "split pattern '%.*s', byte %zu: %s", (int)(t->n > 200 ? 200 : t->n), t->pattern,
+                 t->at, what);
 }
 
 static void add_newer(dp_str *out, const char *category) {
@@ -136,8 +136,8 @@ dp_status dp_compile_word_class(void **out) {
   int error;
   PCRE2_SIZE offset;
   *out = class.failed ? NULL
-                      : pcre2_compile((PCRE2_SPTR)class.text, class.length, PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &error,
-                                      &offset, NULL);
+                      : pcre2_compile((PCRE2_SPTR) class.text, class.length, PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED,
+                                      &error, &offset, NULL);
   dp_str_free(&class);
   return *out ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for the class of word characters");
 }
@@ -219,7 +219,8 @@ static dp_status translate_escape(translator *t, bool in_class) {
     return DP_SUCCESS;
   }
   bool is_letter_or_digit = (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
-  if (is_letter_or_digit && !strchr(in_class ? "rntfaex" : "rntfaexAzZ", c)) return refuse(t, "this escape is not handled");
+  if (is_letter_or_digit && !strchr(in_class ? "rntfaex" : "rntfaexAzZ", c))
+    return refuse(t, "this escape is not handled");
   dp_str_addc(t->out, '\\');
   dp_str_addc(t->out, c);
   t->at++;
@@ -405,8 +406,7 @@ static dp_status next_match(const splitting *s, int index, const char *text, siz
   }
   int found_groups = pcre2_match(stage->regex, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, match, NULL);
   if (found_groups == PCRE2_ERROR_JIT_STACKLIMIT)
-    found_groups =
-        pcre2_match(stage->regex, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match, NULL);
+    found_groups = pcre2_match(stage->regex, (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match, NULL);
   *found = found_groups >= 0;
   if (found_groups >= 0) {
     const PCRE2_SIZE *ends = pcre2_get_ovector_pointer(match);
@@ -529,8 +529,8 @@ static dp_status run_stage(const splitting *s, int index, const char *text, size
   return run_joined(s, index, text, n);
 }
 
-dp_status dp_splitter_run(const dp_splitter *splitter, dp_split_work **work, const char *text, size_t n, dp_word_fn *word,
-                          void *context) {
+dp_status dp_splitter_run(const dp_splitter *splitter, dp_split_work **work, const char *text, size_t n,
+                          dp_word_fn *word, void *context) {
   if (n == 0) return DP_SUCCESS;
   if (!*work && !(*work = calloc(1, sizeof **work))) return dp_fail(DP_NO_MEMORY, "no memory to split a text");
   splitting s = {splitter, *work, word, context};

@@ -44,8 +44,8 @@ dp_status dp_compile_word_class(void **out);
 typedef struct dp_split_work dp_split_work;
 typedef dp_status dp_word_fn(void *context, const char *word, size_t n);
 /* Calls `word` for each word in order. `text` is well-formed UTF-8; *work is made when it is NULL. */
-dp_status dp_splitter_run(const dp_splitter *splitter, dp_split_work **work, const char *text, size_t n, dp_word_fn *word,
-                          void *context);
+dp_status dp_splitter_run(const dp_splitter *splitter, dp_split_work **work, const char *text, size_t n,
+                          dp_word_fn *word, void *context);
 void dp_split_work_free(dp_split_work *work);
 
 #endif

@@ -227,7 +227,8 @@ static void sort_by_class(mark *marks, size_t n, mark *spare) {
 
 dp_status dp_nfc(const char *s, size_t n, dp_str *out) {
   /* The worst growth in characters is threefold per two bytes; one byte never makes more than two characters. */
-  if (n > SIZE_MAX / (4 * sizeof(mark))) return dp_fail(DP_NO_MEMORY, "a text of %zu bytes is too long to normalize", n);
+  if (n > SIZE_MAX / (4 * sizeof(mark)))
+    return dp_fail(DP_NO_MEMORY, "a text of %zu bytes is too long to normalize", n);
   mark *marks = malloc(4 * n * sizeof *marks + 1), *spare = marks ? marks + 2 * n : NULL;
   if (!marks) return dp_fail(DP_NO_MEMORY, "no memory to normalize a text of %zu bytes", n);
   size_t count = 0;

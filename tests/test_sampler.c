@@ -8,9 +8,7 @@
 
 enum { VOCABULARY = 500 };
 
-static void expect_ok(dp_status status) {
-  ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status));
-}
+static void expect_ok(dp_status status) { ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status)); }
 
 static void expect_invalid(dp_status status, const char *words) {
   ck_assert_msg(status.code == DP_INVALID && strstr(dp_status_text(&status), words), "expected '%s', got %d: %s", words,
@@ -56,8 +54,8 @@ static void rank(const float *logits, int n, ranked *out) {
   qsort(out, (size_t)n, sizeof *out, compare_ranked);
 }
 
-/* Draws often, and asks that the picked ones are the first `count` of the ranking, each at least once, as often as their
- * probability says (5 standard deviations). */
+/* Draws often, and asks that the picked ones are the first `count` of the ranking, each at least once, as often as
+ * their probability says (5 standard deviations). */
 static void expect_distribution(dp_sampler_params params, const float *logits, int n, int count) {
   enum { DRAWS = 40000 };
   dp_sampler *sampler = open_sampler(params, n);
@@ -122,7 +120,8 @@ START_TEST(top_p_keeps_the_fewest_that_reach_p) {
   double total = 0, reached = 0;
   for (int i = 0; i < VOCABULARY; i++) total += exp((ranking[i].logit - ranking[0].logit) / params.temp);
   int count = 0;
-  while (reached < (double)params.top_p * total) reached += exp((ranking[count++].logit - ranking[0].logit) / params.temp);
+  while (reached < (double)params.top_p * total)
+    reached += exp((ranking[count++].logit - ranking[0].logit) / params.temp);
   expect_distribution(params, logits, VOCABULARY, count);
 }
 END_TEST
@@ -146,7 +145,8 @@ START_TEST(min_p_keeps_what_is_near_the_best) {
   ranked ranking[VOCABULARY];
   rank(logits, VOCABULARY, ranking);
   int count = 0;
-  while (count < VOCABULARY && exp((ranking[count].logit - ranking[0].logit) / params.temp) >= (double)params.min_p) count++;
+  while (count < VOCABULARY && exp((ranking[count].logit - ranking[0].logit) / params.temp) >= (double)params.min_p)
+    count++;
   expect_distribution(params, logits, VOCABULARY, count);
 }
 END_TEST
@@ -260,10 +260,17 @@ START_TEST(parameters_out_of_range_are_refused_by_name) {
     dp_sampler_params params;
     const char *words;
   } cases[] = {
-      {{-1, 0, 1, 0, 0, 1}, "temperature"},   {{NAN, 0, 1, 0, 0, 1}, "temperature"}, {{INFINITY, 0, 1, 0, 0, 1}, "temperature"},
-      {{1, -1, 1, 0, 0, 1}, "top-k"},         {{1, 0, 0, 0, 0, 1}, "top-p"},         {{1, 0, 1.5f, 0, 0, 1}, "top-p"},
-      {{1, 0, NAN, 0, 0, 1}, "top-p"},        {{1, 0, 1, -0.1f, 0, 1}, "min-p"},     {{1, 0, 1, 2, 0, 1}, "min-p"},
-      {{1, 0, 1, 0, 0, 0}, "repeat penalty"}, {{1, 0, 1, 0, 0, NAN}, "repeat penalty"},
+      {{-1, 0, 1, 0, 0, 1}, "temperature"},
+      {{NAN, 0, 1, 0, 0, 1}, "temperature"},
+      {{INFINITY, 0, 1, 0, 0, 1}, "temperature"},
+      {{1, -1, 1, 0, 0, 1}, "top-k"},
+      {{1, 0, 0, 0, 0, 1}, "top-p"},
+      {{1, 0, 1.5f, 0, 0, 1}, "top-p"},
+      {{1, 0, NAN, 0, 0, 1}, "top-p"},
+      {{1, 0, 1, -0.1f, 0, 1}, "min-p"},
+      {{1, 0, 1, 2, 0, 1}, "min-p"},
+      {{1, 0, 1, 0, 0, 0}, "repeat penalty"},
+      {{1, 0, 1, 0, 0, NAN}, "repeat penalty"},
   };
   for (size_t i = 0; i < DP_COUNT(cases); i++) {
     dp_sampler *sampler = NULL;

@@ -9,7 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- a vocabulary ------------------------------------------------------------------------------------------------- */
+/* ---- a vocabulary -------------------------------------------------------------------------------------------------
+ */
 
 enum { MAX_TOKENS = 2048, MAX_MERGES = 1024 };
 
@@ -60,10 +61,10 @@ static vocabulary *bytes_only(void) {
 
 static vocabulary *english(void) {
   vocabulary *v = bytes_only();
-  static const char *const pairs[][2] = {{"h", "e"},   {"l", "l"},  {"he", "ll"},   {"hell", "o"}, {"Ġ", "w"},
-                                         {"o", "r"},   {"Ġw", "or"}, {"l", "d"},     {"Ġwor", "ld"}, {"1", "2"},
-                                         {"12", "3"},  {"123", "4"}, {"Ã", "©"},     {"Ġ", "Ġ"},    {"a", "a"},
-                                         {"aa", "aa"}, {"ð", "Ł"},  {"Ċ", "Ċ"},     {"'", "s"}};
+  static const char *const pairs[][2] = {{"h", "e"},   {"l", "l"},   {"he", "ll"}, {"hell", "o"},  {"Ġ", "w"},
+                                         {"o", "r"},   {"Ġw", "or"}, {"l", "d"},   {"Ġwor", "ld"}, {"1", "2"},
+                                         {"12", "3"},  {"123", "4"}, {"Ã", "©"},   {"Ġ", "Ġ"},     {"a", "a"},
+                                         {"aa", "aa"}, {"ð", "Ł"},   {"Ċ", "Ċ"},   {"'", "s"}};
   for (size_t i = 0; i < DP_COUNT(pairs); i++) add_merge(v, pairs[i][0], pairs[i][1]);
   add_token(v, "<|im_start|>", DP_TOKEN_CONTROL);
   add_token(v, "<|im_end|>", DP_TOKEN_CONTROL);
@@ -74,18 +75,25 @@ static vocabulary *english(void) {
 }
 
 static dp_tokenizer_spec spec_of(const vocabulary *v, const char *pre) {
-  return (dp_tokenizer_spec){.model = "gpt2", .pre = pre, .vocab_size = v->count, .tokens = v->tokens,
-                             .token_types = v->types, .merge_count = v->merge_count, .merges = v->merges,
-                             .bos = -1, .eos = -1, .eot = -1, .unknown = -1, .pad = -1};
+  return (dp_tokenizer_spec){.model = "gpt2",
+                             .pre = pre,
+                             .vocab_size = v->count,
+                             .tokens = v->tokens,
+                             .token_types = v->types,
+                             .merge_count = v->merge_count,
+                             .merges = v->merges,
+                             .bos = -1,
+                             .eos = -1,
+                             .eot = -1,
+                             .unknown = -1,
+                             .pad = -1};
 }
 
-static void expect_ok(dp_status status) {
-  ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status));
-}
+static void expect_ok(dp_status status) { ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status)); }
 
 static void expect_failure(dp_status status, dp_code code, const char *words) {
-  ck_assert_msg(status.code == code && strstr(dp_status_text(&status), words),
-                "expected code %d with '%s', got %d: %s", code, words, status.code, dp_status_text(&status));
+  ck_assert_msg(status.code == code && strstr(dp_status_text(&status), words), "expected code %d with '%s', got %d: %s",
+                code, words, status.code, dp_status_text(&status));
   dp_status_free(&status);
 }
 
@@ -131,7 +139,8 @@ static uint32_t random_below(uint64_t *state, uint32_t n) {
   return (uint32_t)((*state >> 33) % n);
 }
 
-/* ---- encoding ----------------------------------------------------------------------------------------------------- */
+/* ---- encoding -----------------------------------------------------------------------------------------------------
+ */
 
 START_TEST(pairs_merge_by_rank_then_from_the_left) {
   dp_tokenizer *tokenizer = open_tokenizer(english(), "gpt-2");
@@ -177,7 +186,9 @@ START_TEST(merging_equals_the_plain_way_on_random_words) {
     const char *parts[2];
     for (int k = 0; k < 2; k++) {
       uint32_t pick = random_below(&seed, 6 + (uint32_t)v->merge_count);
-      parts[k] = pick < 6 ? v->tokens['a' + pick] : v->tokens[256 + random_below(&seed, (uint32_t)v->count - 255) % (uint32_t)(v->count > 256 ? v->count - 256 : 1)];
+      parts[k] = pick < 6 ? v->tokens['a' + pick]
+                          : v->tokens[256 + random_below(&seed, (uint32_t)v->count - 255) %
+                                                (uint32_t)(v->count > 256 ? v->count - 256 : 1)];
       if (strlen(parts[k]) > 12) parts[k] = v->tokens['a'];
     }
     bool known = false;
@@ -198,7 +209,8 @@ START_TEST(merging_equals_the_plain_way_on_random_words) {
     size_t count = merge_plainly(v, symbols, n);
     ck_assert_uint_eq(ids.count, count);
     for (size_t i = 0; i < count; i++)
-      ck_assert_msg(ids.items[i] == symbols[i], "id %zu of '%.*s' is %d, not %d", i, (int)n, word, ids.items[i], symbols[i]);
+      ck_assert_msg(ids.items[i] == symbols[i], "id %zu of '%.*s' is %d, not %d", i, (int)n, word, ids.items[i],
+                    symbols[i]);
     dp_ids_free(&ids);
   }
   dp_tokenizer_free(tokenizer);
@@ -297,16 +309,29 @@ END_TEST
 /* What Python's bytes.decode(errors="replace") makes of it; '?' stands for U+FFFD. */
 START_TEST(malformed_utf8_reads_as_python_reads_it) {
   static const char *const cases[][2] = {
-      {"a\xFFz", "a?z"},           {"\x80\x80", "??"},        {"\xC0\xAF", "??"},           {"\xE2\x82", "?"},
-      {"\xE2\x82z", "?z"},         {"\xF0\x9F\x98", "?"},     {"\xF0\x9F\x98\xF0", "??"},   {"\xED\xA0\x80", "???"},
-      {"\xF4\x90\x80\x80", "????"}, {"\xF0\x80\x80\x80", "????"}, {"\xE0\x80\x80", "???"},  {"\xC3\xA9\xC3", "e?"},
-      {"\xF5\x80", "??"},          {"\xE2\xE2\x82\xAC", "?E"},
+      {"a\xFFz", "a?z"},
+      {"\x80\x80", "??"},
+      {"\xC0\xAF", "??"},
+      {"\xE2\x82", "?"},
+      {"\xE2\x82z", "?z"},
+      {"\xF0\x9F\x98", "?"},
+      {"\xF0\x9F\x98\xF0", "??"},
+      {"\xED\xA0\x80", "???"},
+      {"\xF4\x90\x80\x80", "????"},
+      {"\xF0\x80\x80\x80", "????"},
+      {"\xE0\x80\x80", "???"},
+      {"\xC3\xA9\xC3", "e?"},
+      {"\xF5\x80", "??"},
+      {"\xE2\xE2\x82\xAC", "?E"},
   };
   dp_tokenizer *tokenizer = open_tokenizer(bytes_only(), "gpt-2");
   for (size_t i = 0; i < DP_COUNT(cases); i++) {
     dp_str wanted = {0}, decoded = {0};
     for (const char *c = cases[i][1]; *c; c++)
-      dp_str_add(&wanted, *c == '?' ? "\xEF\xBF\xBD" : *c == 'e' ? "\xC3\xA9" : *c == 'E' ? "\xE2\x82\xAC" : (char[]){*c, 0});
+      dp_str_add(&wanted, *c == '?'   ? "\xEF\xBF\xBD"
+                          : *c == 'e' ? "\xC3\xA9"
+                          : *c == 'E' ? "\xE2\x82\xAC"
+                                      : (char[]){*c, 0});
     dp_ids ids = {0};
     expect_ok(dp_tokenizer_encode(tokenizer, cases[i][0], strlen(cases[i][0]), false, &ids));
     expect_ok(dp_tokenizer_decode(tokenizer, ids.items, ids.count, true, &decoded));
@@ -320,8 +345,9 @@ START_TEST(malformed_utf8_reads_as_python_reads_it) {
 END_TEST
 
 static void add_random_character(uint64_t *seed, dp_str *text) {
-  static const char *const pieces[] = {"hello", " ",  "\n",   "12",   "\xC3\xA9", "\xF0\x9F\x98\x80", "\xE4\xB8\xAD",
-                                       "'s",    "<t", "aaaa", "\xEF\xBB\xBF", "\xCC\x81", "\xE3\x80\x80", "\t"};
+  static const char *const pieces[] = {"hello",        " ",  "\n", "12",   "\xC3\xA9",     "\xF0\x9F\x98\x80",
+                                       "\xE4\xB8\xAD", "'s", "<t", "aaaa", "\xEF\xBB\xBF", "\xCC\x81",
+                                       "\xE3\x80\x80", "\t"};
   dp_str_add(text, pieces[random_below(seed, DP_COUNT(pieces))]);
 }
 
@@ -379,7 +405,8 @@ START_TEST(two_threads_encode_alike_with_one_tokenizer) {
 }
 END_TEST
 
-/* ---- decoding ----------------------------------------------------------------------------------------------------- */
+/* ---- decoding -----------------------------------------------------------------------------------------------------
+ */
 
 static void expect_whole_characters(const dp_str *text, size_t from) {
   for (size_t at = from; at < text->length;) {
@@ -406,7 +433,8 @@ START_TEST(stream_never_splits_a_utf8_character) {
     dp_str streamed = {0}, decoded = {0}, wanted = {0};
     dp_stream_decoder decoder = dp_stream_decoder_new(tokenizer, true);
     for (int i = 0; i < 40; i++) {
-      static const uint8_t bytes_of_note[] = {0xF0, 0x9F, 0x98, 0x80, 0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xED, 0xA0, 0xFF, 'a'};
+      static const uint8_t bytes_of_note[] = {0xF0, 0x9F, 0x98, 0x80, 0xC3, 0xA9, 0xE2,
+                                              0x82, 0xAC, 0xED, 0xA0, 0xFF, 'a'};
       int32_t id = random_below(&seed, 4) ? bytes_of_note[random_below(&seed, sizeof bytes_of_note)]
                                           : (int32_t)random_below(&seed, (uint32_t)dp_tokenizer_size(tokenizer));
       size_t before = streamed.length;
@@ -518,7 +546,8 @@ START_TEST(the_ends_are_eos_eot_and_the_known_names) {
 }
 END_TEST
 
-/* ---- what is refused ---------------------------------------------------------------------------------------------- */
+/* ---- what is refused ----------------------------------------------------------------------------------------------
+ */
 
 START_TEST(an_unknown_pre_tokenizer_is_refused_with_the_known_ones) {
   vocabulary *v = english();
@@ -559,8 +588,8 @@ START_TEST(damaged_metadata_is_refused) {
   expect_refusal(v, spec, DP_INVALID, "eos");
   spec.eos = -7;
   expect_refusal(v, spec, DP_INVALID, "eos");
-  static const char *const merges[][2] = {{"nospace", "two tokens"}, {"", "two tokens"}, {" ", "two tokens"},
-                                          {"h zzz", "the right one"}, {"zzz h", "the left one"}, {"h h", "joint"},
+  static const char *const merges[][2] = {{"nospace", "two tokens"},   {"", "two tokens"},        {" ", "two tokens"},
+                                          {"h zzz", "the right one"},  {"zzz h", "the left one"}, {"h h", "joint"},
                                           {"h \xFF", "the right one"}, {"h  ", "the right one"}};
   for (size_t i = 0; i < DP_COUNT(merges); i++) {
     const char *kept = v->merges[3];
@@ -584,7 +613,8 @@ START_TEST(two_special_tokens_of_one_text_are_refused) {
 }
 END_TEST
 
-/* ---- tokenizer.json ----------------------------------------------------------------------------------------------- */
+/* ---- tokenizer.json -----------------------------------------------------------------------------------------------
+ */
 
 static dp_status open_json(const char *text, size_t n, dp_tokenizer **out) {
   char path[] = "/tmp/dipper-tokenizer-XXXXXX";
@@ -606,15 +636,18 @@ static void add_json_text(dp_str *out, const char *text) {
   dp_str_addc(out, '"');
 }
 
-static const char plain_parts[] = "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
-                                  "\"trim_offsets\":true,\"use_regex\":true},\"post_processor\":null,\"decoder\":"
-                                  "{\"type\":\"ByteLevel\"}";
+static const char plain_parts[] =
+    "\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
+    "\"trim_offsets\":true,\"use_regex\":true},\"post_processor\":null,\"decoder\":"
+    "{\"type\":\"ByteLevel\"}";
 
 /* A tokenizer.json of the vocabulary, with the parts and the added tokens given. */
 static char *json_of(const vocabulary *v, const char *parts, const char *added, bool merges_as_pairs) {
   dp_str out = {0};
-  dp_str_addf(&out, "{\"version\":\"1.0\",\"added_tokens\":[%s],%s,\"model\":{\"type\":\"BPE\",\"dropout\":null,"
-                    "\"unk_token\":null,\"vocab\":{", added, parts);
+  dp_str_addf(&out,
+              "{\"version\":\"1.0\",\"added_tokens\":[%s],%s,\"model\":{\"type\":\"BPE\",\"dropout\":null,"
+              "\"unk_token\":null,\"vocab\":{",
+              added, parts);
   for (int i = 0, n = 0; i < v->count; i++) {
     if (v->types[i] != DP_TOKEN_NORMAL) continue;
     if (n++) dp_str_addc(&out, ',');
@@ -669,8 +702,9 @@ START_TEST(json_and_metadata_make_the_same_tokenizer) {
 }
 END_TEST
 
-#define PRE(stages) "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[" stages "{\"type\":\"ByteLevel\","       \
-                    "\"add_prefix_space\":false,\"use_regex\":false}]}"
+#define PRE(stages)                                                                                                    \
+  "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[" stages "{\"type\":\"ByteLevel\","                     \
+  "\"add_prefix_space\":false,\"use_regex\":false}]}"
 #define SPLIT(pattern, behavior, invert)                                                                               \
   "{\"type\":\"Split\",\"pattern\":" pattern ",\"behavior\":\"" behavior "\",\"invert\":" invert "},"
 
@@ -735,9 +769,10 @@ START_TEST(json_that_is_not_understood_is_refused) {
       {"\"pre_tokenizer\":{\"type\":\"Metaspace\"}", "", DP_UNSUPPORTED, "Metaspace"},
       {"\"pre_tokenizer\":[1,2]", "", DP_UNSUPPORTED, "pre-tokenizer"},
       {"\"normalizer\":{\"type\":\"Lowercase\"}", "", DP_UNSUPPORTED, "Lowercase"},
-      {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"decoder\":{\"type\":\"WordPiece\"}", "", DP_UNSUPPORTED, "WordPiece"},
-      {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"post_processor\":{\"type\":\"BertProcessing\"}", "", DP_UNSUPPORTED,
-       "BertProcessing"},
+      {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"decoder\":{\"type\":\"WordPiece\"}", "", DP_UNSUPPORTED,
+       "WordPiece"},
+      {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"post_processor\":{\"type\":\"BertProcessing\"}", "",
+       DP_UNSUPPORTED, "BertProcessing"},
       {"\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"use_regex\":3}", "", DP_INVALID, "use_regex"},
       {PRE(SPLIT("{\"Regex\":\"(\"}", "Isolated", "false")), "", DP_INVALID, "split pattern"},
       {PRE(SPLIT("{\"Regex\":\"[a&&b]\"}", "Isolated", "false")), "", DP_UNSUPPORTED, "intersection"},
