@@ -6,8 +6,8 @@
 
 #include <string.h>
 
-/* ---- arguments
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- arguments -----------------------------------------------------------------------------------------------------
+ */
 
 /* The i-th of "a,b,c". */
 static chat_text param_at(const char *params, int i) {
@@ -82,8 +82,8 @@ const chat_builtin *chat_find_builtin(const chat_builtin *table, size_t count, c
   return NULL;
 }
 
-/* ---- functions
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- functions -----------------------------------------------------------------------------------------------------
+ */
 
 BUILTIN(function_raise_exception) {
   UNUSED;
@@ -109,6 +109,7 @@ BUILTIN(function_namespace) {
   UNUSED;
   return new_dict(run, args, CHAT_NAMESPACE);
 }
+
 BUILTIN(function_dict) {
   UNUSED;
   return new_dict(run, args, CHAT_DICT);

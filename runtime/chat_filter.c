@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- filters
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- filters -------------------------------------------------------------------------------------------------------
+ */
 
 /* map, select and their like take whatever is false for an empty list. */
 static chat_list *items_or_none(chat_run *run, const chat_value *value) {
@@ -17,18 +17,22 @@ BUILTIN(filter_trim) {
   UNUSED;
   return chat_strip(run, chat_to_text(run, self), &bound[0], true, true);
 }
+
 BUILTIN(filter_upper) {
   UNUSED;
   return chat_change_case(run, chat_to_text(run, self), CHAT_UPPER, "upper");
 }
+
 BUILTIN(filter_lower) {
   UNUSED;
   return chat_change_case(run, chat_to_text(run, self), CHAT_LOWER, "lower");
 }
+
 BUILTIN(filter_capitalize) {
   UNUSED;
   return chat_change_case(run, chat_to_text(run, self), CHAT_CAPITALIZE, "capitalize");
 }
+
 /* Not Python's title(): a word goes on after "'". */
 BUILTIN(filter_title) {
   UNUSED;
@@ -235,6 +239,7 @@ BUILTIN(filter_max) {
   UNUSED;
   return extreme(run, self, 1);
 }
+
 BUILTIN(filter_min) {
   UNUSED;
   return extreme(run, self, -1);
@@ -335,14 +340,17 @@ BUILTIN(filter_select) {
   UNUSED;
   return select_items(run, self, args, false, true);
 }
+
 BUILTIN(filter_reject) {
   UNUSED;
   return select_items(run, self, args, false, false);
 }
+
 BUILTIN(filter_selectattr) {
   UNUSED;
   return select_items(run, self, args, true, true);
 }
+
 BUILTIN(filter_rejectattr) {
   UNUSED;
   return select_items(run, self, args, true, false);
@@ -385,8 +393,8 @@ static const chat_builtin filters[] = {
 
 const chat_builtin *chat_find_filter(chat_text name) { return chat_find_builtin(filters, DP_COUNT(filters), name); }
 
-/* ---- tests
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- tests ---------------------------------------------------------------------------------------------------------
+ */
 
 #define TEST(name, condition)                                                                                          \
   BUILTIN(name) {                                                                                                      \

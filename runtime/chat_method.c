@@ -8,50 +8,62 @@ BUILTIN(string_strip) {
   UNUSED;
   return chat_strip(run, self->text, &bound[0], true, true);
 }
+
 BUILTIN(string_lstrip) {
   UNUSED;
   return chat_strip(run, self->text, &bound[0], true, false);
 }
+
 BUILTIN(string_rstrip) {
   UNUSED;
   return chat_strip(run, self->text, &bound[0], false, true);
 }
+
 BUILTIN(string_upper) {
   UNUSED;
   return chat_change_case(run, self->text, CHAT_UPPER, "upper");
 }
+
 BUILTIN(string_lower) {
   UNUSED;
   return chat_change_case(run, self->text, CHAT_LOWER, "lower");
 }
+
 BUILTIN(string_title) {
   UNUSED;
   return chat_change_case(run, self->text, CHAT_TITLE, "title");
 }
+
 BUILTIN(string_capitalize) {
   UNUSED;
   return chat_change_case(run, self->text, CHAT_CAPITALIZE, "capitalize");
 }
+
 BUILTIN(string_startswith) {
   UNUSED;
   return chat_test_affix(run, self, &bound[0], false);
 }
+
 BUILTIN(string_endswith) {
   UNUSED;
   return chat_test_affix(run, self, &bound[0], true);
 }
+
 BUILTIN(string_split) {
   UNUSED;
   return chat_split(run, self, bound, false);
 }
+
 BUILTIN(string_rsplit) {
   UNUSED;
   return chat_split(run, self, bound, true);
 }
+
 BUILTIN(string_splitlines) {
   UNUSED;
   return chat_split_lines(run, self->text, chat_truth(&bound[0]));
 }
+
 BUILTIN(string_join) {
   UNUSED;
   return chat_join(run, &bound[0], self->text, &(chat_value){0});
@@ -78,6 +90,7 @@ BUILTIN(string_find) {
   UNUSED;
   return find_character(run, self, &bound[0], false);
 }
+
 BUILTIN(string_rfind) {
   UNUSED;
   return find_character(run, self, &bound[0], true);
@@ -132,6 +145,7 @@ BUILTIN(dict_items_method) {
   UNUSED;
   return chat_dict_items(run, self->dict);
 }
+
 BUILTIN(dict_keys) {
   UNUSED;
   return chat_list_value(chat_iterate(run, self));
