@@ -46,6 +46,7 @@ static dp_status open(const dp_options *options, dp_model *model) {
   model->info.load_s = opened - begin + (ready - compiled);
   model->info.compile_s = compiled - opened;
   model->info.vocabulary = rt_engine_vocabulary(model->engine);
+  model->info.columns = rt_engine_columns(model->engine);
   model->info.context = rt_engine_context(model->engine);
   model->info.step_tokens = rt_engine_max_tokens(model->engine);
   model->info.threads = engine.workers;

@@ -55,6 +55,13 @@ dp_status dp_session_feed(dp_session *session, const int32_t *ids, size_t count,
 
 static bool goes_on(const dp_generation *g) { return !g->go_on || g->go_on(g->user); }
 
+/* Only logits over the whole vocabulary can be sampled from or scored. */
+static dp_status check_is_language_model(const dp_model *model) {
+  if (model->info.columns == model->info.vocabulary) return DP_SUCCESS;
+  return dp_fail(DP_INVALID, "the graph computes %lld numbers a token, not logits over its %lld tokens",
+                 (long long)model->info.columns, (long long)model->info.vocabulary);
+}
+
 /* Feeds a prompt of any length; the logits are those of its last token. */
 static dp_status feed_prompt(dp_session *session, const int32_t *ids, size_t count, const dp_generation *g,
                              dp_logits *logits, bool *stopped) {
@@ -131,6 +138,7 @@ dp_status dp_generate(dp_session *session, const int32_t *prompt, size_t count, 
   dp_model *model = session->model;
   if (!stats) stats = &own;
   *stats = (dp_generation_stats){0};
+  DP_TRY(check_is_language_model(model));
   if (count == 0) return dp_fail(DP_INVALID, "the prompt is empty");
   int64_t room = rt_engine_free_tokens(model->engine, session->sequence);
   if ((int64_t)count > room)
@@ -177,6 +185,7 @@ static dp_status window_loss(dp_session *session, const int32_t *ids, size_t cou
 }
 
 dp_status dp_perplexity(dp_model *model, const int32_t *ids, size_t count, double *perplexity) {
+  DP_TRY(check_is_language_model(model));
   if (count < 2) return dp_fail(DP_INVALID, "perplexity needs at least 2 tokens, the text has %zu", count);
   for (size_t i = 0; i < count; i++)
     if (ids[i] < 0 || ids[i] >= model->info.vocabulary)

@@ -364,6 +364,7 @@ void rt_sequence_free(rt_engine *e, rt_sequence *s) {
 }
 
 int64_t rt_sequence_length(const rt_sequence *s) { return s->length; }
+int64_t rt_engine_columns(const rt_engine *e) { return e->output_columns; }
 int64_t rt_engine_vocabulary(const rt_engine *e) { return e->vocabulary; }
 int64_t rt_engine_max_tokens(const rt_engine *e) { return e->max_tokens; }
 int64_t rt_engine_context(const rt_engine *e) { return e->context; }

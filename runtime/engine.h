@@ -46,6 +46,7 @@ typedef struct rt_logits {
  * touched. */
 dp_status rt_engine_step(rt_engine *engine, const rt_request *requests, int count, rt_logits *logits);
 
+int64_t rt_engine_columns(const rt_engine *engine);    /* of the logits: the vocabulary of a language model */
 int64_t rt_engine_vocabulary(const rt_engine *engine); /* token ids are below it */
 int64_t rt_engine_max_tokens(const rt_engine *engine);
 int64_t rt_engine_context(const rt_engine *engine);

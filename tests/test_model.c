@@ -415,6 +415,85 @@ START_TEST(the_interpreter_gives_the_same_bits) {
 }
 END_TEST
 
+/* ---- weights that lie transposed in the file */
+
+enum { ROWS = 37, INNER = 48, COLUMNS = 50 };
+
+/* A safetensors file of an embedding e[ROWS, INNER] and one matrix both ways: w[INNER, COLUMNS], wt[COLUMNS, INNER]. */
+static void write_both_ways(const char *path) {
+  static float e[ROWS * INNER], w[INNER * COLUMNS], wt[COLUMNS * INNER];
+  for (int i = 0; i < ROWS * INNER; i++) e[i] = sinf((float)(i * 7 % 1001));
+  for (int k = 0; k < INNER; k++)
+    for (int n = 0; n < COLUMNS; n++) w[k * COLUMNS + n] = wt[n * INNER + k] = cosf((float)(k * 131 + n * 17));
+  char header[512];
+  int length = snprintf(header, sizeof header,
+                        "{\"e\":{\"dtype\":\"F32\",\"shape\":[%d,%d],\"data_offsets\":[0,%zu]},"
+                        "\"w\":{\"dtype\":\"F32\",\"shape\":[%d,%d],\"data_offsets\":[%zu,%zu]},"
+                        "\"wt\":{\"dtype\":\"F32\",\"shape\":[%d,%d],\"data_offsets\":[%zu,%zu]}}",
+                        ROWS, INNER, sizeof e, INNER, COLUMNS, sizeof e, sizeof e + sizeof w, COLUMNS, INNER,
+                        sizeof e + sizeof w, sizeof e + sizeof w + sizeof wt);
+  uint64_t size = (uint64_t)length;
+  FILE *file = fopen(path, "wb");
+  ck_assert(file != NULL);
+  fwrite(&size, 8, 1, file);
+  fwrite(header, 1, (size_t)length, file);
+  fwrite(e, sizeof e, 1, file);
+  fwrite(w, sizeof w, 1, file);
+  fwrite(wt, sizeof wt, 1, file);
+  fclose(file);
+}
+
+START_TEST(a_transposed_weight_gives_the_same_bits) {
+  static const char *const texts[] = {
+      "model m { dim v = 37, d = 48, n = 50; weight e[v, d] from \"e\"; weight w[d, n] from \"w\";\n"
+      "graph forward(tokens[T] : i32) -> y[T, n] { return silu(e[tokens]) @ w; } }",
+      "model m { dim v = 37, d = 48, n = 50; weight e[v, d] from \"e\"; weight w[n, d] from \"wt\";\n"
+      "graph forward(tokens[T] : i32) -> y[T, n] { return silu(e[tokens]) @ w.T; } }"};
+  char folder[] = "/tmp/dipper-model-XXXXXX", weights[256], path[256], command[300];
+  ck_assert(mkdtemp(folder) != NULL);
+  snprintf(weights, sizeof weights, "%s/w.safetensors", folder);
+  snprintf(path, sizeof path, "%s/m.dip", folder);
+  write_both_ways(weights);
+  int32_t ids[120];
+  random_ids(ids, 120, ROWS);
+  float *logits[2];
+  for (int i = 0; i < 2; i++) {
+    check_ok(dp_write_file_atomic(path, texts[i], strlen(texts[i])), path);
+    dp_options options = {.path = path, .weights = weights, .threads = 2, .context = 128};
+    dp_model *model;
+    check_ok(dp_model_open(&options, &model), texts[i]);
+    ck_assert_int_eq(dp_model_get_info(model).columns, COLUMNS);
+    dp_session *session;
+    dp_logits rows;
+    check_ok(dp_session_new(model, &session), "session");
+    check_ok(dp_session_feed(session, ids, 120, DP_WANT_ALL, &rows), "feed");
+    logits[i] = malloc(sizeof(float) * 120 * COLUMNS);
+    for (int r = 0; r < 120; r++) memcpy(logits[i] + r * COLUMNS, rows.data + r * rows.stride, sizeof(float) * COLUMNS);
+    double perplexity;
+    dp_status status = dp_perplexity(model, ids, 120, &perplexity);
+    ck_assert_int_eq(status.code, DP_INVALID); /* 50 columns are no distribution over 37 tokens */
+    dp_status_free(&status);
+    dp_session_free(session);
+    dp_model_free(model);
+  }
+  check_same_bits(logits[0], logits[1], 120, COLUMNS, "transposed");
+  /* and against the plain sum, in f64 */
+  for (int r = 0; r < 120; r++)
+    for (int n = 0; n < COLUMNS; n++) {
+      double sum = 0;
+      for (int k = 0; k < INNER; k++) {
+        double x = sinf((float)((ids[r] * INNER + k) * 7 % 1001));
+        sum += x / (1 + exp(-x)) * cosf((float)(k * 131 + n * 17));
+      }
+      if (fabs(sum - logits[0][r * COLUMNS + n]) > 1e-4) ck_abort_msg("[%d, %d] is %g, not %g", r, n, logits[0][r * COLUMNS + n], sum);
+    }
+  free(logits[0]);
+  free(logits[1]);
+  snprintf(command, sizeof command, "rm -rf %s", folder);
+  ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 /* ---- refusals leave everything as it was */
 
 START_TEST(a_refused_step_changes_nothing) {
@@ -460,6 +539,7 @@ int main(void) {
   tcase_add_loop_test(contract, a_reused_prefix_gives_the_same_bits, 0, count);
   tcase_add_loop_test(contract, avx2_and_avx512_code_give_the_same_bits, 0, count);
   tcase_add_loop_test(contract, the_interpreter_gives_the_same_bits, 0, count - 1);
+  tcase_add_test(contract, a_transposed_weight_gives_the_same_bits);
   tcase_add_test(contract, a_refused_step_changes_nothing);
   suite_add_tcase(suite, golden);
   suite_add_tcase(suite, contract);

@@ -89,7 +89,7 @@ int cli_logits(const cli_args *args) {
       if (ids[i] < 0 || ids[i] >= info.vocabulary)
         code = cli_complain("token id %d is out of range: the vocabulary has %lld tokens", (int)ids[i],
                             (long long)info.vocabulary);
-    if (code == CLI_OK) code = write_logits(args, session, ids, count, info.vocabulary, step);
+    if (code == CLI_OK) code = write_logits(args, session, ids, count, info.columns, step);
   } else {
     code = cli_fail(status);
   }

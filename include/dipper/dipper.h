@@ -55,7 +55,9 @@ typedef struct dp_model_info {
   double load_s;    /* opening, reading and packing the weights */
   double compile_s; /* model text to code; near 0 when the code was cached */
   bool compiled;    /* false: the code came from the cache */
-  int64_t vocabulary, context, step_tokens;
+  int64_t vocabulary;       /* token ids are below it */
+  int64_t columns;          /* of the logits; the vocabulary, unless the graph computes something else */
+  int64_t context, step_tokens;
   int threads;
   bool has_tokenizer, has_chat_template;
   const char *note; /* what the user may want to know (a cache that cannot be written), or NULL; the model's */
