@@ -62,7 +62,7 @@ static dp_status read_split(const json_t *split, dp_splitter *splitter) {
   while (behavior < DP_COUNT(behaviors) && (!name || strcmp(name, behaviors[behavior]) != 0)) behavior++;
   if (behavior == DP_COUNT(behaviors))
     return dp_fail(DP_INVALID, "a Split with the behavior '%.64s'", name ? name : "(none)");
-  bool invert;
+  bool invert = false;
   DP_TRY(get_bool(split, "invert", false, &invert));
   const json_t *pattern = json_object_get(split, "pattern");
   const json_t *regex = json_object_get(pattern, "Regex"), *literal = json_object_get(pattern, "String");
@@ -83,12 +83,12 @@ static dp_status read_pre_tokenizer(const json_t *pre_tokenizer, dp_splitter *sp
     if (is_type(one, "Split")) {
       DP_TRY(read_split(one, splitter));
     } else if (is_type(one, "Digits")) {
-      bool individual;
+      bool individual = false;
       DP_TRY(get_bool(one, "individual_digits", false, &individual));
       const char *pattern = individual ? dp_pattern_digit : dp_pattern_digits;
       DP_TRY(dp_splitter_add_regex(splitter, pattern, strlen(pattern), DP_SPLIT_ISOLATED, false));
     } else if (is_type(one, "ByteLevel")) {
-      bool use_regex, prefix;
+      bool use_regex = true, prefix = false;
       DP_TRY(get_bool(one, "use_regex", true, &use_regex));
       DP_TRY(get_bool(one, "add_prefix_space", true, &prefix));
       if (prefix) DP_TRY(dp_splitter_add_space_prefix(splitter));
@@ -155,7 +155,7 @@ static dp_status check_model(const json_t *model, dp_tokenizer_parts *parts) {
     if (!is_absent(affix) && json_string_length(affix))
       return dp_fail(DP_UNSUPPORTED, "a BPE model with a %s is not handled", affixes[i]);
   }
-  bool byte_fallback;
+  bool byte_fallback = false;
   DP_TRY(get_bool(model, "byte_fallback", false, &byte_fallback));
   if (byte_fallback) return dp_fail(DP_UNSUPPORTED, "a BPE model with byte_fallback is not handled");
   DP_TRY(get_bool(model, "fuse_unk", false, &parts->fuse_unknown));

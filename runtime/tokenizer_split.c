@@ -432,7 +432,7 @@ static dp_status run_isolated(const splitting *s, int index, const char *text, s
   bool drop_rest = s->splitter->stages[index].behavior == DP_SPLIT_REMOVED && s->splitter->stages[index].invert;
   size_t done = 0;
   for (size_t from = 0; from <= n;) {
-    bool found;
+    bool found = false;
     size_t begin = 0, end = 0;
     DP_TRY(next_match(s, index, text, n, from, &found, &begin, &end));
     if (!found) break;
@@ -461,7 +461,7 @@ static dp_status run_joined(const splitting *s, int index, const char *text, siz
   const split_stage *stage = &s->splitter->stages[index];
   size_t count = 0, done = 0, kept = 0;
   for (size_t from = 0; from <= n;) {
-    bool found;
+    bool found = false;
     size_t begin = 0, end = 0;
     DP_TRY(next_match(s, index, text, n, from, &found, &begin, &end));
     if (!found) break;
