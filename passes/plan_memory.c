@@ -54,18 +54,27 @@ static liveness find_live(const tile_program *p, dp_arena *arena) {
 
 /* ---- who may share memory ------------------------------------------------------------------------------------------------------ */
 
-/* When the value of op `at` is asked for element (r, c), is no other element of `buffer` read? Products and reductions
- * are made before anything is stored. */
+static bool reads_whole(const tile_kind *kind, int at, int buffer) {
+  const tile_op *op = &kind->ops[at];
+  if (op->code == TILE_load) return op->ref == buffer;
+  for (int i = 0; i < tile_operand_count(op->code); i++)
+    if (reads_whole(kind, op->operands[i], buffer)) return true;
+  return false;
+}
+
+/* When the value of op `at` is asked for element (r, c), is no other element of `buffer` read? A reduction is made
+ * before anything is stored. So is a product, but a back end may want to make it where it is stored. */
 static bool is_elementwise_in(const tile_kind *kind, int at, int buffer, int64_t cols) {
   const tile_op *op = &kind->ops[at];
   if (op->code == TILE_load && op->ref == buffer)
     return op->index < 0 && !op->col_base && !op->group_step && op->cols == cols && (kind->col_tasks == 1 || op->column_tile);
+  if (op->code == TILE_mma) return !reads_whole(kind, at, buffer);
   int arity = tile_scalar_arity(op->code);
   for (int i = 0; i < arity; i++)
     if (!is_elementwise_in(kind, op->operands[i], buffer, cols)) return false;
   if (arity) return op->cols == cols;
-  return op->code == TILE_constant || op->code == TILE_vector || op->code == TILE_table || op->code == TILE_mma ||
-         op->code == TILE_sum || op->code == TILE_greatest || (op->code == TILE_load && op->ref != buffer);
+  return op->code == TILE_constant || op->code == TILE_vector || op->code == TILE_table || op->code == TILE_sum ||
+         op->code == TILE_greatest || (op->code == TILE_load && op->ref != buffer);
 }
 
 /* May `kind` write `to` over `from`, which it reads? Only element by element, with nothing left to do after the store:

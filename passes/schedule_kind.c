@@ -236,7 +236,7 @@ static dp_status load_whole_rows(ps_kind *k, const ir_block *body) {
 
 static int64_t greatest_divisor(int64_t a, int64_t b) { return b ? greatest_divisor(b, a % b) : a; }
 
-/* Columns between which a tile may be cut: pairs of weight blocks, whole heads. */
+/* Columns between which a tile may be cut: whole weight blocks, whole heads. */
 static int64_t column_unit(const ir_block *body) {
   int64_t unit = TILE_BLOCK;
   for (const ir_op *op = body->first; op != body->last; op = op->next) {
