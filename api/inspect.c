@@ -6,14 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A tied weight is counted where it is tied to. */
 static int64_t parameters(const ir_module *module) {
   int64_t total = 0;
-  for (int i = 0; i < module->weight_count; i++) {
-    const ir_weight *weight = &module->weights[i];
-    bool counted = !weight->tied || weight->storage;
-    if (weight->tied) continue; /* counted where it is tied to, unless the file brings its own */
-    if (counted) total += ir_static_size(&weight->type, 0);
-  }
+  for (int i = 0; i < module->weight_count; i++)
+    if (!module->weights[i].tied) total += ir_static_size(&module->weights[i].type, 0);
   return total;
 }
 

@@ -198,7 +198,6 @@ static void for_each_storage(ll_kind *k, int index, with_storage *emit) {
   LLVMValueRef types = ll_step_ptr(l, k->step, offsetof(tile_step, weight_types));
   LLVMValueRef type = ll_load_constant(l, l->i8, LLVMBuildGEP2(l->b, l->i8, types, &slot, 1, ""), 1);
   LLVMBasicBlockRef done = ll_block(l, "stored");
-  LLVMBasicBlockRef here = LLVMGetInsertBlock(l->b);
   LLVMValueRef choice = LLVMBuildSwitch(l->b, type, done, (unsigned)__builtin_popcount(storage));
   for (int dtype = 0; dtype < IR_DTYPE_COUNT; dtype++) {
     if (!(storage >> dtype & 1)) continue;
@@ -208,7 +207,6 @@ static void for_each_storage(ll_kind *k, int index, with_storage *emit) {
     emit(k, index, (ir_dtype)dtype, base);
     LLVMBuildBr(l->b, done);
   }
-  (void)here;
   LLVMPositionBuilderAtEnd(l->b, done);
 }
 
