@@ -118,6 +118,13 @@ static void set_attribute(op_call *call, const char *name, const fe_value *value
   call->failed = false;
 }
 
+static bool is_optional_operand(ir_opcode code, int position) {
+  const char *name, *rest;
+  int length;
+  return spec_word(ir_op_info_of(code)->operands, position, &name, &length, &rest) && strchr(rest, '?') &&
+         (!strchr(rest, ' ') || strchr(rest, '?') < strchr(rest, ' '));
+}
+
 static void op_argument(op_call *call, const ast_argument *argument, int *position) {
   fe_compiler *c = call->c;
   const ir_op_info *info = ir_op_info_of(call->code);
@@ -129,6 +136,9 @@ static void op_argument(op_call *call, const ast_argument *argument, int *positi
     return;
   }
   fe_value value = fe_eval(c, argument->value);
+  double number;
+  /* An optional operand is left out by a number in its place, which is then an attribute. */
+  while (!argument->name.text && fe_is_number(&value, &number) && is_optional_operand(call->code, *position)) ++*position;
   if (argument->name.text) {
     set_attribute(call, argument->name.text, &value, argument->value->loc);
   } else if (*position < operands && *position < MOST_OPERANDS) {

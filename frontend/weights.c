@@ -58,7 +58,8 @@ static bool check_pattern(fe_compiler *c, const ast_weight *weight, const ast_na
 }
 
 /* Rows of each head stored in rotation pairs: the heads divide the rows, into an even number each. */
-static bool check_paired(fe_compiler *c, const ast_weight *declared, const ast_source *source, ir_weight *weight) {
+static bool check_paired(fe_compiler *c, const ast_weight *declared, const ast_source *source, const ir_weight *weight,
+                         int64_t *paired) {
   ir_dim heads;
   if (!fe_eval_dim(c, source->paired, "the number of heads", &heads)) return false;
   int row_dim = declared->stack.given ? 1 : 0;
@@ -69,12 +70,7 @@ static bool check_paired(fe_compiler *c, const ast_weight *declared, const ast_s
              fe_type_text(c, type), (long long)heads.add);
     return false;
   }
-  if (weight->paired_heads && weight->paired_heads != heads.add) {
-    fe_error(c, source->paired->loc, "paired with %lld heads here, but with %lld before", (long long)heads.add,
-             (long long)weight->paired_heads);
-    return false;
-  }
-  weight->paired_heads = heads.add;
+  *paired = heads.add;
   return true;
 }
 
@@ -82,13 +78,12 @@ static void set_sources(fe_compiler *c, const ast_weight *declared, ir_weight *w
   dp_arena *arena = c->module->arena;
   int count = declared->sources.count;
   weight->source_count = count;
-  weight->sources = DP_NEW_ARRAY(arena, const char *, count);
-  weight->paired_rope = DP_NEW_ARRAY(arena, bool, count);
+  weight->sources = DP_NEW_ARRAY(arena, ir_source, count);
   for (int i = 0; i < count; i++) {
     const ast_source *source = &declared->sources.items[i];
-    weight->sources[i] = dp_arena_strdup(arena, source->pattern.text);
+    weight->sources[i].pattern = dp_arena_strdup(arena, source->pattern.text);
     check_pattern(c, declared, &source->pattern);
-    if (source->paired) weight->paired_rope[i] = check_paired(c, declared, source, weight);
+    if (source->paired) check_paired(c, declared, source, weight, &weight->sources[i].paired);
   }
 }
 
@@ -103,7 +98,7 @@ static void add_weight(fe_compiler *c, const ast_weight *declared) {
   if (!weight_type(c, declared, &type) || !weight_dtype(c, declared, &type, &storage)) return;
   ir_weight *weight = ir_add_weight(c->module, declared->name.text, &type);
   weight->loc = declared->name.loc;
-  weight->stacked = declared->stack.given;
+  weight->stack = declared->stack.given ? 1 : 0;
   weight->optional = declared->optional;
   weight->storage = storage;
   set_sources(c, declared, weight);
@@ -149,7 +144,7 @@ static void tie(fe_compiler *c, const ast_weight *declared) {
   if (!check_circle(c, declared)) return;
   ir_weight *weight = ir_find_weight(c->module, declared->name.text), *stand_in = ir_find_weight(c->module, name->text);
   if (!weight || !stand_in) return;
-  if (!ir_type_equal(&weight->type, &stand_in->type) || weight->stacked != stand_in->stacked) {
+  if (!ir_type_equal(&weight->type, &stand_in->type) || weight->stack != stand_in->stack) {
     fe_error(c, name->loc, "'%s' is %s but '%s' is %s: one cannot stand in for the other", weight->name,
              fe_type_text(c, &weight->type), stand_in->name, fe_type_text(c, &stand_in->type));
     fe_note(c, stand_in->loc, "'%s' is declared here", stand_in->name);

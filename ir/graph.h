@@ -128,19 +128,35 @@ struct ir_block {
   ir_op *first, *last;
 };
 
-/* A weight as the model declares it. shape[0] counts layers when `stacked` (the file then holds one tensor a layer,
- * named by a pattern with {}). */
+/* One way in which files hold a weight. Rows are those of one tensor of the file, in the model's sense (of W[n, k]: n, with
+ * k along the row), all dimensions but the last flattened.
+ *   transposed: the file's tensor is [k, n] (GPT-2's Conv1D)
+ *   run > 0:    row r of the weight is the tensor's row first + r / run * step + r % run: a window of a tensor that holds
+ *               more (q, k and v in one; a head's two parts). run 0: the tensor has the weight's rows and no others
+ *   paired > 0: after that, rows of each of so many heads lie in adjacent rotation pairs: undone at load
+ *   plus:       added to every element of a vector, in f32 (norms that the file holds as offsets from 1) */
+typedef struct ir_source {
+  const char *pattern; /* "{}" is the layer; a second one the index in the second stack dimension */
+  bool transposed;
+  int64_t run, step, first;
+  int64_t paired;
+  double plus;
+} ir_source;
+
+/* A weight as the model declares it. The first `stack` dimensions of its type count tensors of the same shape: layers
+ * (stack 1), or layers and experts or heads (stack 2). A file holds one tensor for each of those ("{}" twice in the
+ * pattern), one a layer with the second stack dimension as its first ("{}" once), or one for all (none). */
 typedef struct ir_weight {
   const char *name;
-  ir_type type;       /* dtype as computed with: f32 */
-  bool stacked;
-  bool optional;      /* may be absent from the file when no op uses it, or when `tied` stands in */
-  const char **sources; /* name patterns in files, tried in order; "{}" is the layer */
-  bool *paired_rope;    /* per source: rows of each head are stored in adjacent rotation pairs (GGUF of arch llama):
-                           undone at load */
-  int64_t paired_heads; /* heads in the row dimension, for paired_rope */
+  ir_type type;        /* dtype as computed with: f32 */
+  int stack;           /* 0, 1, 2 */
+  int64_t first_layer; /* the number that stands for index 0 of the first stack dimension */
+  bool optional;       /* may be absent from the file when no op uses it, or when `tied` stands in */
+  ir_source *sources;  /* tried in order */
   int source_count;
-  const char *tied;   /* name of the weight used when the file has none of the sources, or NULL */
+  const char *tied;    /* name of the weight used when the file has none of the sources, or NULL */
+  bool filled;         /* a vector of which every element is `fill` when the file has none of the sources */
+  double fill;
   unsigned storage;   /* bit set of ir_dtype: what the bound file stores (several when layers differ); 0 = f32 */
   dp_loc loc;
 } ir_weight;

@@ -276,6 +276,8 @@ static bool ir_shape_loop(ir_shaping *s) {
   const ir_op *yield;
   int64_t count = find_attr(s, "count")->i;
   if (count < 1 || count > INT32_MAX) FAIL(s, "loop: count is %lld but must be 1 or more", (long long)count);
+  int64_t first = find_attr(s, "first") ? find_attr(s, "first")->i : 0;
+  if (first < 0 || first > INT32_MAX - count) FAIL(s, "loop: first is %lld but must be 0 or more", (long long)first);
   if (!body_yield(s, &yield)) return false;
   if (s->body->arg_count != s->operand_count + 1)
     FAIL(s, "loop: its body takes %d arguments but must take the layer index and %d carried value%s",
@@ -368,8 +370,91 @@ static bool ir_shape_reduce(ir_shaping *s) {
   return set_result(s, &type);
 }
 
+static bool ir_shape_row_unary(ir_shaping *s) { return expect(s, 0, IR_f32, -1) && set_result(s, operand(s, 0)); }
+
+static bool ir_shape_slice(ir_shaping *s) {
+  int64_t first = find_attr(s, "first")->i, count = find_attr(s, "count")->i;
+  if (!expect(s, 0, IR_f32, -2)) return false;
+  ir_type type = *operand(s, 0);
+  ir_dim n = type.dims[type.rank - 1];
+  if (n.symbol || first < 0 || count < 1 || count > n.add || first > n.add - count)
+    FAIL(s, "slice: x is %s, which has no columns %lld to %lld", type_text(s, &type), (long long)first,
+         (long long)(first + count - 1));
+  type.dims[type.rank - 1] = ir_static_dim(count, NULL);
+  return set_result(s, &type);
+}
+
+/* All dimensions of operands 0 and 1 but the last agree. */
+static bool same_but_last(ir_shaping *s) {
+  const ir_type *x = operand(s, 0), *y = operand(s, 1);
+  if (x->rank != y->rank || x->rank < 2)
+    FAIL(s, "%s: %s is %s and %s is %s: they must have equally many dimensions, 2 or more", name_of(s), operand_name(s, 0),
+         type_text(s, x), operand_name(s, 1), type_text(s, y));
+  for (int i = 0; i < x->rank - 1; i++)
+    if (!same_dim(s, 1, i, 0, i)) return false;
+  if (x->dims[x->rank - 1].symbol || y->dims[y->rank - 1].symbol)
+    FAIL(s, "%s: the last dimensions of %s and %s must be fixed", name_of(s), type_text(s, x), type_text(s, y));
+  return true;
+}
+
+static bool ir_shape_concat(ir_shaping *s) {
+  if (!expect_dtype(s, 0, IR_f32) || !expect_dtype(s, 1, IR_f32) || !same_but_last(s)) return false;
+  ir_type type = *operand(s, 0);
+  type.dims[type.rank - 1] = ir_static_dim(type.dims[type.rank - 1].add + operand(s, 1)->dims[type.rank - 1].add, NULL);
+  return set_result(s, &type);
+}
+
+static bool ir_shape_every(ir_shaping *s) {
+  int64_t period = find_attr(s, "period")->i, phase = find_attr(s, "phase")->i;
+  if (!expect(s, 0, IR_i32, 0)) return false;
+  if (period < 1 || phase < 0 || phase >= period)
+    FAIL(s, "every: period is %lld and phase %lld, but must be 1 or more, and 0 to period - 1", (long long)period,
+         (long long)phase);
+  return set_result(s, &(ir_type){.dtype = IR_f32});
+}
+
+/* Indices are computed with as f32: exact up to 2^24. */
+enum { MOST_INDICES = 1 << 24 };
+
+static bool ir_shape_top_k(ir_shaping *s) {
+  int64_t k = find_attr(s, "k")->i;
+  if (!expect(s, 0, IR_f32, -2)) return false;
+  ir_type type = *operand(s, 0);
+  ir_dim n = type.dims[type.rank - 1];
+  if (n.symbol || k < 1 || k > n.add || n.add > MOST_INDICES)
+    FAIL(s, "top_k: x is %s, so k is 1 to %s, not %lld", type_text(s, &type), dim_text(s, n), (long long)k);
+  type.dtype = IR_i32;
+  type.dims[type.rank - 1] = ir_static_dim(k, NULL);
+  return set_result(s, &type);
+}
+
+static bool ir_shape_take(ir_shaping *s) {
+  if (!expect_dtype(s, 0, IR_f32) || !expect_dtype(s, 1, IR_i32) || !same_but_last(s)) return false;
+  ir_type type = *operand(s, 1);
+  type.dtype = IR_f32;
+  return set_result(s, &type);
+}
+
+static bool ir_shape_among(ir_shaping *s) {
+  int64_t count = find_attr(s, "count")->i;
+  if (!expect(s, 0, IR_i32, -2)) return false;
+  if (count < 1 || count > MOST_INDICES) FAIL(s, "among: count is %lld but must be 1 or more", (long long)count);
+  ir_type type = *operand(s, 0);
+  type.dtype = IR_f32;
+  type.dims[type.rank - 1] = ir_static_dim(count, NULL);
+  return set_result(s, &type);
+}
+
+static bool ir_shape_mix(ir_shaping *s) {
+  if (!expect(s, 0, IR_f32, 2) || !expect(s, 1, IR_f32, 3) || !same_dim(s, 1, 0, 0, 0) || !same_dim(s, 1, 1, 0, 1))
+    return false;
+  const ir_type *x = operand(s, 1);
+  return set_result(s, &(ir_type){.dtype = IR_f32, .rank = 2, .dims = {x->dims[0], x->dims[2]}});
+}
+
 static bool ir_shape_norm(ir_shaping *s) {
   if (!expect(s, 0, IR_f32, -1) || !expect(s, 1, IR_f32, 1)) return false;
+  if (s->operand_count > 2 && (!expect(s, 2, IR_f32, 1) || !same_dim(s, 2, 0, 1, 0))) return false;
   if (!(find_attr(s, "eps")->f >= 0)) FAIL(s, "%s: eps must be 0 or more", name_of(s));
   return same_dim(s, 0, operand(s, 0)->rank - 1, 1, 0) && set_result(s, operand(s, 0));
 }
@@ -385,6 +470,34 @@ static bool ir_shape_matmul(ir_shaping *s) {
   return set_result(s, &(ir_type){.dtype = IR_f32, .rank = 2, .dims = {x->dims[0], n}});
 }
 
+/* k and n of w[m, n, k] or w[m, k, n]. */
+static bool batched_weight(ir_shaping *s, ir_dim *k, ir_dim *n) {
+  bool transposed;
+  if (!flag(s, "transposed", &transposed) || !expect(s, 1, IR_f32, 3)) return false;
+  const ir_type *w = operand(s, 1);
+  *k = w->dims[transposed ? 2 : 1];
+  *n = w->dims[transposed ? 1 : 2];
+  const ir_type *x = operand(s, 0);
+  if (x->rank >= 2 && ir_dim_equal(x->dims[x->rank - 1], *k)) return true;
+  FAIL(s, "%s: x is %s but %s needs k = %s (w is %s)", name_of(s), type_text(s, x), transposed ? "w.T" : "w",
+       dim_text(s, *k), type_text(s, w));
+}
+
+static bool ir_shape_head_matmul(ir_shaping *s) {
+  ir_dim k, n;
+  if (!expect(s, 0, IR_f32, 3) || !batched_weight(s, &k, &n) || !same_dim(s, 0, 1, 1, 0)) return false;
+  const ir_type *x = operand(s, 0);
+  return set_result(s, &(ir_type){.dtype = IR_f32, .rank = 3, .dims = {x->dims[0], x->dims[1], n}});
+}
+
+static bool ir_shape_expert_matmul(ir_shaping *s) {
+  ir_dim k, n;
+  const ir_type *x = operand(s, 0), *ids = operand(s, 2);
+  if (!expect(s, 0, IR_f32, x->rank == 3 ? 3 : 2) || !batched_weight(s, &k, &n) || !expect(s, 2, IR_i32, 2)) return false;
+  if (!same_dim(s, 2, 0, 0, 0) || (x->rank == 3 && !same_dim(s, 0, 1, 2, 1))) return false;
+  return set_result(s, &(ir_type){.dtype = IR_f32, .rank = 3, .dims = {ids->dims[0], ids->dims[1], n}});
+}
+
 /* x[T,heads,hd] by something of T tokens: pairs within hd. */
 static bool check_heads(ir_shaping *s) {
   if (!expect(s, 0, IR_f32, 3) || !same_dim(s, 0, 0, 1, 0)) return false;
@@ -395,19 +508,41 @@ static bool check_heads(ir_shaping *s) {
   return true;
 }
 
-static bool check_theta(ir_shaping *s) {
+static double number(const ir_shaping *s, const char *name, double otherwise) {
+  const ir_attr *attr = find_attr(s, name);
+  return attr ? attr->f : otherwise;
+}
+
+/* theta, how long contexts are stretched, and the divisors of `half` frequencies. */
+static bool check_frequencies(ir_shaping *s, int64_t half) {
   if (!(find_attr(s, "theta")->f > 0)) FAIL(s, "%s: theta must be above 0", name_of(s));
+  if (!(number(s, "factor", 1) > 0)) FAIL(s, "%s: factor must be above 0", name_of(s));
+  bool blends = find_attr(s, "low") || find_attr(s, "high") || find_attr(s, "original") || find_attr(s, "yarn");
+  bool complete = find_attr(s, "factor") && find_attr(s, "low") && find_attr(s, "high") && find_attr(s, "original");
+  if (blends && !complete) FAIL(s, "%s: low, high and original go together, with a factor", name_of(s));
+  if (blends && !(number(s, "low", 0) > 0 && number(s, "high", 0) > number(s, "low", 0) && number(s, "original", 0) > 0))
+    FAIL(s, "%s: low, high and original must be above 0, and low below high", name_of(s));
+  bool yarn;
+  if (find_attr(s, "yarn") && !flag(s, "yarn", &yarn)) return false;
+  int last = s->operand_count - 1;
+  if (s->code == IR_OP_rope ? last < 2 : last < 1) return true;
+  if (!expect(s, last, IR_f32, 1)) return false;
+  ir_dim have = operand(s, last)->dims[0];
+  if (have.symbol || have.add != half)
+    FAIL(s, "%s: divisors is %s but must have %lld elements", name_of(s), type_text(s, operand(s, last)), (long long)half);
   return true;
 }
 
 static bool ir_shape_rope(ir_shaping *s) {
-  return expect(s, 1, IR_i32, 1) && check_heads(s) && check_theta(s) && set_result(s, operand(s, 0));
+  if (!expect(s, 1, IR_i32, 1) || !check_heads(s)) return false;
+  return check_frequencies(s, operand(s, 0)->dims[2].add / 2) && set_result(s, operand(s, 0));
 }
 
 static bool ir_shape_rope_angles(ir_shaping *s) {
   int64_t dim = find_attr(s, "dim")->i;
-  if (!expect(s, 0, IR_i32, 1) || !check_theta(s)) return false;
+  if (!expect(s, 0, IR_i32, 1)) return false;
   if (dim < 2 || dim % 2 != 0) FAIL(s, "rope_angles: dim is %lld but must be even and above 0", (long long)dim);
+  if (!check_frequencies(s, dim / 2)) return false;
   ir_type type = {.dtype = IR_f32, .rank = 2, .dims = {operand(s, 0)->dims[0], ir_static_dim(dim, NULL)}};
   return set_result(s, &type);
 }
@@ -435,6 +570,8 @@ static bool ir_shape_attend(ir_shaping *s) {
   if (heads.symbol || kv_heads.symbol || heads.add % kv_heads.add != 0)
     FAIL(s, "attend: q is %s but k is %s: %s must be a multiple of %s", type_text(s, operand(s, 0)),
          type_text(s, operand(s, 1)), dim_text(s, heads), dim_text(s, kv_heads));
+  if (s->operand_count > 3 && !expect(s, 3, IR_f32, 0)) return false;
+  if (s->operand_count > 3 && !causal) FAIL(s, "attend: a window needs causal");
   ir_type type = *operand(s, 0);
   type.dims[2] = operand(s, 2)->dims[2];
   return set_result(s, &type);

@@ -508,29 +508,66 @@ static bool block(parser *p, ir_block *block, ir_opcode terminator) {
 
 /* ---- weights, graphs, the module --------------------------------------------------------------------------------- */
 
-/* sources := "from" string ["paired" integer] {"," string ["paired" integer]} */
+/* source := string ["transposed"] ["rows" integer "of" integer] ["at" integer] ["paired" integer] ["plus" float] */
+static bool source(parser *p, const ir_weight *weight, ir_source *s) {
+  token t;
+  if (!expect_kind(p, TOKEN_STRING, "the name of a tensor in a file", &t)) return false;
+  s->pattern = dp_arena_strdup(p->module->arena, t.text);
+  s->transposed = accept_word(p, "transposed");
+  dp_loc loc = p->token.loc;
+  if (accept_word(p, "rows")) {
+    if (!integer(p, max_size, &s->run) || !expect_word(p, "of") || !integer(p, max_size, &s->step)) return false;
+    if (s->run < 1 || s->step < s->run) FAIL(p, loc, "a run has at least 1 row, and a step at least a run");
+  }
+  if (accept_word(p, "at") && !integer(p, max_size, &s->first)) return false;
+  if (accept_word(p, "paired")) {
+    if (!integer(p, INT32_MAX, &s->paired)) return false;
+    if (s->paired < 1) FAIL(p, loc, "a weight has 1 head or more");
+  }
+  loc = p->token.loc;
+  if (!accept_word(p, "plus")) return !p->failed;
+  if (!float_value(p, &s->plus)) return false;
+  if (weight->type.rank != weight->stack + 1) FAIL(p, loc, "only to a vector something is added");
+  return true;
+}
+
+/* sources := "from" source {"," source} */
 static bool sources(parser *p, ir_weight *weight) {
   if (!accept_word(p, "from")) return !p->failed;
-  dp_arena *arena = p->module->arena;
-  int source_cap = 0, paired_count = 0, paired_cap = 0;
+  int cap = 0;
   do {
-    token t;
-    if (!expect_kind(p, TOKEN_STRING, "the name of a tensor in a file", &t)) return false;
-    DP_PUSH(arena, weight->sources, weight->source_count, source_cap) = dp_arena_strdup(arena, t.text);
-    dp_loc loc = p->token.loc;
-    bool paired = accept_word(p, "paired");
-    DP_PUSH(arena, weight->paired_rope, paired_count, paired_cap) = paired;
-    int64_t heads;
-    if (!paired) continue;
-    if (!integer(p, INT32_MAX, &heads)) return false;
-    if (heads < 1 || (weight->paired_heads && weight->paired_heads != heads))
-      FAIL(p, loc, "a weight has one number of heads, 1 or more");
-    weight->paired_heads = heads;
+    ir_source s = {0};
+    if (!source(p, weight, &s)) return false;
+    DP_PUSH(p->module->arena, weight->sources, weight->source_count, cap) = s;
   } while (accept(p, ','));
   return !p->failed;
 }
 
-/* weight := "weight" symbol ":" type ["stacked"] ["optional"] [sources] ["or" symbol] ["storage" dtype {"," dtype}] */
+/* ["stacked" ["2"] ["first" integer]] */
+static bool stack(parser *p, ir_weight *w, dp_loc type_loc) {
+  if (!accept_word(p, "stacked")) return !p->failed;
+  int64_t dimensions = 1;
+  if (p->token.kind == TOKEN_NUMBER && !integer(p, 2, &dimensions)) return false;
+  w->stack = (int)dimensions;
+  if (dimensions < 1 || w->type.rank < w->stack)
+    FAIL(p, type_loc, "a stacked weight needs dimensions that count the tensors");
+  return !accept_word(p, "first") || integer(p, INT32_MAX, &w->first_layer);
+}
+
+/* stand-in := "or" (symbol | float) */
+static bool stand_in(parser *p, ir_weight *w) {
+  if (!accept_word(p, "or")) return !p->failed;
+  token t = p->token;
+  if (t.kind == TOKEN_SYMBOL) {
+    w->tied = dp_arena_strdup(p->module->arena, t.text);
+    return advance(p);
+  }
+  if (w->type.rank != w->stack + 1) FAIL(p, t.loc, "only a vector can be filled with a number");
+  w->filled = true;
+  return float_value(p, &w->fill);
+}
+
+/* weight := "weight" symbol ":" type [stack] ["optional"] [sources] [stand-in] ["storage" dtype {"," dtype}] */
 static bool weight(parser *p) {
   token t;
   ir_type weight_type;
@@ -543,14 +580,9 @@ static bool weight(parser *p) {
   if (ir_find_weight(p->module, t.text)) FAIL(p, t.loc, "weight @%s is declared twice", t.text);
   ir_weight *w = ir_add_weight(p->module, t.text, &weight_type);
   w->loc = t.loc;
-  w->stacked = accept_word(p, "stacked");
-  if (w->stacked && w->type.rank < 1) FAIL(p, type_loc, "a stacked weight needs a dimension that counts the layers");
+  if (!stack(p, w, type_loc)) return false;
   w->optional = accept_word(p, "optional");
-  if (!sources(p, w)) return false;
-  if (accept_word(p, "or")) {
-    if (!expect_kind(p, TOKEN_SYMBOL, "the name of a weight", &t)) return false;
-    w->tied = dp_arena_strdup(p->module->arena, t.text);
-  }
+  if (!sources(p, w) || !stand_in(p, w)) return false;
   if (!accept_word(p, "storage")) return !p->failed;
   do {
     ir_dtype dtype;

@@ -210,18 +210,34 @@ static void print_block(dp_str *out, const naming *n, const ir_block *block, int
   for (const ir_op *op = block->first; op; op = op->next) print_op(out, n, op, depth);
 }
 
+static void print_source(dp_str *out, const ir_source *source) {
+  print_string(out, source->pattern);
+  if (source->transposed) dp_str_add(out, " transposed");
+  if (source->run) dp_str_addf(out, " rows %lld of %lld", (long long)source->run, (long long)source->step);
+  if (source->first) dp_str_addf(out, " at %lld", (long long)source->first);
+  if (source->paired) dp_str_addf(out, " paired %lld", (long long)source->paired);
+  if (source->plus != 0) {
+    dp_str_add(out, " plus ");
+    print_float(out, source->plus);
+  }
+}
+
 static void print_weight(dp_str *out, const ir_weight *weight) {
   dp_str_addf(out, "  weight @%s : ", weight->name);
   ir_print_type(out, &weight->type);
-  if (weight->stacked) dp_str_add(out, " stacked");
+  if (weight->stack) dp_str_add(out, " stacked");
+  if (weight->stack > 1) dp_str_addf(out, " %d", weight->stack);
+  if (weight->first_layer) dp_str_addf(out, " first %lld", (long long)weight->first_layer);
   if (weight->optional) dp_str_add(out, " optional");
   for (int i = 0; i < weight->source_count; i++) {
     dp_str_add(out, i ? ", " : " from ");
-    print_string(out, weight->sources[i]);
-    if (weight->paired_rope && weight->paired_rope[i])
-      dp_str_addf(out, " paired %lld", (long long)weight->paired_heads);
+    print_source(out, &weight->sources[i]);
   }
   if (weight->tied) dp_str_addf(out, " or @%s", weight->tied);
+  if (weight->filled) {
+    dp_str_add(out, " or ");
+    print_float(out, weight->fill);
+  }
   const char *separator = " storage ";
   for (int i = 0; i < IR_DTYPE_COUNT; i++) {
     if (!(weight->storage & 1u << i)) continue;

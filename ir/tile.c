@@ -44,6 +44,8 @@ void tile_program_free(tile_program *program) {
   if (program) dp_arena_free(program->arena);
 }
 
+int tile_batch_tasks(const tile_kind *kind) { return kind->col_tasks / kind->batches; }
+
 int tile_add_op(tile_program *program, tile_kind *kind, tile_op op) {
   DP_PUSH(program->arena, kind->ops, kind->op_count, kind->op_cap) = op;
   return kind->op_count - 1;

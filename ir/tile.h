@@ -72,7 +72,10 @@ typedef struct tile_weight {
   int64_t rows, cols; /* MATRIX: n and k; VECTOR: 1 and n */
   bool transposed;  /* MATRIX: the file's tensor is [k, n] */
   int count;        /* layers, 1 when not stacked */
-  int first_slot;   /* layer l's memory is step->weights[first_slot + l], its type step->weight_types[first_slot + l] */
+  int first_layer;  /* the layer that slot first_slot is of */
+  int inner;        /* matrices a layer: experts or heads; else 1 */
+  int first_slot;   /* matrix e of layer l is in slot s = first_slot + (l - first_layer) * inner + e: its memory is
+                       step->weights[s], its type step->weight_types[s] */
   unsigned storage; /* bit set of the ir_dtype that can occur (VECTOR: f32) */
 } tile_weight;
 
@@ -91,7 +94,10 @@ typedef struct tile_cache {
 
 /* One op of a kind. Its value is named by its index. Addresses of load, store, vector, embed:
  *   row(r)    = row0 + r / group, or inputs[index][row0 + r] when index >= 0       (group of the kind; 1 but for segments)
- *   column(r) = col_base + col * col_step + (r % group) * group_step              (col: the task's column index) */
+ *   column(r) = col_base + col * col_step + batch * batch_step + (r % group) * group_step
+ * where the task's column index is batch * (col_tasks / batches) + col. In a kind that chooses, row r of the task is the
+ * r-th token of its row tile that has `batch` among its `used` choices, and in place of r % group stands which of its
+ * choices that is. */
 typedef struct tile_op {
   tile_opcode code;
   int operands[2];
@@ -101,8 +107,9 @@ typedef struct tile_op {
   int ref;       /* buffer, weight, input or cache */
   int index;     /* input that row() goes through, or -1 */
   int part;      /* append: 0 keys, 1 values */
-  int64_t dim;   /* rotate, append: columns of a head */
-  int64_t col_base, col_step, group_step;
+  int64_t dim;   /* rotate, append: columns of a head; others: see tile_ops.def */
+  int64_t outer, inner; /* pick */
+  int64_t col_base, col_step, group_step, batch_step;
   float imm;
   const float *data;  /* table */
   const int *list;    /* next */
@@ -115,9 +122,12 @@ typedef struct tile_kind {
   tile_space space;
   int max_rows;   /* rows of a task at most: row_tile, or segment_tokens * group */
   int group;      /* rows a token */
-  int64_t columns; /* result columns in all; for segments the number of key heads */
+  int batches;    /* products with matrices of their own, side by side in the column tasks: heads, experts; else 1 */
+  int used;       /* > 0: the kind chooses: begins with `choose`, and a token takes part in so many of the batches */
+  bool whole;     /* segments: the loop walks all of the sequence, else up to the segment's last token */
+  int64_t columns; /* result columns in all (of a batch); for segments the number of key heads */
   int col_tile;   /* columns a task, a multiple of TILE_BLOCK; for segments 1 */
-  int col_tasks;  /* ceil(columns / col_tile) */
+  int col_tasks;  /* batches * ceil(columns / col_tile) */
   tile_op *ops;
   int op_count, op_cap;
   int prologue; /* ops [0, prologue) do not depend on col: a worker that runs another column of the same row tile may
@@ -149,10 +159,11 @@ typedef struct tile_group {
   int wait_count, wait_cap;
 } tile_group;
 
-/* Groups [first, first + count) run `iterations` times; the iteration is the layer index of weights and caches. */
+/* Groups [first, first + count) run `iterations` times; iteration i is layer base + i of weights and caches. */
 typedef struct tile_section {
   int first, count;
   int iterations;
+  int base;
 } tile_section;
 
 typedef struct tile_program {
@@ -201,6 +212,7 @@ typedef struct tile_step {
   const int32_t *segment_row;    /* [segments] first token row */
   const int32_t *segment_tokens; /* [segments] */
   const int32_t *segment_pages;  /* [segments] index into `pages` of the sequence's page table */
+  const int32_t *segment_end;    /* [segments] positions of the sequence when the step is done */
   const int32_t *pages;          /* page tables, one after another */
   char *kv;                      /* pages */
 } tile_step;
@@ -222,6 +234,7 @@ tile_program *tile_program_new(const char *name);
 void tile_program_free(tile_program *program);
 int tile_add_op(tile_program *program, tile_kind *kind, tile_op op); /* returns its index */
 /* Rows of task (space, index): first token (or output) row and number of tokens. */
+int tile_batch_tasks(const tile_kind *kind); /* column tasks a batch */
 int64_t tile_row_tiles(const tile_program *program, int64_t rows);
 /* The readable form (docs/tile.md); not read back. */
 void tile_print(dp_str *out, const tile_program *program);

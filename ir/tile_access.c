@@ -18,7 +18,7 @@ static const int operand_counts[TILE_OPCODE_COUNT] = {
 int tile_operand_count(tile_opcode code) { return operand_counts[code]; }
 
 bool tile_has_value(tile_opcode code) {
-  return code != TILE_loop && code != TILE_next && code != TILE_store && code != TILE_append;
+  return code != TILE_loop && code != TILE_next && code != TILE_store && code != TILE_append && code != TILE_choose;
 }
 
 static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -32,23 +32,37 @@ static bool is_tiled(const tile_kind *kind, const tile_op *op) {
 
 static int64_t columns_of(const tile_kind *kind, const tile_op *op, int64_t col) {
   if (!is_tiled(kind, op)) return op->code == TILE_append ? kind->ops[op->operands[0]].cols : op->cols;
-  int64_t left = kind->columns - col * kind->col_tile;
+  int64_t left = kind->columns - col % tile_batch_tasks(kind) * kind->col_tile;
   return left < kind->col_tile ? left : kind->col_tile;
+}
+
+/* First column (or weight row) of member 0. */
+static int64_t first_column(const tile_kind *kind, const tile_op *op, int64_t col) {
+  int tasks = tile_batch_tasks(kind);
+  return op->col_base + col % tasks * op->col_step + col / tasks * op->batch_step;
+}
+
+/* How many places a row may have in its token's row of a buffer. */
+static int members_of(const tile_kind *kind, const tile_op *op) {
+  bool addressed = op->code == TILE_load || op->code == TILE_store;
+  return addressed && op->group_step ? kind->used ? kind->used : kind->group : 1;
 }
 
 int tile_op_accesses(const tile_program *program, const tile_kind *kind, int index, int64_t col, tile_access *accesses,
                      int limit) {
   const tile_op *op = &kind->ops[index];
   tile_access access = {.op = index};
-  int members = 1;
+  int members = members_of(kind, op);
   switch (op->code) {
   case TILE_load:
   case TILE_store:
   case TILE_append:
     access.write = op->code != TILE_load;
-    access.from = op->col_base + col * op->col_step;
+    access.from = first_column(kind, op, col);
     access.to = access.from + columns_of(kind, op, col);
-    members = op->group_step && op->code != TILE_append ? kind->group : 1;
+    break;
+  case TILE_choose:
+    access.to = op->dim;
     break;
   case TILE_mma_keys:
   case TILE_mma_values:
@@ -102,9 +116,9 @@ DP_PRINTF(2, 3) static dp_status fault(const place *at, const char *fmt, ...) {
 /* Columns [from, to) of all column tasks and members lie in [0, limit). */
 static dp_status columns_inside(const place *at, const char *what, const char *name, int64_t limit) {
   const tile_op *op = &at->kind->ops[at->index];
-  int64_t member = op->code == TILE_load || op->code == TILE_store ? (at->kind->group - 1) * op->group_step : 0;
+  int64_t member = (members_of(at->kind, op) - 1) * op->group_step;
   for (int64_t col = 0; col < at->kind->col_tasks; col++) {
-    int64_t from = op->col_base + col * op->col_step, to = from + columns_of(at->kind, op, col);
+    int64_t from = first_column(at->kind, op, col), to = from + columns_of(at->kind, op, col);
     int64_t low = member < 0 ? from + member : from, high = member > 0 ? to + member : to;
     EXPECT(low >= 0 && high <= limit,
            "column task %" PRId64 " takes columns %" PRId64 "..%" PRId64 " of %s '%s', which has %" PRId64, col, low,
@@ -142,11 +156,13 @@ static dp_status check_weight_op(const place *at) {
   const tile_op *a = &at->kind->ops[op->operands[0]];
   EXPECT(a->cols == weight->cols && !a->column_tile, "operand of %d columns times weight '%s' of %" PRId64, a->cols,
          weight->name, weight->cols);
-  EXPECT(op->col_base % TILE_BLOCK == 0 && op->col_step % TILE_BLOCK == 0, "weight rows start inside a block of %d",
-         TILE_BLOCK);
+  EXPECT(op->col_base % TILE_BLOCK == 0 && op->col_step % TILE_BLOCK == 0 && !op->batch_step,
+         "weight rows start inside a block of %d", TILE_BLOCK);
+  EXPECT(weight->inner == at->kind->batches, "%d batches, weight '%s' has %d matrices a layer", at->kind->batches,
+         weight->name, weight->inner);
   /* Products work on whole blocks, to which the packed matrix is padded. */
   for (int64_t col = 0; col < at->kind->col_tasks; col++) {
-    int64_t from = op->col_base + col * op->col_step, to = from + round_up(columns_of(at->kind, op, col), TILE_BLOCK);
+    int64_t from = first_column(at->kind, op, col), to = from + round_up(columns_of(at->kind, op, col), TILE_BLOCK);
     EXPECT(from >= 0 && to <= round_up(weight->rows, TILE_BLOCK),
            "column task %" PRId64 " takes rows %" PRId64 "..%" PRId64 " of weight '%s', which has %" PRId64, col, from,
            to - 1, weight->name, weight->rows);
@@ -160,6 +176,7 @@ static dp_status check_cache_op(const place *at, bool in_loop) {
   EXPECT(op->ref >= 0 && op->ref < p->cache_count, "there is no cache %d", op->ref);
   const tile_cache *cache = &p->caches[op->ref];
   if (op->code == TILE_append) {
+    EXPECT(at->kind->batches == 1 && !at->kind->used, "a batch's rows cannot be appended");
     EXPECT(op->part == 0 || op->part == 1, "there is no part %d", op->part);
     EXPECT(op->dim == cache->dim[op->part], "heads of %" PRId64 " columns for cache '%s' of %" PRId64, op->dim,
            cache->name, cache->dim[op->part]);
@@ -196,6 +213,40 @@ static dp_status check_value_op(const place *at, bool in_loop) {
     EXPECT(!x->column_tile && !op->column_tile && x->cols % op->cols == 0, "%d columns do not reduce to %d%s", x->cols,
            op->cols, x->column_tile ? " (they are a column tile's)" : "");
     return DP_SUCCESS;
+  case TILE_every:
+    EXPECT(op->one_row && op->cols == 1 && op->dim > 0 && op->part >= 0 && op->part < op->dim, "it is [1, 1]");
+    return DP_SUCCESS;
+  case TILE_pick: {
+    EXPECT(op->dim > 0 && op->outer >= 0 && op->inner >= 0 && op->col_base >= 0 && !op->column_tile && !x->column_tile,
+           "it picks what cannot be picked");
+    int64_t runs = (op->cols - 1) / op->dim, rest = op->cols - 1 < op->dim - 1 ? op->cols - 1 : op->dim - 1;
+    EXPECT(op->col_base + runs * op->outer + rest * op->inner < x->cols, "it picks columns beyond %d", x->cols);
+    return DP_SUCCESS;
+  }
+  case TILE_concat:
+    EXPECT(op->dim > 0 && x->cols % op->dim == 0 && y->cols % (x->cols / op->dim) == 0 && op->cols == x->cols + y->cols &&
+               !op->column_tile,
+           "operands of %d and %d columns", x->cols, y->cols);
+    return DP_SUCCESS;
+  case TILE_top_k: {
+    EXPECT(op->dim > 0 && op->cols % op->dim == 0 && x->cols % (op->cols / op->dim) == 0 && !op->column_tile,
+           "%d of %d columns", op->cols, x->cols);
+    EXPECT(x->cols / (op->cols / op->dim) >= op->dim, "more indices than columns");
+    return DP_SUCCESS;
+  }
+  case TILE_take:
+    EXPECT(op->dim > 0 && y->cols % op->dim == 0 && x->cols % (y->cols / op->dim) == 0 && op->cols == y->cols &&
+               !op->column_tile,
+           "%d indices into %d columns", y->cols, x->cols);
+    return DP_SUCCESS;
+  case TILE_among:
+    EXPECT(op->dim > 0 && x->cols % op->dim == 0 && op->cols % (x->cols / op->dim) == 0 && !op->column_tile,
+           "%d indices among %d columns", x->cols, op->cols);
+    return DP_SUCCESS;
+  case TILE_window:
+    EXPECT(in_loop && op->cols == TILE_CHUNK && x->cols == TILE_CHUNK && y->cols == 1 && y->one_row,
+           "it masks the columns of a chunk by a window [1, 1]");
+    return DP_SUCCESS;
   case TILE_rotate:
     EXPECT(op->dim > 0 && op->dim % 2 == 0 && op->cols % op->dim == 0, "%d columns are no heads of %" PRId64, op->cols,
            op->dim);
@@ -203,6 +254,7 @@ static dp_status check_value_op(const place *at, bool in_loop) {
     EXPECT(x->cols == op->cols && y->cols == op->dim, "operands of %d and %d columns", x->cols, y->cols);
     return DP_SUCCESS;
   case TILE_causal:
+  case TILE_known:
     EXPECT(in_loop && op->cols == TILE_CHUNK && TILE_CHUNK % x->cols == 0, "it masks the columns of a chunk");
     return DP_SUCCESS;
   case TILE_carry:
@@ -235,6 +287,11 @@ static dp_status check_loop_op(const place *at, loop_state *loop) {
   if (op->code == TILE_loop) {
     EXPECT(loop->begin < 0, "a kind has one loop");
     EXPECT(at->kind->space == TILE_SEGMENTS, "only tasks over segments have a context to loop over");
+    EXPECT(op->list_count <= 1, "%d windows", op->list_count);
+    if (op->list_count) {
+      DP_TRY(check_use(at, loop, op->list[0]));
+      EXPECT(at->kind->ops[op->list[0]].cols == 1 && at->kind->ops[op->list[0]].one_row, "its window is not [1, 1]");
+    }
     loop->begin = at->index;
     loop->body = at->index + 1;
   } else if (op->code == TILE_carry) {
@@ -258,7 +315,8 @@ static dp_status check_tiling(const place *at) {
   const tile_op *op = &at->kind->ops[at->index];
   EXPECT(!op->column_tile || (op->cols == at->kind->col_tile && at->kind->space != TILE_SEGMENTS),
          "%d columns are not those of a column tile of %d", op->cols, at->kind->col_tile);
-  bool rows_per_task = op->code == TILE_mma_keys || op->code == TILE_mma_values || op->code == TILE_causal;
+  bool rows_per_task = op->code == TILE_mma_keys || op->code == TILE_mma_values || op->code == TILE_causal ||
+                       op->code == TILE_window || op->code == TILE_known;
   for (int i = 0; i < operand_counts[op->code]; i++) {
     const tile_op *operand = &at->kind->ops[op->operands[i]];
     EXPECT(!operand->column_tile || is_tiled(at->kind, op), "%%%d is a column tile's, the result is not",
@@ -274,6 +332,14 @@ static dp_status check_op(const place *at, loop_state *loop) {
   for (int i = 0; i < operand_counts[op->code]; i++) DP_TRY(check_use(at, loop, op->operands[i]));
   if (op->code == TILE_loop || op->code == TILE_carry || op->code == TILE_next) DP_TRY(check_loop_op(at, loop));
   if (op->code == TILE_loop || op->code == TILE_next) return DP_SUCCESS;
+  if (op->code == TILE_choose) {
+    EXPECT(at->index == 0 && at->kind->used == op->dim && op->dim > 0, "a kind that chooses begins with it");
+    EXPECT(op->ref >= 0 && op->ref < at->program->buffer_count, "there is no buffer %d", op->ref);
+    const tile_buffer *ids = &at->program->buffers[op->ref];
+    EXPECT(ids->space == TILE_TOKENS && at->kind->space == TILE_TOKENS && ids->output < 0 && op->dim <= ids->cols,
+           "buffer '%s' does not say what its tokens chose", ids->name);
+    return DP_SUCCESS;
+  }
   EXPECT(op->cols > 0 || op->code == TILE_append, "it has no columns");
   DP_TRY(check_tiling(at));
   switch (op->code) {
@@ -311,7 +377,11 @@ static dp_status check_kind(const tile_program *program, const tile_kind *kind) 
   int rows = segments ? program->segment_tokens * kind->group : program->row_tile;
   EXPECT(kind->max_rows == rows, "at most %d rows, its tasks have up to %d", kind->max_rows, rows);
   EXPECT(kind->columns > 0 && kind->col_tile > 0, "%" PRId64 " columns in tiles of %d", kind->columns, kind->col_tile);
-  EXPECT(kind->col_tasks == (kind->columns + kind->col_tile - 1) / kind->col_tile,
+  EXPECT(kind->batches >= 1 && kind->used >= 0 && (kind->batches == 1 || (!segments && kind->prologue == 0)),
+         "%d batches, of which %d are used", kind->batches, kind->used);
+  EXPECT(!kind->used || (kind->op_count && kind->ops[0].code == TILE_choose), "it does not choose");
+  EXPECT(!kind->whole || segments, "only over segments there is a sequence");
+  EXPECT(kind->col_tasks == kind->batches * ((kind->columns + kind->col_tile - 1) / kind->col_tile),
          "%d column tasks for %" PRId64 " columns in tiles of %d", kind->col_tasks, kind->columns, kind->col_tile);
   EXPECT(segments ? kind->col_tile == 1 : kind->col_tasks == 1 || kind->col_tile % TILE_BLOCK == 0,
          "column tiles of %d", kind->col_tile);
@@ -354,8 +424,11 @@ static dp_status check_weights(const place *at) {
   const tile_program *p = at->program;
   for (int i = 0; i < p->weight_count; i++) {
     const tile_weight *w = &p->weights[i];
-    EXPECT(w->count >= 1 && w->first_slot >= 0 && w->first_slot + w->count <= p->slot_count,
-           "weight '%s' takes slots %d..%d of %d", w->name, w->first_slot, w->first_slot + w->count - 1, p->slot_count);
+    int64_t slots = (int64_t)w->count * w->inner;
+    EXPECT(w->count >= 1 && w->inner >= 1 && w->first_layer >= 0 && w->first_slot >= 0 &&
+               w->first_slot + slots <= p->slot_count,
+           "weight '%s' takes slots %d..%" PRId64 " of %d", w->name, w->first_slot, w->first_slot + slots - 1,
+           p->slot_count);
     EXPECT(w->form == TILE_VECTOR || w->form == TILE_MATRIX, "weight '%s' has no form", w->name);
     EXPECT(w->rows > 0 && w->cols > 0, "weight '%s' is [%" PRId64 ", %" PRId64 "]", w->name, w->rows, w->cols);
     EXPECT(w->storage < 1u << IR_DTYPE_COUNT && !(w->storage >> IR_i32 & 1), "weight '%s' has a type that is none",
@@ -392,18 +465,20 @@ static dp_status check_caches(const place *at) {
   return DP_SUCCESS;
 }
 
-/* The iteration is the layer of every stacked weight and of every cache. */
-static dp_status check_layers(const tile_program *p, const tile_kind *kind, int iterations) {
+/* Layers [first, end) of every stacked weight and of every cache. */
+static dp_status check_layers(const tile_program *p, const tile_kind *kind, int first, int end) {
   for (int i = 0; i < kind->op_count; i++) {
     place here = {p, kind, i}, *at = &here;
     const tile_op *op = &kind->ops[i];
-    int layers = iterations;
+    int from = first, to = end;
     if (op->code == TILE_vector || op->code == TILE_mma || op->code == TILE_embed) {
-      if (p->weights[op->ref].count > 1) layers = p->weights[op->ref].count;
+      const tile_weight *w = &p->weights[op->ref];
+      if (w->count > 1 || w->first_layer) from = w->first_layer, to = w->first_layer + w->count;
     } else if (op->code == TILE_append || op->code == TILE_mma_keys || op->code == TILE_mma_values) {
-      layers = p->caches[op->ref].layers;
+      from = 0, to = p->caches[op->ref].layers;
     }
-    EXPECT(iterations <= layers, "it runs for %d layers, its weight or cache has %d", iterations, layers);
+    EXPECT(from <= first && end <= to, "it runs for layers %d to %d, its weight or cache has %d to %d", first, end - 1,
+           from, to - 1);
   }
   return DP_SUCCESS;
 }
@@ -413,6 +488,7 @@ static dp_status check_sections(const place *at) {
   int next = 0;
   for (int i = 0; i < p->section_count; i++) {
     const tile_section *section = &p->sections[i];
+    EXPECT(section->base >= 0, "section %d begins at layer %d", i, section->base);
     EXPECT(section->first == next && section->count > 0 && section->iterations > 0,
            "section %d: groups %d..%d, %d times", i, section->first, section->first + section->count - 1,
            section->iterations);
@@ -425,7 +501,7 @@ static dp_status check_sections(const place *at) {
       for (int w = 0; w < group->wait_count; w++)
         EXPECT(group->waits[w].group >= 0 && group->waits[w].group < p->group_count,
                "group %d waits for group %d, which is not there", g, group->waits[w].group);
-      DP_TRY(check_layers(p, &p->kinds[group->kind], section->iterations));
+      DP_TRY(check_layers(p, &p->kinds[group->kind], section->base, section->base + section->iterations));
     }
   }
   EXPECT(next == p->group_count, "%d groups, the sections have %d", p->group_count, next);

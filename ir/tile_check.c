@@ -21,6 +21,7 @@ typedef struct touch {
   bool write;
   int op;
   int64_t row, col; /* the task's indices */
+  int64_t batch;    /* >= 0: only rows that chose it; no row of a token is two batches' */
 } touch;
 
 typedef struct segment {
@@ -266,7 +267,7 @@ static void touch_cache(check *c, site *s, const tile_op *op, touch t, int64_t r
   if (op->code != TILE_append) {
     int64_t sequence = sequence_of(c, row0);
     t.row0 = sequence * c->positions;
-    t.row1 = cache_row(c, row0 + rows - 1) + 1;
+    t.row1 = cache_row(c, kind_of(c, s->group)->whole ? sequence_first(c, sequence + 1) - 1 : row0 + rows - 1) + 1;
     add_touch(c, s, t);
     return;
   }
@@ -284,15 +285,16 @@ static void touch_task(check *c, site *s, int64_t row_index, int64_t col, int64_
   const tile_kind *kind = kind_of(c, s->group);
   for (int i = 0; i < kind->op_count; i++) {
     const tile_op *op = &kind->ops[i];
-    int count = tile_op_accesses(c->program, kind, i, col, accesses, kind->group);
+    int count = tile_op_accesses(c->program, kind, i, col, accesses, kind->used > kind->group ? kind->used : kind->group);
     for (int j = 0; j < count; j++) {
       touch t = {.col0 = accesses[j].from,
                  .col1 = accesses[j].to,
                  .write = accesses[j].write,
                  .op = i,
                  .row = row_index,
-                 .col = col};
-      if (op->code == TILE_load || op->code == TILE_store)
+                 .col = col,
+                 .batch = kind->used && op->group_step ? col / tile_batch_tasks(kind) : -1};
+      if (op->code == TILE_load || op->code == TILE_store || op->code == TILE_choose)
         touch_buffer(c, s, op, t, row0, rows);
       else
         touch_cache(c, s, op, t, row0, rows);
@@ -302,7 +304,7 @@ static void touch_task(check *c, site *s, int64_t row_index, int64_t col, int64_
 
 static void touch_site(check *c, site *s) {
   const tile_kind *kind = kind_of(c, s->group);
-  tile_access *accesses = DP_NEW_ARRAY(c->arena, tile_access, kind->group);
+  tile_access *accesses = DP_NEW_ARRAY(c->arena, tile_access, kind->group + kind->used);
   for (int64_t col = 0; col < kind->col_tasks; col++) {
     if (kind->space != TILE_SEGMENTS) {
       int64_t row0 = s->tile * c->program->row_tile;
@@ -343,6 +345,12 @@ static bool conflict(const check *c, const touch *a, const touch *b) {
   if (a->form == IN_SLAB && !congruent(c, a->buffer, b->buffer))
     return c->overlap[a->buffer * c->program->buffer_count + b->buffer];
   return a->row0 < b->row1 && b->row0 < a->row1 && a->col0 < b->col1 && b->col0 < a->col1;
+}
+
+/* Of tasks of one group: what batches write of a token lies side by side, each in the place of its choice. */
+static bool siblings_conflict(const check *c, const touch *x, const touch *y) {
+  if (x->batch >= 0 && y->batch >= 0 && x->batch != y->batch && x->buffer == y->buffer) return false;
+  return conflict(c, x, y);
 }
 
 static void describe_touch(const check *c, dp_str *out, const site *s, int64_t iteration, const touch *t) {
@@ -413,7 +421,7 @@ static dp_status check_siblings(const check *c, const site *s) {
     for (int j = 0; j < s->count; j++) {
       const touch *x = &s->touches[i], *y = &s->touches[j];
       bool same_task = x->row == y->row && x->col == y->col;
-      if ((same_task && (x->form != IN_SLAB || congruent(c, x->buffer, y->buffer))) || !conflict(c, x, y)) continue;
+      if ((same_task && (x->form != IN_SLAB || congruent(c, x->buffer, y->buffer))) || !siblings_conflict(c, x, y)) continue;
       return report(c, s, 0, x, s, 0, y,
                     same_task ? "a task uses two buffers in the same memory"
                               : "race between tasks of one group and row tile");

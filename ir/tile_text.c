@@ -92,7 +92,9 @@ static void print_weight(dp_str *out, const tile_program *p, int index) {
     dp_str_addf(out, "[%" PRId64 ", %" PRId64 "]", weight->rows, weight->cols);
   if (weight->transposed) dp_str_add(out, " (file: transposed)");
   dp_str_addf(out, ", slot %d", weight->first_slot);
-  if (weight->count > 1) dp_str_addf(out, " + layer of %d", weight->count);
+  if (weight->first_layer) dp_str_addf(out, " + layer - %d of %d", weight->first_layer, weight->count);
+  else if (weight->count > 1) dp_str_addf(out, " + layer of %d", weight->count);
+  if (weight->inner > 1) dp_str_addf(out, ", %d a layer", weight->inner);
   dp_str_add(out, ", stored as");
   const char *separator = " ";
   for (int dtype = 0; dtype < IR_DTYPE_COUNT; dtype++) {
@@ -132,12 +134,16 @@ static void add_float(dp_str *out, float x) {
 static void add_columns_of(dp_str *out, const tile_op *op, const tile_op *counted, const char *what) {
   dp_str_addf(out, " %s ", what);
   const char *plus = "";
-  if (op->col_base || (!op->col_step && !op->group_step)) {
+  if (op->col_base || (!op->col_step && !op->group_step && !op->batch_step)) {
     dp_str_addf(out, "%" PRId64, op->col_base);
     plus = "+";
   }
   if (op->col_step) {
     dp_str_addf(out, "%scol*%" PRId64, plus, op->col_step);
+    plus = "+";
+  }
+  if (op->batch_step) {
+    dp_str_addf(out, "%sbatch*%" PRId64, plus, op->batch_step);
     plus = "+";
   }
   if (op->group_step) dp_str_addf(out, "%smember*%" PRId64, plus, op->group_step);
@@ -199,6 +205,27 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
   case TILE_input:
     add_input(out, p, op->ref);
     break;
+  case TILE_choose:
+    add_buffer(out, p, op->ref);
+    dp_str_addf(out, " columns 0+:%" PRId64, op->dim);
+    break;
+  case TILE_every:
+    dp_str_addf(out, "%" PRId64 " from %d", op->dim, op->part);
+    break;
+  case TILE_pick:
+    dp_str_addf(out, " at %" PRId64 " + c / %" PRId64 " * %" PRId64 " + c %% %" PRId64 " * %" PRId64, op->col_base, op->dim,
+                op->outer, op->dim, op->inner);
+    break;
+  case TILE_concat:
+    dp_str_addf(out, " after %" PRId64, op->dim);
+    break;
+  case TILE_top_k: case TILE_take: case TILE_among:
+    dp_str_addf(out, ", %" PRId64 " a head", op->dim);
+    break;
+  case TILE_loop:
+    if (op->list_count) dp_str_addc(out, ' ');
+    add_list(out, op->list, op->list_count);
+    break;
   case TILE_rotate:
     dp_str_addf(out, " in heads of %" PRId64, op->dim);
     break;
@@ -248,8 +275,11 @@ void tile_print_kind(dp_str *out, const tile_program *p, int index) {
   add_kind(out, p, index);
   dp_str_addf(out, " over %s: at most %d rows", space_names[kind->space], kind->max_rows);
   if (kind->group != 1) dp_str_addf(out, ", %d a token", kind->group);
-  dp_str_addf(out, "; %" PRId64 " columns in %d task%s of %d", kind->columns, kind->col_tasks,
-              kind->col_tasks == 1 ? "" : "s", kind->col_tile);
+  if (kind->used) dp_str_addf(out, ", of tokens that chose the batch, %d of %d", kind->used, kind->batches);
+  if (kind->whole) dp_str_add(out, ", over the whole sequence");
+  int tasks = tile_batch_tasks(kind);
+  dp_str_addf(out, "; %" PRId64 " columns in %d task%s of %d", kind->columns, tasks, tasks == 1 ? "" : "s", kind->col_tile);
+  if (kind->batches > 1) dp_str_addf(out, ", in each of %d batches", kind->batches);
   if (kind->prologue) dp_str_addf(out, "; ops before %%%d serve every column", kind->prologue);
   dp_str_addc(out, '\n');
   int depth = 0;
@@ -283,8 +313,10 @@ static void print_group(dp_str *out, const tile_program *p, int index) {
 
 static void print_section(dp_str *out, const tile_program *p, int index) {
   const tile_section *section = &p->sections[index];
-  if (section->iterations == 1)
+  if (section->iterations == 1 && !section->base)
     dp_str_addf(out, "\n  section %d: once\n", index);
+  else if (section->base)
+    dp_str_addf(out, "\n  section %d: %d times, iteration + %d = layer\n", index, section->iterations, section->base);
   else
     dp_str_addf(out, "\n  section %d: %d times, iteration = layer\n", index, section->iterations);
   for (int i = 0; i < section->count; i++) print_group(out, p, section->first + i);

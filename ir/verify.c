@@ -143,14 +143,18 @@ static dp_status verify_weight(verifier *v, const ir_weight *w) {
     why = ir_find_weight(v->module, w->name) != w ? "is declared twice"
           : ir_static_size(&w->type, 0) < 0       ? "has a symbolic dimension"
           : !words_in_type(&w->type)              ? "has a dimension whose name is not a word"
-          : w->stacked && w->type.rank < 1        ? "is stacked without a dimension that counts the layers"
+          : w->stack < 0 || w->stack > 2 || w->type.rank < w->stack ? "is stacked without dimensions that count the tensors"
+          : w->first_layer < 0 || (w->first_layer && !w->stack)     ? "has a first layer that cannot be"
+          : w->filled && w->type.rank != w->stack + 1               ? "is filled, but is no vector"
           : w->storage >> IR_DTYPE_COUNT          ? "has an unknown storage type"
                                                   : NULL;
   for (int i = 0; i < w->source_count && !why; i++) {
-    if (!w->sources[i])
-      why = "has a source without a name";
-    else if (w->paired_rope && w->paired_rope[i] && w->paired_heads < 1)
-      why = "is paired but has no heads";
+    const ir_source *s = &w->sources[i];
+    why = !s->pattern                                                   ? "has a source without a name"
+          : s->paired < 0                                               ? "is paired but has no heads"
+          : s->run < 0 || s->first < 0 || (s->run > 0 && s->step < s->run) ? "has a window of rows that cannot be"
+          : s->plus != 0 && w->type.rank != w->stack + 1                ? "adds to what is no vector"
+                                                                        : NULL;
   }
   if (!why && w->tied) {
     const ir_weight *tied = ir_find_weight(v->module, w->tied);

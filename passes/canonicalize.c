@@ -11,8 +11,11 @@ static bool defined_by(const ir_value *value, ir_opcode code) { return value->de
 /* rope(x[T, heads, hd], pos) -> rotate(x, rope_angles(pos)): the angles are the same for all heads and layers. */
 static dp_status split_rope(ir_op *op, ir_value **simpler) {
   ir_value *x = op->operands[0];
-  ir_attr attrs[] = {ir_attr_f("theta", ir_get_float(op, "theta", 0)), ir_attr_i("dim", x->type.dims[2].add)};
-  ir_op *angles = ir_emit(op->parent, op, IR_OP_rope_angles, &op->operands[1], 1, attrs, 2, NULL, op->loc, NULL);
+  ir_attr attrs[16] = {ir_attr_i("dim", x->type.dims[2].add)};
+  int count = 1;
+  for (int i = 0; i < op->attr_count && count < (int)DP_COUNT(attrs); i++) attrs[count++] = op->attrs[i];
+  ir_op *angles = ir_emit(op->parent, op, IR_OP_rope_angles, &op->operands[1], op->operand_count - 1, attrs, count, NULL,
+                          op->loc, NULL);
   DP_CHECK(angles, "canonicalize: rope_angles of a rope");
   angles->results[0]->name = "angles";
   ir_value *operands[] = {x, angles->results[0]};

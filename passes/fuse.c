@@ -41,7 +41,7 @@ static role role_of(const ir_op *op) {
   switch (op->code) {
   case IR_OP_weight: case IR_OP_constant: case IR_OP_select:
     return ROLE_LEAF;
-  case IR_OP_matmul:
+  case IR_OP_matmul: case IR_OP_head_matmul: case IR_OP_expert_matmul:
     return ROLE_PRODUCT;
   case IR_OP_attend: case IR_OP_rope_angles:
     return ROLE_ATTEND;
@@ -122,10 +122,15 @@ static int tiled_operands(const ir_op *op) {
   return ir_op_info_of(op->code)->traits & IR_ELEMENTWISE ? op->operand_count : 1;
 }
 
+/* One matrix a head, or those that each token chose. */
+static bool is_batched(const ir_op *op) { return op->code == IR_OP_head_matmul || op->code == IR_OP_expert_matmul; }
+
 /* Groups of products of the same rows with the same left operand become one, if the whole can still run. */
 static bool merge(fusing *f, int a, int b) {
   if (f->roles[a] != ROLE_PRODUCT || f->roles[b] != ROLE_PRODUCT) return false;
-  if (f->ops[a]->operands[0] != f->ops[b]->operands[0]) return false;
+  if (f->ops[a]->code != f->ops[b]->code || f->ops[a]->operands[0] != f->ops[b]->operands[0]) return false;
+  if (f->ops[a]->operand_count > 2 && f->ops[a]->operands[2] != f->ops[b]->operands[2]) return false;
+  if (is_batched(f->ops[a]) && !ir_type_equal(&f->ops[a]->results[0]->type, &f->ops[b]->results[0]->type)) return false;
   int into = a < b ? a : b, other = a < b ? b : a;
   int *before = DP_NEW_ARRAY(f->arena, int, f->count);
   memcpy(before, f->group, sizeof *before * (size_t)f->count);
@@ -139,10 +144,24 @@ static bool merge(fusing *f, int a, int b) {
   return true;
 }
 
+/* Of products with a matrix for each head or choice: elementwise ops on nothing but their results, and numbers, follow. */
+static bool stays_in_batch(const fusing *f, const ir_op *op, int group) {
+  if (!(ir_op_info_of(op->code)->traits & IR_ELEMENTWISE)) return false;
+  for (int i = 0; i < op->operand_count; i++) {
+    int at = definer(f, op->operands[i]);
+    bool number = columns_of(op->operands[i]) == 1 && !has_rows(op->operands[i]);
+    if (number) continue;
+    if (at < 0 || f->group[at] == NO_GROUP || f->roles[f->group[at]] != ROLE_PRODUCT) return false;
+    if (!is_batched(f->ops[f->group[at]])) return false;
+  }
+  return f->roles[group] == ROLE_PRODUCT;
+}
+
 /* Can an op follow the first op of a group on the same columns? */
 static bool follows(const fusing *f, int index, int group) {
   const ir_op *op = f->ops[index], *first = f->ops[group];
   if (!same_rows(f, index, group)) return false;
+  if (is_batched(first) && !stays_in_batch(f, op, group)) return false;
   if (f->roles[group] == ROLE_PRODUCT) return fits_columns(op, columns_of(first->results[0]));
   return op->code == IR_OP_reshape && first->code == IR_OP_attend;
 }
@@ -165,7 +184,7 @@ static void join_product(fusing *f, int index) {
 static bool user_keeps(const fusing *f, int user, int op) {
   const ir_op *at = f->ops[user];
   const ir_value *result = f->ops[op]->results[0];
-  if (f->roles[user] == ROLE_PRODUCT) return at->operands[1] == result;
+  if (f->roles[user] == ROLE_PRODUCT) return is_batched(at) || at->operands[1] == result;
   if (f->roles[user] != ROLE_ROWS || f->group[user] != NO_GROUP || f->kept[user]) return true;
   return at->code == IR_OP_gather; /* its row is another task's */
 }
@@ -251,7 +270,7 @@ static const char *weight_name(const ir_value *value) {
 static const char *name_of(const fusing *f, int group) {
   const char *name = NULL;
   for (int i = 0; i < f->count; i++) {
-    if (f->group[i] != group || f->ops[i]->code != IR_OP_matmul) continue;
+    if (f->group[i] != group || f->roles[i] != ROLE_PRODUCT) continue;
     const char *weight = weight_name(f->ops[i]->operands[1]);
     if (weight) name = name ? dp_arena_printf(f->arena, "%s_%s", name, weight) : weight;
   }
@@ -264,7 +283,7 @@ static const char *result_name(const fusing *f, const ir_value *value, int group
   for (const ir_value *from = value;; from = from->def->operands[0]) {
     if (from->name) return from->name;
     int at = definer(f, from);
-    if (at < 0 || f->group[at] != group || from->def->code == IR_OP_matmul) return name_of(f, group);
+    if (at < 0 || f->group[at] != group || f->roles[at] == ROLE_PRODUCT) return name_of(f, group);
   }
 }
 

@@ -13,7 +13,9 @@ static bool touches(const tile_program *p, int group, int buffer, tile_opcode co
   return false;
 }
 
-bool ps_reads(const tile_program *p, int group, int buffer) { return touches(p, group, buffer, TILE_load); }
+bool ps_reads(const tile_program *p, int group, int buffer) {
+  return touches(p, group, buffer, TILE_load) || touches(p, group, buffer, TILE_choose);
+}
 bool ps_writes(const tile_program *p, int group, int buffer) { return touches(p, group, buffer, TILE_store); }
 
 /* ---- live ranges ------------------------------------------------------------------------------------------------------------ */
@@ -82,7 +84,7 @@ static bool is_elementwise_in(const tile_kind *kind, int at, int buffer, int64_t
  * a prologue that reads whole rows does. */
 static bool is_in_place(const tile_kind *kind, int from, int to) {
   const tile_op *last = &kind->ops[kind->op_count - 1];
-  if (kind->space == TILE_SEGMENTS || last->code != TILE_store || last->ref != to) return false;
+  if (kind->space == TILE_SEGMENTS || kind->batches > 1 || last->code != TILE_store || last->ref != to) return false;
   int64_t cols = kind->ops[last->operands[0]].cols;
   for (int i = 0; i < kind->op_count - 1; i++) {
     const tile_op *op = &kind->ops[i];
@@ -141,7 +143,7 @@ static void rename_buffer(tile_program *p, int from, int to) {
   for (int i = 0; i < p->kind_count; i++)
     for (int j = 0; j < p->kinds[i].op_count; j++) {
       tile_op *op = &p->kinds[i].ops[j];
-      if ((op->code == TILE_load || op->code == TILE_store) && op->ref == from) op->ref = to;
+      if ((op->code == TILE_load || op->code == TILE_store || op->code == TILE_choose) && op->ref == from) op->ref = to;
     }
 }
 

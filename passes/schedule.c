@@ -18,7 +18,7 @@ static const tile_target plain_target = {.cores = 8, .task_bytes = 64 * 1024};
 
 static void open_section(ps_schedule_state *s, int iterations) {
   tile_program *p = s->program;
-  tile_section section = {.first = p->group_count, .iterations = iterations};
+  tile_section section = {.first = p->group_count, .iterations = iterations, .base = s->layer ? s->first_layer : 0};
   DP_PUSH(p->arena, p->sections, p->section_count, p->section_cap) = section;
 }
 
@@ -44,7 +44,7 @@ dp_status ps_add_copy(ps_schedule_state *s, int from, int to) {
   const tile_buffer *buffer = &p->buffers[from];
   DP_CHECK(buffer->space == p->buffers[to].space && buffer->cols == p->buffers[to].cols, "a copy from '%s' to '%s'",
            buffer->name, p->buffers[to].name);
-  tile_kind kind = {.name = "copy", .space = buffer->space, .group = 1, .columns = buffer->cols,
+  tile_kind kind = {.name = "copy", .space = buffer->space, .group = 1, .batches = 1, .columns = buffer->cols,
                     .col_tile = (int)buffer->stride, .col_tasks = 1};
   tile_op load = {.code = TILE_load, .cols = (int)buffer->cols, .ref = from, .index = -1};
   tile_op store = {.code = TILE_store, .cols = (int)buffer->cols, .ref = to, .index = -1};
@@ -116,13 +116,14 @@ static dp_status schedule_loop(ps_schedule_state *s, const ir_op *loop) {
   }
   s->values[body->args[0]->id].place = PS_LAYER;
   s->layer = body->args[0];
-  s->layers = (int)ir_get_int(loop, "count", 1);
-  open_section(s, s->layers);
+  s->first_layer = (int)ir_get_int(loop, "first", 0);
+  int count = (int)ir_get_int(loop, "count", 1);
+  s->end_layer = s->first_layer + count;
+  open_section(s, count);
   DP_TRY(schedule_groups(s, body));
   DP_TRY(carry_on(s, loop));
   s->values[body->args[0]->id].place = PS_NOWHERE;
   s->layer = NULL;
-  s->layers = 1;
   open_section(s, 1);
   return DP_SUCCESS;
 }
@@ -234,7 +235,7 @@ dp_status ps_schedule(const ir_module *module, const char *graph, const tile_tar
   *out = NULL;
   if (!found) return dp_fail(DP_NOT_FOUND, "model '%s' has no graph '%s'", module->name, graph);
   ps_schedule_state s = {.module = module, .target = target ? target : &plain_target, .arena = dp_arena_new(),
-                         .program = tile_program_new(module->name), .layers = 1, .group_max = 1};
+                         .program = tile_program_new(module->name), .group_max = 1};
   dp_status status = s.arena && s.program ? make_program(&s, found) : (dp_status){DP_NO_MEMORY, NULL};
   dp_arena_free(s.arena);
   if (status.code != DP_OK) {

@@ -37,7 +37,7 @@ typedef struct ps_schedule_state {
   dp_arena *arena; /* of what lives as long as the schedule is made */
   ps_value *values;
   const ir_value *layer; /* of the loop being scheduled, or NULL */
-  int layers;            /* its count, or 1 */
+  int first_layer, end_layer; /* those it runs over */
   int group_max;         /* the most query heads that share a key head */
 } ps_schedule_state;
 
@@ -48,6 +48,7 @@ typedef struct ps_kind {
   tile_program *program;
   tile_kind *kind;
   bool columns;    /* column tiles are being made: the epilogue */
+  int members;     /* a kind with batches: how often its columns stand side by side in a token's row: heads, or choices */
   const char *origin; /* of the graph op being lowered */
 } ps_kind;
 
@@ -78,6 +79,11 @@ dp_status ps_whole_rows(ps_kind *k, const ir_value *value, int *index);
 void ps_define(ps_kind *k, const ir_op *op, int index);
 /* The columns a rule makes for a value of `cols` columns: the column tile in the epilogue. */
 int64_t ps_cols(const ps_kind *k, int64_t cols);
+
+/* Columns of a value of that type: in a kind with batches, of one of its heads or choices. */
+int64_t ps_own_columns(const ps_kind *k, const ir_type *type);
+/* Lets a load or store find the `cols` columns of the task's batch, or of the row's choice, among those of the others. */
+void ps_step_by_member(const ps_kind *k, tile_op *op, int64_t cols);
 
 ps_value *ps_value_of(const ps_kind *k, const ir_value *value);
 /* The weight (or the layer of it) that a value is, in that form. DP_UNSUPPORTED when it is none. */

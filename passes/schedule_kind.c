@@ -37,18 +37,33 @@ int64_t ps_cols(const ps_kind *k, int64_t cols) {
   return k->columns && cols == k->kind->columns ? k->kind->col_tile : cols;
 }
 
+int64_t ps_own_columns(const ps_kind *k, const ir_type *type) {
+  return ps_columns(type) / (k->members > 0 && ps_has_rows(type) ? k->members : 1);
+}
+
+void ps_step_by_member(const ps_kind *k, tile_op *op, int64_t cols) {
+  if (k->kind->used) op->group_step = cols;
+  else if (k->kind->batches > 1) op->batch_step = cols;
+}
+
 tile_op ps_op(const ps_kind *k, tile_opcode code, int64_t cols, int x, int y) {
   (void)k;
   return (tile_op){.code = code, .operands = {x, y}, .cols = (int)cols, .index = -1};
 }
 
+/* Has a row for each of the task's, whatever it is made of. */
+static bool ps_is_of_rows(tile_opcode code) {
+  return code == TILE_mma || code == TILE_mma_keys || code == TILE_mma_values || code == TILE_causal ||
+         code == TILE_window || code == TILE_known || code == TILE_carry;
+}
+
 int ps_emit(ps_kind *k, tile_op op) {
   const tile_op *ops = k->kind->ops;
-  int operands = op.code == TILE_rotate || op.code == TILE_sum || op.code == TILE_greatest ? 1 : tile_scalar_arity(op.code);
-  bool one_row = operands > 0;
+  int operands = ps_is_of_rows(op.code) ? 0 : op.code == TILE_rotate ? 1 : tile_operand_count(op.code);
+  bool one_row = operands > 0 && tile_has_value(op.code);
   for (int i = 0; i < operands; i++) one_row = one_row && ops[op.operands[i]].one_row;
-  op.one_row |= one_row || op.code == TILE_constant;
-  bool tiled = operands || op.code == TILE_mma || op.code == TILE_append;
+  op.one_row |= one_row || op.code == TILE_constant || op.code == TILE_every;
+  bool tiled = tile_scalar_arity(op.code) || op.code == TILE_rotate || op.code == TILE_mma || op.code == TILE_append;
   op.column_tile |= k->columns && tiled && op.cols == k->kind->col_tile;
   op.origin = k->origin;
   return tile_add_op(k->program, k->kind, op);
@@ -83,26 +98,32 @@ dp_status ps_weight(ps_kind *k, const ir_value *value, tile_weight_form form, bo
   if (layered && k->s->values[value->def->operands[1]->id].place != PS_LAYER)
     return dp_fail(DP_UNSUPPORTED, "kind '%s': weight '%s' is indexed by what is not the layer of the loop around it",
                    k->kind->name, declared->name);
-  int index = (int)(declared - k->s->module->weights);
+  int index = (int)(declared - k->s->module->weights), inner = k->kind->batches;
   for (int i = 0; i < k->program->weight_count; i++) {
     const tile_weight *have = &k->program->weights[i];
-    if (have->weight != index || have->form != form || have->transposed != transposed) continue;
+    if (have->weight != index || have->form != form || have->transposed != transposed || have->inner != inner) continue;
     *weight = i;
     return DP_SUCCESS;
   }
   const ir_type *type = &value->type;
-  if (form == TILE_MATRIX && (type->rank != 2 || ps_has_rows(type)))
-    return dp_fail(DP_UNSUPPORTED, "kind '%s': weight '%s' must have two dimensions", k->kind->name, declared->name);
+  int matrix = inner > 1 ? 1 : 0; /* its first dimension */
+  if (form == TILE_MATRIX && (type->rank != matrix + 2 || ps_has_rows(type)))
+    return dp_fail(DP_UNSUPPORTED, "kind '%s': weight '%s' must have %d dimensions", k->kind->name, declared->name,
+                   matrix + 2);
+  if (inner > 1 && declared->stack != (layered ? 2 : 1))
+    return dp_fail(DP_UNSUPPORTED, "weight '%s' must be declared as one matrix for each of %d, %s", declared->name, inner,
+                   layered ? "in a second stack dimension" : "stacked");
   unsigned storage = declared->storage && form == TILE_MATRIX ? declared->storage : 1u << IR_f32;
   tile_weight made = {.name = dp_arena_strdup(k->program->arena, declared->name), .weight = index, .form = form,
                       .rows = 1, .cols = ps_columns(type), .transposed = transposed,
-                      .count = layered ? (int)declared->type.dims[0].add : 1, .first_slot = k->program->slot_count,
+                      .count = layered ? (int)declared->type.dims[0].add : 1, .inner = inner,
+                      .first_layer = layered ? (int)declared->first_layer : 0, .first_slot = k->program->slot_count,
                       .storage = storage};
   if (form == TILE_MATRIX) {
-    made.rows = type->dims[transposed ? 1 : 0].add;
-    made.cols = type->dims[transposed ? 0 : 1].add;
+    made.rows = type->dims[matrix + (transposed ? 1 : 0)].add;
+    made.cols = type->dims[matrix + (transposed ? 0 : 1)].add;
   }
-  k->program->slot_count += made.count;
+  k->program->slot_count += made.count * made.inner;
   *weight = k->program->weight_count;
   DP_PUSH(k->program->arena, k->program->weights, k->program->weight_count, k->program->weight_cap) = made;
   return DP_SUCCESS;
@@ -116,11 +137,12 @@ dp_status ps_cache(ps_kind *k, const ir_op *append, int *cache) {
   while (at < p->cache_count && strcmp(p->caches[at].name, name) != 0) at++;
   if (at == p->cache_count)
     DP_PUSH(p->arena, p->caches, p->cache_count, p->cache_cap) =
-        (tile_cache){.name = dp_arena_strdup(p->arena, name), .layers = k->s->layers, .heads = heads};
+        (tile_cache){.name = dp_arena_strdup(p->arena, name), .heads = heads};
   tile_cache *made = &p->caches[at];
   int64_t dim = type->dims[2].add;
-  if (made->heads != heads || made->layers != k->s->layers || (made->dim[part] && made->dim[part] != dim))
-    return dp_fail(DP_UNSUPPORTED, "cache '%s' is used with different heads, layers or dimensions", name);
+  if (made->heads != heads || (made->dim[part] && made->dim[part] != dim))
+    return dp_fail(DP_UNSUPPORTED, "cache '%s' is used with different heads or dimensions", name);
+  if (k->s->end_layer > made->layers) made->layers = k->s->end_layer;
   made->dim[part] = dim;
   *cache = at;
   return DP_SUCCESS;
@@ -164,7 +186,7 @@ dp_status ps_whole_rows(ps_kind *k, const ir_value *value, int *index) {
 static bool is_tiled(const ps_kind *k, const ir_value *value) {
   const ps_value *at = ps_value_of(k, value);
   if (at->column >= 0) return true;
-  return at->full < 0 && ps_columns(&value->type) == k->kind->columns && (ps_is_weight(value) || at->place == PS_BUFFER);
+  return at->full < 0 && ps_own_columns(k, &value->type) == k->kind->columns && (ps_is_weight(value) || at->place == PS_BUFFER);
 }
 
 dp_status ps_operand(ps_kind *k, const ir_op *op, int i, int *index) {
@@ -178,6 +200,10 @@ dp_status ps_operand(ps_kind *k, const ir_op *op, int i, int *index) {
 
 enum { WHOLE_ROWS, COLUMN_TILE };
 
+static bool ps_is_product(const ir_op *op) {
+  return op->code == IR_OP_matmul || op->code == IR_OP_head_matmul || op->code == IR_OP_expert_matmul;
+}
+
 static void mark_whole(const ir_value *value) {
   if (!value->def || value->def->mark == WHOLE_ROWS) return;
   value->def->mark = WHOLE_ROWS;
@@ -185,8 +211,8 @@ static void mark_whole(const ir_value *value) {
 }
 
 /* The columns an op makes: those of what it appends, where its result is the sequence. */
-static int64_t columns_of(const ir_op *op) {
-  return ps_columns(op->code == IR_OP_append ? &op->operands[0]->type : &op->results[0]->type);
+static int64_t columns_of(const ps_kind *k, const ir_op *op) {
+  return ps_own_columns(k, op->code == IR_OP_append ? &op->operands[0]->type : &op->results[0]->type);
 }
 
 static bool is_leaf(const ir_op *op) {
@@ -194,12 +220,12 @@ static bool is_leaf(const ir_op *op) {
 }
 
 /* In a kind with products all ops of its columns are tiled but those that make a product's left operand. */
-static void mark_ops(const tile_kind *kind, const ir_block *body, bool products) {
+static void mark_ops(const ps_kind *k, const ir_block *body, bool products) {
   for (ir_op *op = body->first; op; op = op->next) op->mark = COLUMN_TILE;
   for (const ir_op *op = body->first; op; op = op->next)
-    if (op->code == IR_OP_matmul) mark_whole(op->operands[0]);
+    if (ps_is_product(op)) mark_whole(op->operands[0]);
   for (ir_op *op = body->first; op != body->last; op = op->next)
-    if (!products || is_leaf(op) || columns_of(op) != kind->columns) op->mark = WHOLE_ROWS;
+    if (!products || is_leaf(op) || columns_of(k, op) != k->kind->columns) op->mark = WHOLE_ROWS;
 }
 
 static bool is_rule_less(const ir_op *op) { return op->code == IR_OP_weight || op->code == IR_OP_select; }
@@ -219,7 +245,7 @@ static dp_status lower_ops(ps_kind *k, const ir_block *body, int mark) {
 /* What the epilogue reads as whole rows (angles, a number a row) is loaded in the prologue. */
 static dp_status load_whole_rows(ps_kind *k, const ir_block *body) {
   for (const ir_op *op = body->first; op != body->last; op = op->next) {
-    if (op->mark != COLUMN_TILE || op->code == IR_OP_matmul) continue;
+    if (op->mark != COLUMN_TILE || ps_is_product(op)) continue;
     for (int i = 0; i < op->operand_count; i++) {
       const ir_value *value = op->operands[i];
       const ps_value *at = ps_value_of(k, value);
@@ -251,7 +277,7 @@ static int64_t column_unit(const ir_block *body) {
 static int64_t column_bytes(const ps_kind *k, const ir_block *body) {
   double bytes = 0;
   for (const ir_op *op = body->first; op != body->last; op = op->next) {
-    if (op->code != IR_OP_matmul) continue;
+    if (!ps_is_product(op)) continue;
     const ir_op *weight = weight_op(op->operands[1]);
     const ir_weight *declared = weight ? ir_find_weight(k->s->module, ir_get_string(weight, "name", "")) : NULL;
     unsigned storage = declared && declared->storage ? declared->storage : 1u << IR_f32;
@@ -260,7 +286,8 @@ static int64_t column_bytes(const ps_kind *k, const ir_block *body) {
       double size = (double)ir_dtype_block_bytes((ir_dtype)i) / ir_dtype_block_elements((ir_dtype)i);
       if (storage >> i & 1 && size > most) most = size;
     }
-    bytes += most * (double)ps_columns(&op->operands[0]->type);
+    const ir_type *x = &op->operands[0]->type;
+    bytes += most * (double)x->dims[x->rank - 1].add;
   }
   return bytes < 1 ? 1 : (int64_t)bytes;
 }
@@ -300,11 +327,25 @@ static const ir_op *find_op(const ir_block *body, ir_opcode code) {
   return NULL;
 }
 
+static const ir_op *find_product(const ir_block *body) {
+  for (const ir_op *op = body->first; op; op = op->next)
+    if (ps_is_product(op)) return op;
+  return NULL;
+}
+
+/* Products with one matrix a head, or with those that each token chose. */
+static void shape_batches(ps_kind *k, const ir_op *product) {
+  k->kind->batches = (int)product->operands[1]->type.dims[0].add;
+  k->members = (int)product->results[0]->type.dims[1].add;
+  if (product->code == IR_OP_expert_matmul) k->kind->used = k->members;
+}
+
 static dp_status shape_kind(ps_kind *k, const ir_block *body) {
   tile_kind *kind = k->kind;
-  const ir_op *attend = find_op(body, IR_OP_attend), *matmul = find_op(body, IR_OP_matmul);
+  const ir_op *attend = find_op(body, IR_OP_attend), *product = find_product(body);
   DP_TRY(find_space(body, &kind->space));
   kind->group = 1;
+  kind->batches = 1;
   if (attend) {
     if (kind->space != TILE_TOKENS) return dp_fail(DP_UNSUPPORTED, "kind '%s': attention over other rows than T", kind->name);
     kind->space = TILE_SEGMENTS;
@@ -312,16 +353,18 @@ static dp_status shape_kind(ps_kind *k, const ir_block *body) {
     kind->group = (int)(attend->operands[0]->type.dims[1].add / kind->columns);
     kind->col_tile = 1;
     if (kind->group > k->s->group_max) k->s->group_max = kind->group;
-  } else if (matmul) {
-    kind->columns = columns_of(matmul);
+    kind->whole = !ir_get_int(attend, "causal", 0);
+  } else if (product) {
+    if (product->code != IR_OP_matmul) shape_batches(k, product);
+    kind->columns = columns_of(k, product);
   } else {
     for (const ir_op *op = body->first; op != body->last; op = op->next)
-      if (columns_of(op) > kind->columns && !is_rule_less(op)) kind->columns = columns_of(op);
+      if (columns_of(k, op) > kind->columns && !is_rule_less(op)) kind->columns = columns_of(k, op);
     kind->col_tile = (int)round_up(kind->columns, TILE_BLOCK);
   }
-  mark_ops(kind, body, matmul != NULL);
-  if (matmul) kind->col_tile = (int)column_tile(k, body);
-  kind->col_tasks = (int)((kind->columns + kind->col_tile - 1) / kind->col_tile);
+  mark_ops(k, body, product != NULL);
+  if (product) kind->col_tile = (int)column_tile(k, body);
+  kind->col_tasks = (int)(kind->batches * ((kind->columns + kind->col_tile - 1) / kind->col_tile));
   return DP_SUCCESS;
 }
 
@@ -337,6 +380,7 @@ static void store(ps_kind *k, int index, int buffer, int64_t base) {
     op.group_step = op.cols;
   } else if (op.column_tile) {
     op.col_step = k->kind->col_tile;
+    ps_step_by_member(k, &op, k->kind->columns);
   }
   tile_add_op(k->program, k->kind, op);
 }
@@ -393,13 +437,13 @@ dp_status ps_lower_group(ps_schedule_state *s, const ir_op *group) {
   begin_values(&k, group);
   DP_TRY(shape_kind(&k, body));
   DP_TRY(lower_ops(&k, body, WHOLE_ROWS));
-  if (find_op(body, IR_OP_matmul)) {
+  if (find_product(body)) {
     DP_TRY(load_whole_rows(&k, body));
     for (const ir_op *op = body->first; op; op = op->next) { /* a product may read a stored value as it is */
       int index;
       if (op->code == IR_OP_matmul) DP_TRY(ps_whole_rows(&k, op->operands[0], &index));
     }
-    made.prologue = made.op_count;
+    made.prologue = made.batches > 1 ? 0 : made.op_count;
     k.columns = true;
     DP_TRY(lower_ops(&k, body, COLUMN_TILE));
   }

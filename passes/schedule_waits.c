@@ -34,7 +34,8 @@ static bool is_cache_op(const tile_op *op) {
   return op->code == TILE_append || op->code == TILE_mma_keys || op->code == TILE_mma_values;
 }
 
-static bool is_memory_op(const tile_op *op) { return op->code == TILE_load || op->code == TILE_store || is_cache_op(op); }
+static bool reads_buffer(const tile_op *op) { return op->code == TILE_load || op->code == TILE_choose; }
+static bool is_memory_op(const tile_op *op) { return reads_buffer(op) || op->code == TILE_store || is_cache_op(op); }
 
 static bool overlap(const tile_program *p, int a, int b) {
   const tile_buffer *x = &p->buffers[a], *y = &p->buffers[b];
@@ -57,9 +58,9 @@ static int conflict_of_ops(const ordering *o, int at_later, const tile_op *later
     if (later->code != TILE_append && earlier->code != TILE_append) return NO_ORDER;
     if (one_section && x->iteration != y->iteration) return NO_ORDER; /* another layer's */
     /* A sequence goes on from one row tile to the next: its earlier tokens stand in the row tiles before. */
-    return later->code == TILE_append ? TILE_ALL : TILE_PREFIX;
+    return later->code == TILE_append || kind_of(o, at_later)->whole ? TILE_ALL : TILE_PREFIX;
   }
-  if (later->code == TILE_load && earlier->code == TILE_load) return NO_ORDER;
+  if (reads_buffer(later) && reads_buffer(earlier)) return NO_ORDER;
   if (!overlap(p, later->ref, earlier->ref)) return NO_ORDER;
   bool outputs = kind_of(o, at_later)->space == TILE_OUTPUTS;
   bool same_rows = outputs == (kind_of(o, at_earlier)->space == TILE_OUTPUTS) && later->index < 0 && earlier->index < 0;

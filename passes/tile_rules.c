@@ -3,6 +3,7 @@
  * construction and says which tile value its result is; where that value's columns come from is schedule_kind.c's. */
 #include "passes/schedule.h"
 
+#include <float.h>
 #include <math.h>
 
 /* ---- words the rules are written in ----------------------------------------------------------------------------------- */
@@ -20,11 +21,43 @@ static int64_t last_dim(const ir_value *value) {
   return value->type.rank ? value->type.dims[value->type.rank - 1].add : 1;
 }
 
+/* Columns of x [.., n] again and again, until there are `cols` of them. */
+static int repeated(ps_kind *k, int x, int64_t n, int64_t cols) {
+  if (n == cols || n == 1) return x;
+  tile_op pick = ps_op(k, TILE_pick, cols, x, 0);
+  pick.dim = n;
+  pick.inner = 1;
+  return ps_emit(k, pick);
+}
+
+/* `count` columns from `first` on of each head of `dim` columns. */
+static int sliced(ps_kind *k, int x, int64_t dim, int64_t first, int64_t count) {
+  int64_t heads = k->kind->ops[x].cols / dim;
+  tile_op pick = ps_op(k, TILE_pick, heads * count, x, 0);
+  pick.dim = count;
+  pick.outer = dim;
+  pick.inner = 1;
+  pick.col_base = first;
+  return ps_emit(k, pick);
+}
+
 /* Tile operands are broadcast inwards: element c of a row reads operand column c * operand cols / cols. So the operand
  * may lack inner dimensions of the result, not outer ones. */
 static bool broadcasts_inwards(const ir_type *operand, const ir_type *result) {
   bool lacking = false;
   for (int i = ps_has_rows(result) ? 1 : 0; i < result->rank; i++) {
+    int at = i - (result->rank - operand->rank);
+    int64_t have = at < 0 ? 1 : operand->dims[at].add, want = result->dims[i].add;
+    if (have != want) lacking = true;
+    else if (lacking && want != 1) return false;
+  }
+  return true;
+}
+
+/* Does the operand have all of the result's inner dimensions, and none of the outer ones? */
+static bool repeats(const ir_type *operand, const ir_type *result) {
+  bool lacking = false;
+  for (int i = result->rank - 1; i >= (ps_has_rows(result) ? 1 : 0); i--) {
     int at = i - (result->rank - operand->rank);
     int64_t have = at < 0 ? 1 : operand->dims[at].add, want = result->dims[i].add;
     if (have != want) lacking = true;
@@ -57,11 +90,14 @@ static dp_status tile_rule_elementwise(ps_kind *k, const ir_op *op) {
   DP_CHECK(tile_scalar_parse(ir_op_info_of(op->code)->name, &code) && tile_scalar_arity(code) == op->operand_count,
            "there is no scalar function for %s", ir_op_info_of(op->code)->name);
   for (int i = 0; i < op->operand_count; i++) {
-    if (!broadcasts_inwards(&op->operands[i]->type, &op->results[0]->type))
-      return unsupported(k, op, "an operand lacks an outer dimension of the result, and is not scheduled yet");
-    DP_TRY(ps_operand(k, op, i, &operands[i]));
+    const ir_type *operand = &op->operands[i]->type, *result = &op->results[0]->type;
+    bool inwards = broadcasts_inwards(operand, result);
+    if (!inwards && !repeats(operand, result))
+      return unsupported(k, op, "an operand lacks dimensions of the result both before and after its own");
+    DP_TRY(inwards ? ps_operand(k, op, i, &operands[i]) : ps_whole_rows(k, op->operands[i], &operands[i]));
+    if (!inwards) operands[i] = repeated(k, operands[i], ps_columns(operand), ps_columns(result));
   }
-  ps_define(k, op, emit(k, code, ps_cols(k, ps_columns(&op->results[0]->type)), operands[0], operands[1]));
+  ps_define(k, op, emit(k, code, ps_cols(k, ps_own_columns(k, &op->results[0]->type)), operands[0], operands[1]));
   return DP_SUCCESS;
 }
 
@@ -74,20 +110,155 @@ static dp_status tile_rule_reduce(ps_kind *k, const ir_op *op) {
   return DP_SUCCESS;
 }
 
-/* x * rsqrt(sum(x^2) / d + eps), then * weight: rounded in that order, as the models were trained. */
+/* x * rsqrt(sum(x^2) / d + eps), for each d of the columns. */
+static int normalized(ps_kind *k, const ir_op *op, int x, int64_t cols, int64_t d) {
+  int64_t heads = cols / d;
+  int sum = emit(k, TILE_sum, heads, emit(k, TILE_mul, cols, x, x), 0);
+  int mean = emit(k, TILE_div, heads, sum, ps_constant(k, (double)d));
+  int shifted = emit(k, TILE_add, heads, mean, ps_constant(k, ir_get_float(op, "eps", 0)));
+  return emit(k, TILE_mul, cols, x, emit(k, TILE_rsqrt, heads, shifted, 0));
+}
+
+/* Normalized, then * weight: rounded in that order, as the models were trained. */
 static dp_status tile_rule_rms_norm(ps_kind *k, const ir_op *op) {
   int x, weight;
   int64_t cols = ps_columns(&op->results[0]->type), d = last_dim(op->results[0]);
-  if (cols != d) return unsupported(k, op, "a norm of several vectors a row is not scheduled yet");
   DP_CHECK(!k->columns, "kind '%s' normalizes a column tile", k->kind->name);
   DP_TRY(ps_operand(k, op, 0, &x));
-  int sum = emit(k, TILE_sum, 1, emit(k, TILE_mul, cols, x, x), 0);
-  int mean = emit(k, TILE_div, 1, sum, ps_constant(k, (double)d));
-  int shifted = emit(k, TILE_add, 1, mean, ps_constant(k, ir_get_float(op, "eps", 0)));
-  int normal = emit(k, TILE_mul, cols, x, emit(k, TILE_rsqrt, 1, shifted, 0));
+  int normal = normalized(k, op, x, cols, d);
   DP_TRY(ps_operand(k, op, 1, &weight));
-  ps_define(k, op, emit(k, TILE_mul, cols, normal, weight));
+  ps_define(k, op, emit(k, TILE_mul, cols, normal, repeated(k, weight, d, cols)));
   return DP_SUCCESS;
+}
+
+static dp_status tile_rule_layer_norm(ps_kind *k, const ir_op *op) {
+  int x, weight, bias;
+  int64_t cols = ps_columns(&op->results[0]->type), d = last_dim(op->results[0]), heads = cols / d;
+  DP_CHECK(!k->columns, "kind '%s' normalizes a column tile", k->kind->name);
+  DP_TRY(ps_operand(k, op, 0, &x));
+  int mean = emit(k, TILE_div, heads, emit(k, TILE_sum, heads, x, 0), ps_constant(k, (double)d));
+  int normal = normalized(k, op, emit(k, TILE_sub, cols, x, mean), cols, d);
+  DP_TRY(ps_operand(k, op, 1, &weight));
+  DP_TRY(ps_operand(k, op, 2, &bias));
+  int scaled = emit(k, TILE_mul, cols, normal, repeated(k, weight, d, cols));
+  ps_define(k, op, emit(k, TILE_add, cols, scaled, repeated(k, bias, d, cols)));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_softmax(ps_kind *k, const ir_op *op) {
+  int x;
+  int64_t cols = ps_columns(&op->results[0]->type), heads = cols / last_dim(op->results[0]);
+  DP_CHECK(!k->columns, "kind '%s' makes a softmax of a column tile", k->kind->name);
+  DP_TRY(ps_operand(k, op, 0, &x));
+  int shifted = emit(k, TILE_sub, cols, x, emit(k, TILE_greatest, heads, x, 0));
+  int e = emit(k, TILE_exp, cols, shifted, 0);
+  ps_define(k, op, emit(k, TILE_div, cols, e, emit(k, TILE_sum, heads, e, 0)));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_slice(ps_kind *k, const ir_op *op) {
+  int x;
+  DP_TRY(ps_operand(k, op, 0, &x));
+  ps_define(k, op, sliced(k, x, last_dim(op->operands[0]), ir_get_int(op, "first", 0), ir_get_int(op, "count", 0)));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_concat(ps_kind *k, const ir_op *op) {
+  int x, y;
+  DP_TRY(ps_operand(k, op, 0, &x));
+  DP_TRY(ps_operand(k, op, 1, &y));
+  tile_op concat = ps_op(k, TILE_concat, ps_columns(&op->results[0]->type), x, y);
+  concat.dim = last_dim(op->operands[0]);
+  ps_define(k, op, ps_emit(k, concat));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_every(ps_kind *k, const ir_op *op) {
+  if (ps_value_of(k, op->operands[0])->place != PS_LAYER)
+    return unsupported(k, op, "its index must be that of the loop around it");
+  tile_op every = ps_op(k, TILE_every, 1, 0, 0);
+  every.dim = ir_get_int(op, "period", 1);
+  every.part = (int)ir_get_int(op, "phase", 0);
+  ps_define(k, op, ps_emit(k, every));
+  return DP_SUCCESS;
+}
+
+/* ---- experts */
+
+static dp_status tile_rule_top_k(ps_kind *k, const ir_op *op) {
+  int x;
+  DP_TRY(ps_operand(k, op, 0, &x));
+  tile_op top = ps_op(k, TILE_top_k, ps_columns(&op->results[0]->type), x, 0);
+  top.dim = last_dim(op->results[0]);
+  ps_define(k, op, ps_emit(k, top));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_take(ps_kind *k, const ir_op *op) {
+  int x, ids;
+  DP_TRY(ps_operand(k, op, 0, &x));
+  DP_TRY(ps_operand(k, op, 1, &ids));
+  tile_op take = ps_op(k, TILE_take, ps_columns(&op->results[0]->type), x, ids);
+  take.dim = last_dim(op->operands[1]);
+  ps_define(k, op, ps_emit(k, take));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_among(ps_kind *k, const ir_op *op) {
+  int ids;
+  DP_TRY(ps_operand(k, op, 0, &ids));
+  tile_op among = ps_op(k, TILE_among, ps_columns(&op->results[0]->type), ids, 0);
+  among.dim = last_dim(op->operands[0]);
+  ps_define(k, op, ps_emit(k, among));
+  return DP_SUCCESS;
+}
+
+/* weights[0] * x[0], then + weights[i] * x[i] in order, each rounded. */
+static dp_status tile_rule_mix(ps_kind *k, const ir_op *op) {
+  int weights, x, sum = -1;
+  int64_t used = last_dim(op->operands[0]), d = last_dim(op->results[0]);
+  DP_TRY(ps_operand(k, op, 0, &weights));
+  DP_TRY(ps_operand(k, op, 1, &x));
+  for (int64_t i = 0; i < used; i++) {
+    int term = emit(k, TILE_mul, d, sliced(k, x, used * d, i * d, d), sliced(k, weights, used, i, 1));
+    sum = i ? emit(k, TILE_add, d, sum, term) : term;
+  }
+  ps_define(k, op, sum);
+  return DP_SUCCESS;
+}
+
+/* The batch's columns of x, or of the row's choice, when every head or choice brings its own; else the token's. */
+static dp_status batch_operand(ps_kind *k, const ir_op *op, int *index) {
+  const ps_value *x = ps_value_of(k, op->operands[0]);
+  if (x->full >= 0) return *index = x->full, DP_SUCCESS;
+  if (x->place != PS_BUFFER) return unsupported(k, op, "what it multiplies must be stored");
+  tile_op load = ps_op(k, TILE_load, last_dim(op->operands[0]), 0, 0);
+  load.ref = x->ref;
+  if (op->operands[0]->type.rank == 3) ps_step_by_member(k, &load, load.cols);
+  *index = ps_value_of(k, op->operands[0])->full = ps_emit(k, load);
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_head_matmul(ps_kind *k, const ir_op *op) {
+  int x;
+  DP_TRY(batch_operand(k, op, &x));
+  tile_op mma = ps_op(k, TILE_mma, k->kind->col_tile, x, 0);
+  DP_TRY(ps_weight(k, op->operands[1], TILE_MATRIX, !ir_get_int(op, "transposed", 0), &mma.ref));
+  mma.col_step = k->kind->col_tile;
+  ps_define(k, op, ps_emit(k, mma));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_expert_matmul(ps_kind *k, const ir_op *op) {
+  const ps_value *ids = ps_value_of(k, op->operands[2]);
+  if (ids->place != PS_BUFFER) return unsupported(k, op, "the choices must be stored");
+  if (!k->kind->op_count) {
+    tile_op choose = ps_op(k, TILE_choose, 0, 0, 0);
+    choose.ref = ids->ref;
+    choose.dim = k->kind->used;
+    ps_emit(k, choose);
+  }
+  return tile_rule_head_matmul(k, op);
 }
 
 static dp_status tile_rule_gather(ps_kind *k, const ir_op *op) {
@@ -116,6 +287,32 @@ static dp_status tile_rule_matmul(ps_kind *k, const ir_op *op) {
   return DP_SUCCESS;
 }
 
+/* How much of frequency i is divided by the factor: all of what turns `low` times or less in the original context, nothing
+ * of what turns `high` times or more. */
+static double stretched(const ir_op *op, double theta, int64_t dim, int64_t i) {
+  const double pi = 3.14159265358979323846;
+  double low = ir_get_float(op, "low", 0), high = ir_get_float(op, "high", 0), original = ir_get_float(op, "original", 0);
+  if (original <= 0) return 1;
+  double share;
+  if (ir_get_int(op, "yarn", 0)) { /* a ramp over i, between the whole indices around those that turn so often */
+    double first = floor((double)dim * log(original / (high * 2 * pi)) / (2 * log(theta)));
+    double last = ceil((double)dim * log(original / (low * 2 * pi)) / (2 * log(theta)));
+    first = fmax(first, 0);
+    last = fmin(last, (double)(dim - 1));
+    share = ((double)i - first) / fmax(last - first, 0.001);
+  } else {
+    double turns = original * pow(theta, -2.0 * (double)i / (double)dim) / (2 * pi);
+    share = 1 - (turns - low) / (high - low);
+  }
+  return fmin(fmax(share, 0), 1);
+}
+
+static float frequency(const ir_op *op, double theta, int64_t dim, int64_t i) {
+  double f = pow(theta, -2.0 * (double)i / (double)dim), factor = ir_get_float(op, "factor", 1);
+  double share = stretched(op, theta, dim, i);
+  return (float)(factor == 1 ? f : f / factor * share + f * (1 - share));
+}
+
 /* Two values: the cosines are the lower half of the columns, the sines the upper. */
 static dp_status tile_rule_rope_angles(ps_kind *k, const ir_op *op) {
   const ps_value *pos = ps_value_of(k, op->operands[0]);
@@ -123,13 +320,18 @@ static dp_status tile_rule_rope_angles(ps_kind *k, const ir_op *op) {
   int64_t dim = ir_get_int(op, "dim", 0), half = dim / 2;
   double theta = ir_get_float(op, "theta", 0);
   float *frequencies = DP_NEW_ARRAY(k->program->arena, float, half);
-  for (int64_t i = 0; i < half; i++) frequencies[i] = (float)pow(theta, -2.0 * (double)i / (double)dim);
+  for (int64_t i = 0; i < half; i++) frequencies[i] = frequency(op, theta, dim, i);
   tile_op table = ps_op(k, TILE_table, half, 0, 0), input = ps_op(k, TILE_input, 1, 0, 0);
   table.data = frequencies;
   table.one_row = true;
   input.ref = pos->ref;
   int position = ps_emit(k, input);
-  int angle = emit(k, TILE_mul, half, position, ps_emit(k, table));
+  int frequency_row = ps_emit(k, table), divisors;
+  if (op->operand_count > 1) {
+    DP_TRY(ps_whole_rows(k, op->operands[1], &divisors));
+    frequency_row = emit(k, TILE_div, half, frequency_row, divisors);
+  }
+  int angle = emit(k, TILE_mul, half, position, frequency_row);
   ps_define(k, op, emit(k, TILE_cos, half, angle, 0));
   ps_value_of(k, op->results[0])->upper = emit(k, TILE_sin, half, angle, 0);
   return DP_SUCCESS;
@@ -163,12 +365,12 @@ static dp_status tile_rule_append(ps_kind *k, const ir_op *op) {
 
 /* Softmax over the context chunk by chunk: the greatest score so far, the sum of e^(s - greatest) and the weighted sum
  * of values are carried, the latter two rescaled when the greatest grows (Milakov and Gimelshein, 2018; Dao, 2022).
- * Chunk 0 shows every row its first position, so the greatest is finite from then on: a later chunk that a row cannot
- * see leaves it, and -inf - -inf never comes up. */
+ * Without a window chunk 0 shows every row its first position, so the greatest is finite from then on: a later chunk that
+ * a row cannot see leaves it, and -inf - -inf never comes up. */
 static dp_status tile_rule_attend(ps_kind *k, const ir_op *op) {
   const ps_value *q = ps_value_of(k, op->operands[0]);
   const ps_value *keys = ps_value_of(k, op->operands[1]), *values = ps_value_of(k, op->operands[2]);
-  if (!ir_get_int(op, "causal", 0)) return unsupported(k, op, "attention without causal is not scheduled yet");
+  bool causal = ir_get_int(op, "causal", 0), windowed = op->operand_count > 3;
   if (keys->place != PS_CACHE || values->place != PS_CACHE || keys->ref != values->ref || keys->part || !values->part)
     return unsupported(k, op, "keys and values must be appended to the parts 0 and 1 of one cache");
   DP_CHECK(q->place == PS_BUFFER, "kind '%s' attends with what is not stored", k->kind->name);
@@ -178,13 +380,25 @@ static dp_status tile_rule_attend(ps_kind *k, const ir_op *op) {
   load.col_step = k->kind->group * dim;
   load.group_step = dim;
   int query = ps_emit(k, load);
-  int scale = ps_constant(k, ir_get_float(op, "scale", 1)), least = ps_constant(k, -INFINITY), zero = ps_constant(k, 0);
-  ps_emit(k, ps_op(k, TILE_loop, 0, 0, 0));
+  int scale = ps_constant(k, ir_get_float(op, "scale", 1)), window = -1;
+  /* A row may see nothing of the first chunk that its segment sees: with a finite least score that leaves its sums 0. */
+  int least = ps_constant(k, windowed ? -FLT_MAX : -INFINITY), zero = ps_constant(k, 0);
+  tile_op begin = ps_op(k, TILE_loop, 0, 0, 0);
+  if (windowed) {
+    DP_TRY(ps_whole_rows(k, op->operands[3], &window));
+    int *list = DP_NEW_ARRAY(k->program->arena, int, 1);
+    list[0] = window;
+    begin.list = list;
+    begin.list_count = 1;
+  }
+  ps_emit(k, begin);
   int greatest = emit(k, TILE_carry, 1, least, 0), total = emit(k, TILE_carry, 1, zero, 0);
   int sum = emit(k, TILE_carry, width, zero, 0);
   tile_op product = ps_op(k, TILE_mma_keys, TILE_CHUNK, query, 0);
   product.ref = keys->ref;
-  int scores = emit(k, TILE_causal, TILE_CHUNK, emit(k, TILE_mul, TILE_CHUNK, ps_emit(k, product), scale), 0);
+  int scores = emit(k, TILE_mul, TILE_CHUNK, ps_emit(k, product), scale);
+  scores = emit(k, causal ? TILE_causal : TILE_known, TILE_CHUNK, scores, 0);
+  if (windowed) scores = emit(k, TILE_window, TILE_CHUNK, scores, window);
   int higher = emit(k, TILE_max, 1, greatest, emit(k, TILE_greatest, 1, scores, 0));
   int weights = emit(k, TILE_exp, TILE_CHUNK, emit(k, TILE_sub, TILE_CHUNK, scores, higher), 0);
   int shrink = emit(k, TILE_exp, 1, emit(k, TILE_sub, 1, greatest, higher), 0);

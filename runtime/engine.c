@@ -35,13 +35,15 @@ struct rt_engine {
   const void **slots;
   uint8_t *slot_types;
   int64_t context, max_tokens, vocabulary;
+  int64_t positions_limit; /* positions that the model has learned */
+  bool whole_sequences;    /* no sequence goes on in a later step */
   int64_t steps; /* asked for so far */
   int64_t page_total, free_count;
   int32_t *free_pages; /* stack */
   rt_sequence *sequences;
   /* step arguments, sized for max_tokens */
   int32_t *tokens, *positions, *out_rows, *slots_of_tokens;
-  int32_t *segment_row, *segment_tokens, *segment_pages, *pages;
+  int32_t *segment_row, *segment_tokens, *segment_pages, *segment_end, *pages;
   const int32_t **inputs;
   float **output_rows;
   int64_t output_columns, output_stride;
@@ -219,13 +221,24 @@ static dp_status pack_weights(rt_engine *e, const rt_binding *binding, int worke
 
 /* ---- life */
 
-static int64_t vocabulary_of(const tile_program *p) {
+/* The rows of the smallest table that is read at the numbers of input `name`. */
+static int64_t table_rows(const tile_program *p, const char *name) {
   int64_t rows = INT32_MAX;
-  for (int k = 0; k < p->kind_count; k++)
-    for (int i = 0; i < p->kinds[k].op_count; i++)
-      if (p->kinds[k].ops[i].code == TILE_embed && p->weights[p->kinds[k].ops[i].ref].rows < rows)
-        rows = p->weights[p->kinds[k].ops[i].ref].rows;
+  for (int k = 0; k < p->kind_count; k++) {
+    for (int i = 0; i < p->kinds[k].op_count; i++) {
+      const tile_op *op = &p->kinds[k].ops[i];
+      if (op->code != TILE_embed || strcmp(p->inputs[op->index], name) != 0) continue;
+      if (p->weights[op->ref].rows < rows) rows = p->weights[op->ref].rows;
+    }
+  }
   return rows;
+}
+
+/* Does a token see the ones after it? Then all of a sequence's stand in one step. */
+static bool sees_whole_sequences(const tile_program *p) {
+  for (int k = 0; k < p->kind_count; k++)
+    if (p->kinds[k].whole) return true;
+  return false;
 }
 
 static dp_status set_up_cache(rt_engine *e) {
@@ -246,7 +259,8 @@ static dp_status set_up_step(rt_engine *e) {
   const tile_program *p = e->program;
   size_t n = (size_t)e->max_tokens + TILE_LANES;
   int32_t **arrays[] = {&e->tokens,         &e->positions,   &e->out_rows,     &e->slots_of_tokens,
-                        &e->segment_tokens, &e->segment_row, &e->segment_pages};
+                        &e->segment_tokens, &e->segment_row, &e->segment_pages,
+                        &e->segment_end};
   for (size_t i = 0; i < DP_COUNT(arrays); i++)
     if (!(*arrays[i] = calloc(n, sizeof(int32_t)))) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   e->pages = calloc((size_t)e->page_total + 1, sizeof *e->pages);
@@ -290,7 +304,9 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   e->program = program;
   e->context = options->context;
   e->max_tokens = options->max_tokens > 0 ? options->max_tokens : DEFAULT_MAX_TOKENS;
-  e->vocabulary = vocabulary_of(program);
+  e->vocabulary = table_rows(program, "tokens");
+  e->positions_limit = table_rows(program, "pos");
+  e->whole_sequences = sees_whole_sequences(program);
   dp_status status = set_up_cache(e);
   if (status.code == DP_OK) status = set_up_step(e);
   if (status.code == DP_OK)
@@ -322,6 +338,7 @@ void rt_engine_free(rt_engine *e) {
   free(e->segment_row);
   free(e->segment_tokens);
   free(e->segment_pages);
+  free(e->segment_end);
   free(e->pages);
   free(e->inputs);
   free(e->output_rows);
@@ -389,6 +406,11 @@ static dp_status check_requests(rt_engine *e, const rt_request *requests, int co
     if (r->sequence->length + r->count > e->context)
       return dp_fail(DP_INVALID, "the context of %lld tokens is full: a sequence of %lld and %lld more do not fit",
                      (long long)e->context, (long long)r->sequence->length, (long long)r->count);
+    if (r->sequence->length + r->count > e->positions_limit)
+      return dp_fail(DP_INVALID, "the model knows %lld positions: a sequence of %lld and %lld more do not fit",
+                     (long long)e->positions_limit, (long long)r->sequence->length, (long long)r->count);
+    if (e->whole_sequences && r->sequence->length > 0)
+      return dp_fail(DP_INVALID, "the model's tokens see those after them: a sequence cannot go on in a later step");
     for (int64_t t = 0; t < r->count; t++)
       if (r->tokens[t] < 0 || r->tokens[t] >= e->vocabulary)
         return dp_fail(DP_INVALID, "token id %d is out of range: the vocabulary has %lld tokens", (int)r->tokens[t],
@@ -422,6 +444,7 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
       if (starts) {
         e->segment_row[segments] = (int32_t)rows;
         e->segment_tokens[segments] = 0;
+        e->segment_end[segments] = (int32_t)(s->length + r->count);
         e->segment_pages[segments++] = (int32_t)first_page;
       }
       e->segment_tokens[segments - 1]++;
@@ -440,6 +463,7 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
                     .segment_row = e->segment_row,
                     .segment_tokens = e->segment_tokens,
                     .segment_pages = e->segment_pages,
+                    .segment_end = e->segment_end,
                     .pages = e->pages,
                     .kv = e->kv.data};
   for (int i = 0; i < TILE_SPACE_COUNT; i++) step.arena[i] = e->arena[i].data;

@@ -22,7 +22,7 @@ static inline float uniform(uint64_t bits) {
 static bool looks_like_norm(const ir_weight *weight) {
   if (strstr(weight->name, "norm") || strncmp(weight->name, "ln", 2) == 0) return true;
   for (int i = 0; i < weight->source_count; i++)
-    if (strstr(weight->sources[i], "norm") && strstr(weight->sources[i], "weight")) return true;
+    if (strstr(weight->sources[i].pattern, "norm") && strstr(weight->sources[i].pattern, "weight")) return true;
   return false;
 }
 

@@ -75,7 +75,7 @@ void rt_bound_to_f32(const rt_bound *bound, float *dst) {
 
 bool rt_layer_shape_of(const ir_weight *weight, rt_layer_shape *shape, const char **why) {
   const ir_type *type = &weight->type;
-  int first = weight->stacked ? 1 : 0;
+  int first = weight->stack ? 1 : 0;
   *shape = (rt_layer_shape){.layers = 1, .rows = 1, .cols = 1, .rank = type->rank - first};
   int64_t size = 1;
   *why = NULL;
@@ -156,8 +156,8 @@ typedef struct binder {
 
 /* The tensor of `layer` under a pattern; `slice`: it is one tensor for all layers. */
 static const rt_tensor *find_layer(const binder *b, const ir_weight *weight, int source, int64_t layer, bool *slice) {
-  const char *pattern = weight->sources[source];
-  *slice = weight->stacked && !strstr(pattern, "{}");
+  const char *pattern = weight->sources[source].pattern;
+  *slice = weight->stack && !strstr(pattern, "{}");
   dp_str name = {0};
   const char *hole = *slice ? NULL : strstr(pattern, "{}");
   if (hole) {
@@ -194,9 +194,9 @@ static bool same_shape(const rt_tensor *tensor, const rt_layer_shape *shape, boo
 static void bind_layer(binder *b, const ir_weight *weight, const rt_layer_shape *shape, int source, int64_t layer,
                        rt_bound *bound, dp_str *problem) {
   bool slice;
-  const char *pattern = weight->sources[source];
+  const char *pattern = weight->sources[source].pattern;
   const rt_tensor *tensor = find_layer(b, weight, source, layer, &slice);
-  int64_t heads = weight->paired_rope && weight->paired_rope[source] ? weight->paired_heads : 0;
+  int64_t heads = weight->sources[source].paired;
   if (!tensor) {
     dp_str_addf(problem, "no tensor '%s'", pattern);
     return;
@@ -243,20 +243,20 @@ static void report_absent(binder *b, const ir_weight *weight) {
                 i == 0                          ? "no tensor "
                 : i + 1 == weight->source_count ? " or "
                                                 : ", ",
-                weight->sources[i]);
+                weight->sources[i].pattern);
   if (weight->source_count > 0 && b->file->tensor_count > 0) {
     dp_arena *arena = dp_arena_new();
     if (!arena) return;
     add_suggestion(b,
-                   rt_layer_name(arena, weight->sources[b->file->format == RT_GGUF ? weight->source_count - 1 : 0], 0));
+                   rt_layer_name(arena, weight->sources[b->file->format == RT_GGUF ? weight->source_count - 1 : 0].pattern, 0));
     dp_arena_free(arena);
   }
 }
 
 static void report_layers(binder *b, const ir_weight *weight, int64_t first, int64_t last, const char *problem) {
   dp_str_addf(&b->problems, "\n  %s", weight->name);
-  if (weight->stacked && first == last) dp_str_addf(&b->problems, ", layer %" PRId64, first);
-  if (weight->stacked && first != last) dp_str_addf(&b->problems, ", layers %" PRId64 "-%" PRId64, first, last);
+  if (weight->stack && first == last) dp_str_addf(&b->problems, ", layer %" PRId64, first);
+  if (weight->stack && first != last) dp_str_addf(&b->problems, ", layers %" PRId64 "-%" PRId64, first, last);
   dp_str_addf(&b->problems, ": %s", problem);
 }
 

@@ -241,16 +241,15 @@ typedef struct save_list {
 
 static void add_tensor(save_list *list, const ir_weight *weight, const rt_bound *first, int64_t layer, ir_dtype dtype,
                        bool all_layers) {
-  const char *pattern = weight->source_count > 0 ? weight->sources[0] : weight->name;
+  const char *pattern = weight->source_count > 0 ? weight->sources[0].pattern : weight->name;
   saved_weight *saved = DP_NEW(list->arena, saved_weight);
-  bool paired = weight->source_count > 0 && weight->paired_rope && weight->paired_rope[0];
-  *saved = (saved_weight){.first = first, .dtype = dtype, .paired_heads = paired ? weight->paired_heads : 0};
+  *saved = (saved_weight){.first = first, .dtype = dtype, .paired_heads = weight->source_count > 0 ? weight->sources[0].paired : 0};
   rt_save_tensor tensor = {.name =
-                               weight->stacked && !all_layers ? rt_layer_name(list->arena, pattern, layer) : pattern,
+                               weight->stack && !all_layers ? rt_layer_name(list->arena, pattern, layer) : pattern,
                            .dtype = dtype,
                            .fill = fill_saved,
                            .context = saved};
-  for (int i = weight->stacked && !all_layers ? 1 : 0; i < weight->type.rank; i++)
+  for (int i = weight->stack && !all_layers ? 1 : 0; i < weight->type.rank; i++)
     tensor.dims[tensor.rank++] = weight->type.dims[i].add;
   DP_PUSH(list->arena, list->items, list->count, list->cap) = tensor;
 }
@@ -266,7 +265,7 @@ dp_status rt_save_weights(const char *path, const ir_module *module, const rt_bi
     const ir_weight *weight = &module->weights[i];
     const rt_bound_weight *bound = &binding->weights[i];
     if (!bound->layers || bound->tie >= 0) continue;
-    bool all_layers = weight->stacked && weight->source_count > 0 && !strstr(weight->sources[0], "{}");
+    bool all_layers = weight->stack && weight->source_count > 0 && !strstr(weight->sources[0].pattern, "{}");
     if (weight->source_count == 0) all_layers = true;
     for (int64_t layer = 0; layer < (all_layers ? 1 : bound->layer_count); layer++)
       add_tensor(&list, weight, &bound->layers[layer], layer, dtype, all_layers);

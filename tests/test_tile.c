@@ -314,7 +314,7 @@ static tile_program *function_program(tile_opcode code) {
       (tile_buffer){.name = "x", .cols = 1024, .stride = 1024, .output = -1};
   DP_PUSH(p->arena, p->buffers, p->buffer_count, p->buffer_cap) =
       (tile_buffer){.name = "y", .cols = 1024, .stride = 1024, .output = 0};
-  tile_kind k = {.name = "function", .max_rows = 16, .group = 1, .columns = 1024, .col_tile = 1024, .col_tasks = 1};
+  tile_kind k = {.name = "function", .max_rows = 16, .group = 1, .batches = 1, .columns = 1024, .col_tile = 1024, .col_tasks = 1};
   tile_add_op(p, &k, (tile_op){.code = TILE_load, .ref = 0, .index = -1, .cols = 1024});
   tile_add_op(p, &k, (tile_op){.code = code, .cols = 1024, .index = -1});
   tile_add_op(p, &k, (tile_op){.code = TILE_store, .operands = {1}, .ref = 1, .index = -1, .cols = 1024});
@@ -770,7 +770,7 @@ START_TEST(accesses_out_of_bounds_are_named) {
   CK_BOUND(buffer_named(p, "x")->stride = 40, "buffer 'x'", "stride 40");
   CK_BOUND(p->caches[0].offset = 64, "cache 'kv' takes bytes");
   CK_BOUND(p->weights[2].first_slot = p->slot_count, "takes slots");
-  CK_BOUND(p->sections[1].iterations = 3, "it runs for 3 layers, its weight or cache has 2");
+  CK_BOUND(p->sections[1].iterations = 3, "it runs for layers 0 to 2, its weight or cache has 0 to 1");
   CK_BOUND(op_named(p, "wo", TILE_mma)->operands[0] = 7, "%7 is not made before it");
   CK_BOUND(op_named(p, "attend", TILE_store)->operands[0] = op_named(p, "attend", TILE_mma_values)->operands[0],
            "belongs to the loop's body");

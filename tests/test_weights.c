@@ -587,13 +587,11 @@ static void add_weight(ir_module *module, const char *name, bool stacked, int ra
   ir_type type = {.dtype = IR_f32, .rank = rank};
   for (int i = 0; i < rank; i++) type.dims[i] = ir_static_dim(dims[i], NULL);
   ir_weight *weight = ir_add_weight(module, name, &type);
-  weight->stacked = stacked;
+  weight->stack = stacked ? 1 : 0;
   weight->source_count = source_count;
-  weight->sources = DP_NEW_ARRAY(module->arena, const char *, source_count);
-  weight->paired_rope = DP_NEW_ARRAY(module->arena, bool, source_count);
-  for (int i = 0; i < source_count; i++) weight->sources[i] = sources[i];
-  weight->paired_heads = paired_heads;
-  if (paired_heads) weight->paired_rope[source_count - 1] = true;
+  weight->sources = DP_NEW_ARRAY(module->arena, ir_source, source_count);
+  for (int i = 0; i < source_count; i++) weight->sources[i].pattern = sources[i];
+  if (paired_heads) weight->sources[source_count - 1].paired = paired_heads;
 }
 
 static ir_module *small_model(void) {
@@ -814,7 +812,7 @@ START_TEST(ties_that_cannot_hold_are_refused) {
   module->weights[4].tied = "bq";
   check_not_bound(module, good_plan, DP_COUNT(good_plan), 0, "head: the file has it under none of its names, nor 'bq'");
   module->weights[4].tied = "embed";
-  module->weights[2].paired_heads = 5;
+  module->weights[2].sources[module->weights[2].source_count - 1].paired = 5;
   check_not_bound(module, good_plan, DP_COUNT(good_plan), 0, "wq, layers 0-2: its rows do not divide");
   ir_module_free(module);
 }

@@ -72,6 +72,7 @@ static int add_weight(fixture *f, const char *name, tile_weight_form form, int64
                    .rows = rows,
                    .cols = cols,
                    .count = count,
+                   .inner = 1,
                    .first_slot = p->slot_count,
                    .storage = storage};
   p->slot_count += count;
@@ -113,6 +114,7 @@ static tile_kind start_kind(const fixture *f, const char *name, tile_space space
                      .space = space,
                      .max_rows = space == TILE_SEGMENTS ? p->segment_tokens : p->row_tile,
                      .group = 1,
+                     .batches = 1,
                      .columns = columns,
                      .col_tile = col_tile,
                      .col_tasks = (int)((columns + col_tile - 1) / col_tile)};
@@ -282,7 +284,7 @@ static void make_pages(fixture *f) {
   int64_t tokens = f->step.rows[TILE_TOKENS];
   int32_t *positions = DP_NEW_ARRAY(f->arena, int32_t, tokens), *slots = DP_NEW_ARRAY(f->arena, int32_t, tokens);
   int32_t *rows = DP_NEW_ARRAY(f->arena, int32_t, tokens), *counts = DP_NEW_ARRAY(f->arena, int32_t, tokens);
-  int32_t *tables = DP_NEW_ARRAY(f->arena, int32_t, tokens);
+  int32_t *tables = DP_NEW_ARRAY(f->arena, int32_t, tokens), *ends = DP_NEW_ARRAY(f->arena, int32_t, tokens);
   f->sequence = DP_NEW_ARRAY(f->arena, int, tokens);
   int segments = 0, row_tile = f->program->row_tile;
   for (int s = 0; s < f->sequences; s++) {
@@ -298,6 +300,7 @@ static void make_pages(fixture *f) {
       if (n > row_tile - t % row_tile) n = row_tile - t % row_tile;
       rows[segments] = t;
       counts[segments] = n;
+      ends[segments] = positions[end - 1] + 1;
       tables[segments++] = used;
     }
     used += (positions[end - 1] + TILE_CHUNK) / TILE_CHUNK;
@@ -309,6 +312,7 @@ static void make_pages(fixture *f) {
   f->step.segment_row = rows;
   f->step.segment_tokens = counts;
   f->step.segment_pages = tables;
+  f->step.segment_end = ends;
   f->kv_bytes = (size_t)((total + 1) * f->program->page_bytes);
   f->step.kv = memory(f, f->kv_bytes);
 }

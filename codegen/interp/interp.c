@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char version[] = "interp 1";
+static const char version[] = "interp 2";
 
 /* ---- where values lie: an op's own place, and for a carry a second one where `next` leaves the coming value, so that
  * all carries change at once */
@@ -20,6 +20,8 @@ static int64_t value_floats(const tile_kind *kind, const tile_op *op) {
   case TILE_store:
   case TILE_append:
     return 0;
+  case TILE_choose: /* the rows' numbers */
+    return kind->max_rows;
   default:
     return (op->one_row ? 1 : kind->max_rows) * (int64_t)op->cols;
   }
@@ -69,13 +71,14 @@ static bool end_chunk(interp_task *task, int begin, const tile_op *next) {
 
 static void run_ops(interp_task *task, int first) {
   int begin = 0;
+  int64_t first_chunk = 0;
   for (int i = first; i < task->kind->op_count; i++) {
     const tile_op *op = &task->kind->ops[i];
     if (op->code == TILE_loop) {
       begin = i;
-      task->chunk = 0;
+      task->chunk = first_chunk = interp_first_chunk(task, i);
     } else if (op->code == TILE_carry) {
-      if (task->chunk == 0) copy_value(task, interp_value(task, i), op, op->operands[0]);
+      if (task->chunk == first_chunk) copy_value(task, interp_value(task, i), op, op->operands[0]);
     } else if (op->code == TILE_next) {
       if (end_chunk(task, begin, op)) i = begin;
     } else {
@@ -95,7 +98,8 @@ static void run(const tile_code *code, int kind_index, const tile_step *step, in
                       .scratch = scratch,
                       .layer = layer,
                       .row = row,
-                      .col = col};
+                      .col = col % tile_batch_tasks(kind),
+                      .batch = col / tile_batch_tasks(kind)};
   if (kind->space == TILE_SEGMENTS) {
     task.row0 = step->segment_row[row];
     task.tokens = step->segment_tokens[row];
@@ -105,7 +109,8 @@ static void run(const tile_code *code, int kind_index, const tile_step *step, in
     task.tokens = left < self->program->row_tile ? left : self->program->row_tile;
   }
   task.rows = task.tokens * kind->group;
-  int64_t left = kind->columns - col * kind->col_tile;
+  if (kind->used) interp_choose(&task);
+  int64_t left = kind->columns - task.col * kind->col_tile;
   task.columns = left < kind->col_tile ? left : kind->col_tile;
   run_ops(&task, reuse ? kind->prologue : 0);
 }

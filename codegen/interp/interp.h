@@ -16,9 +16,10 @@ typedef struct interp_task {
   const tile_step *step;
   const int64_t *place; /* per op: its value's offset in the scratch, in floats */
   float *scratch;
-  int64_t layer, row, col;
+  int64_t layer, row, col, batch; /* col within the batch */
   int64_t row0, tokens; /* first token (or output) row and their number */
-  int64_t rows;         /* rows of values: tokens * group */
+  int64_t rows;         /* rows of values: tokens * group, or those that chose the batch */
+  int32_t *chosen;      /* [rows], where the kind chooses: row in the tile * used + which of its choices; else NULL */
   int64_t columns;      /* of this task's column tile */
   int64_t chunk;        /* of the loop */
 } interp_task;
@@ -29,8 +30,12 @@ float *interp_value(const interp_task *task, int index);
 float interp_element(const interp_task *task, int index, int64_t r, int64_t c, int64_t cols);
 int64_t interp_rows(const interp_task *task, const tile_op *op);    /* rows to make */
 int64_t interp_columns(const interp_task *task, const tile_op *op); /* columns to make */
-/* Position of the last token of the task's segment. */
+/* The last position that the task's loop comes to: of the segment's last token, or of the sequence's. */
 int64_t interp_last_position(const interp_task *task);
+/* The chunk that the loop which begins at op `index` begins with. */
+int64_t interp_first_chunk(const interp_task *task, int index);
+/* Fills task->chosen and task->rows. */
+void interp_choose(interp_task *task);
 /* Runs any op but loop, carry and next. */
 void interp_op(const interp_task *task, int index);
 

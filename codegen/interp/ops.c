@@ -18,14 +18,28 @@ float interp_element(const interp_task *task, int index, int64_t r, int64_t c, i
   return interp_value(task, index)[(op->one_row ? 0 : r) * op->cols + c * op->cols / cols];
 }
 
-int64_t interp_last_position(const interp_task *task) { return task->step->positions[task->row0 + task->tokens - 1]; }
+int64_t interp_last_position(const interp_task *task) {
+  if (task->kind->whole) return task->step->segment_end[task->row] - 1;
+  return task->step->positions[task->row0 + task->tokens - 1];
+}
+
+int64_t interp_first_chunk(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  if (!op->list_count) return 0;
+  int64_t first = task->step->positions[task->row0] + 1 - (int64_t)interp_value(task, op->list[0])[0];
+  return first > 0 ? first / TILE_CHUNK : 0;
+}
 
 /* ---- addresses */
 
-static int64_t token_of(const interp_task *task, int64_t r) { return task->row0 + r / task->kind->group; }
+static int64_t token_of(const interp_task *task, int64_t r) {
+  return task->row0 + (task->chosen ? task->chosen[r] / task->kind->used : r / task->kind->group);
+}
 
 static int64_t column_of(const interp_task *task, const tile_op *op, int64_t r) {
-  return op->col_base + task->col * op->col_step + r % task->kind->group * op->group_step;
+  int64_t column = op->col_base + task->col * op->col_step + task->batch * op->batch_step;
+  if (!op->group_step) return column;
+  return column + (task->chosen ? task->chosen[r] % task->kind->used : r % task->kind->group) * op->group_step;
 }
 
 /* Row r's first element of a load or store. */
@@ -41,7 +55,8 @@ static float *buffer_row(const interp_task *task, const tile_op *op, int64_t r) 
 
 static const char *weight_of(const interp_task *task, const tile_op *op, ir_dtype *storage) {
   const tile_weight *weight = &task->program->weights[op->ref];
-  int64_t slot = weight->first_slot + (weight->count > 1 ? task->layer : 0);
+  int64_t layer = weight->count > 1 ? task->layer - weight->first_layer : 0;
+  int64_t slot = weight->first_slot + layer * weight->inner + (weight->inner > 1 ? task->batch : 0);
   *storage = (ir_dtype)task->step->weight_types[slot];
   return task->step->weights[slot];
 }
@@ -220,6 +235,126 @@ static void append(const interp_task *task, int index) {
   }
 }
 
+static void window(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  int64_t width = (int64_t)interp_value(task, op->operands[1])[0];
+  for (int64_t r = 0; r < task->rows; r++) {
+    int64_t own = task->step->positions[token_of(task, r)];
+    for (int64_t c = 0; c < op->cols; c++)
+      interp_value(task, index)[r * op->cols + c] =
+          task->chunk * TILE_CHUNK + c > own - width ? interp_element(task, op->operands[0], r, c, op->cols) : -INFINITY;
+  }
+}
+
+static void known(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  for (int64_t r = 0; r < task->rows; r++)
+    for (int64_t c = 0; c < op->cols; c++)
+      interp_value(task, index)[r * op->cols + c] = task->chunk * TILE_CHUNK + c < task->step->segment_end[task->row]
+                                                        ? interp_element(task, op->operands[0], r, c, op->cols)
+                                                        : -INFINITY;
+}
+
+/* ---- choices */
+
+/* Of a token that has the batch twice the first counts: so a batch never has more rows than the row tile has tokens. */
+void interp_choose(interp_task *task) {
+  const tile_op *op = &task->kind->ops[0];
+  const tile_buffer *buffer = &task->program->buffers[op->ref];
+  const char *slab = task->step->arena[buffer->space] + task->row * task->program->slab_bytes[buffer->space];
+  const float *ids = (const float *)(const void *)(slab + buffer->offset);
+  int32_t *chosen = (int32_t *)(void *)interp_value(task, 0);
+  task->rows = 0;
+  for (int64_t r = 0; r < task->tokens; r++) {
+    for (int64_t j = 0; j < op->dim; j++) {
+      if (ids[r * buffer->stride + j] != (float)task->batch) continue;
+      chosen[task->rows++] = (int32_t)(r * op->dim + j);
+      break;
+    }
+  }
+  task->chosen = chosen;
+}
+
+static void choose(const interp_task *task, int index) {
+  (void)task, (void)index; /* before the first op */
+}
+
+static float rank_of(float x) { return x == x ? x : -INFINITY; }
+
+/* Whether column a comes before column b. */
+static bool is_ahead(const float *x, int64_t a, int64_t b) {
+  return rank_of(x[a]) > rank_of(x[b]) || (rank_of(x[a]) == rank_of(x[b]) && a < b);
+}
+
+static void top_k(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  int64_t heads = op->cols / op->dim, n = task->kind->ops[op->operands[0]].cols / heads;
+  for (int64_t r = 0; r < interp_rows(task, op); r++) {
+    for (int64_t h = 0; h < heads; h++) {
+      const tile_op *from = &task->kind->ops[op->operands[0]];
+      const float *x = interp_value(task, op->operands[0]) + (from->one_row ? 0 : r) * from->cols + h * n;
+      for (int64_t i = 0, last = -1; i < op->dim; i++) {
+        int64_t best = -1;
+        for (int64_t c = 0; c < n; c++)
+          if ((last < 0 || is_ahead(x, last, c)) && (best < 0 || is_ahead(x, c, best))) best = c;
+        interp_value(task, index)[r * op->cols + h * op->dim + i] = (float)best;
+        last = best;
+      }
+    }
+  }
+}
+
+static void take(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  int64_t n = task->kind->ops[op->operands[0]].cols / (op->cols / op->dim);
+  for (int64_t r = 0; r < interp_rows(task, op); r++)
+    for (int64_t c = 0; c < op->cols; c++) {
+      int64_t at = c / op->dim * n + (int64_t)interp_element(task, op->operands[1], r, c, op->cols);
+      interp_value(task, index)[r * op->cols + c] =
+          interp_element(task, op->operands[0], r, at, task->kind->ops[op->operands[0]].cols);
+    }
+}
+
+static void among(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  int64_t ids = task->kind->ops[op->operands[0]].cols, n = op->cols / (ids / op->dim);
+  for (int64_t r = 0; r < interp_rows(task, op); r++)
+    for (int64_t c = 0; c < op->cols; c++) {
+      bool found = false;
+      for (int64_t i = 0; i < op->dim; i++)
+        found |= interp_element(task, op->operands[0], r, c / n * op->dim + i, ids) == (float)(c % n);
+      interp_value(task, index)[r * op->cols + c] = found;
+    }
+}
+
+/* ---- columns from elsewhere, numbers */
+
+static void pick(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  for (int64_t r = 0; r < interp_rows(task, op); r++)
+    for (int64_t c = 0; c < op->cols; c++)
+      interp_value(task, index)[r * op->cols + c] =
+          interp_element(task, op->operands[0], r, op->col_base + c / op->dim * op->outer + c % op->dim * op->inner,
+                         task->kind->ops[op->operands[0]].cols);
+}
+
+static void concat(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  const tile_op *x = &task->kind->ops[op->operands[0]], *y = &task->kind->ops[op->operands[1]];
+  int64_t a = op->dim, heads = x->cols / a, b = y->cols / heads;
+  for (int64_t r = 0; r < interp_rows(task, op); r++)
+    for (int64_t c = 0; c < op->cols; c++) {
+      int64_t h = c / (a + b), e = c % (a + b);
+      interp_value(task, index)[r * op->cols + c] = e < a ? interp_element(task, op->operands[0], r, h * a + e, x->cols)
+                                                          : interp_element(task, op->operands[1], r, h * b + e - a, y->cols);
+    }
+}
+
+static void every(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  interp_value(task, index)[0] = task->layer % op->dim == op->part;
+}
+
 static void constant(const interp_task *task, int index) { interp_value(task, index)[0] = task->kind->ops[index].imm; }
 
 static void table(const interp_task *task, int index) {
@@ -232,7 +367,9 @@ static void (*const functions[TILE_OPCODE_COUNT])(const interp_task *task, int i
     [TILE_constant] = constant,     [TILE_table] = table, [TILE_load] = load,     [TILE_vector] = vector,
     [TILE_embed] = embed,           [TILE_input] = input, [TILE_sum] = reduce,    [TILE_greatest] = reduce,
     [TILE_rotate] = rotate,         [TILE_mma] = mma,     [TILE_causal] = causal, [TILE_mma_keys] = mma_keys,
-    [TILE_mma_values] = mma_values, [TILE_store] = store, [TILE_append] = append,
+    [TILE_mma_values] = mma_values, [TILE_store] = store, [TILE_append] = append, [TILE_window] = window,
+    [TILE_known] = known,           [TILE_choose] = choose, [TILE_top_k] = top_k, [TILE_take] = take,
+    [TILE_among] = among,           [TILE_pick] = pick,   [TILE_concat] = concat, [TILE_every] = every,
 };
 
 void interp_op(const interp_task *task, int index) {

@@ -9,7 +9,7 @@ static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit 
 
 /* A full-row load that a product may read in place instead of from a copy. */
 static bool readable_in_place(const tile_kind *kind, const tile_op *op) {
-  return op->code == TILE_load && op->index < 0 && kind->group == 1 && !op->column_tile;
+  return op->code == TILE_load && op->index < 0 && kind->group == 1 && !kind->used && !op->column_tile;
 }
 
 static bool is_product(tile_opcode code) {
@@ -51,9 +51,9 @@ static bool must_be_placed(const tile_kind *kind, int index) {
   if ((op->code == TILE_load || tile_scalar_arity(op->code)) && outlives_its_source(kind, index, index)) return true;
   switch (op->code) {
   case TILE_mma: case TILE_mma_keys: case TILE_mma_values: case TILE_carry: case TILE_sum: case TILE_greatest:
-  case TILE_input: case TILE_embed:
+  case TILE_input: case TILE_embed: case TILE_choose: case TILE_top_k: case TILE_take: case TILE_among:
     return true;
-  case TILE_constant: case TILE_table: case TILE_loop: case TILE_next: case TILE_store: case TILE_append:
+  case TILE_constant: case TILE_table: case TILE_every: case TILE_loop: case TILE_next: case TILE_store: case TILE_append:
     return false;
   default:
     break;
@@ -68,7 +68,11 @@ static bool must_be_placed(const tile_kind *kind, int index) {
       if (is_product(user->code) && j == 0 && !readable_in_place(kind, op)) return true;
       if (user->code == TILE_rotate && user->dim / 2 % TILE_LANES != 0) return true;
       if (user->code == TILE_append && user->dim % TILE_LANES != 0) return true;
-      if (op->cols == 1 && !op->one_row && tile_has_value(user->code) && user->cols != 1) return true;
+      if (user->code == TILE_top_k || user->code == TILE_take || user->code == TILE_among) return true;
+      bool addressed = op->code == TILE_load || op->code == TILE_vector;
+      if ((user->code == TILE_pick || user->code == TILE_concat) && !addressed) return true;
+      bool repeated = op->cols == 1 || (tile_scalar_arity(op->code) && tile_scalar_arity(user->code) && op->cols < user->cols);
+      if (repeated && !op->one_row && tile_has_value(user->code) && user->cols != op->cols) return true;
     }
   }
   return false;
@@ -80,7 +84,7 @@ int64_t ll_place_values(const tile_kind *kind, int64_t *place, int64_t *stride) 
     const tile_op *op = &kind->ops[i];
     if (place) place[i] = -1;
     if (!must_be_placed(kind, i)) continue;
-    int64_t floats = op->cols == 1 ? 1 : round_up(op->cols, TILE_BLOCK);
+    int64_t floats = op->cols == 1 || op->code == TILE_choose ? 1 : round_up(op->cols, TILE_BLOCK);
     if (place) place[i] = bytes;
     if (stride) stride[i] = floats;
     /* Vectors may be read past a value's end (small heads, row vectors): a vector of slack. */
@@ -267,6 +271,8 @@ static LLVMValueRef cache_at(ll_kind *k, const tile_cache *cache, LLVMValueRef p
 
 static LLVMValueRef last_position(ll_kind *k) {
   ll *l = k->l;
+  if (k->kind->whole)
+    return ll_addi(l, ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, segment_end)), k->row), -1);
   LLVMValueRef counts = ll_step_ptr(l, k->step, offsetof(tile_step, segment_tokens));
   LLVMValueRef last = ll_addi(l, ll_add(l, k->row0, ll_load_i32(l, counts, k->row)), -1);
   return ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, positions)), last);
@@ -371,8 +377,14 @@ static void begin_chunks(ll_kind *k, int index, ll_loop *chunks) {
   ll *l = k->l;
   for (int i = index + 1; i < k->kind->op_count && k->kind->ops[i].code == TILE_carry; i++)
     make(k, i, k->kind->ops[i].operands[0]);
-  LLVMValueRef count = ll_addi(l, LLVMBuildLShr(l->b, last_position(k), ll_int(l, 6), ""), 1);
-  ll_loop_begin(l, chunks, "chunk", ll_int(l, 0), count, 1, NULL, 0);
+  LLVMValueRef count = ll_addi(l, LLVMBuildLShr(l->b, last_position(k), ll_int(l, 6), ""), 1), from = ll_int(l, 0);
+  if (k->kind->ops[index].list_count) {
+    LLVMValueRef own = ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, positions)), k->row0);
+    LLVMValueRef first = LLVMBuildSub(l->b, ll_addi(l, own, 1), ll_whole_number(k, k->kind->ops[index].list[0]), "");
+    LLVMValueRef inside = LLVMBuildICmp(l->b, LLVMIntSGT, first, from, "");
+    from = LLVMBuildSelect(l->b, inside, LLVMBuildLShr(l->b, first, ll_int(l, 6), ""), from, "");
+  }
+  ll_loop_begin(l, chunks, "chunk", from, count, 1, NULL, 0);
   k->chunk = chunks->index;
 }
 
@@ -397,6 +409,10 @@ static void emit_op(ll_kind *k, int index, ll_loop *chunks) {
   case TILE_loop: begin_chunks(k, index, chunks); break;
   case TILE_next: end_chunks(k, op, chunks); break;
   case TILE_carry: break; /* made by begin_chunks and end_chunks */
+  case TILE_choose: break; /* before the first op */
+  case TILE_top_k: ll_top_k(k, index); break;
+  case TILE_take: ll_take(k, index); break;
+  case TILE_among: ll_among(k, index); break;
   default:
     if (k->place[index] >= 0) make(k, index, index);
   }
@@ -420,6 +436,11 @@ static void task_range(ll_kind *k) {
   int space = kind->space == TILE_SEGMENTS ? TILE_TOKENS : kind->space;
   LLVMValueRef arena = ll_step_ptr(l, k->step, offsetof(tile_step, arena) + sizeof(char *) * (size_t)space);
   k->tile_base = ll_at(l, arena, ll_muli(l, row_tile, l->program->slab_bytes[space]));
+  if (kind->batches > 1) {
+    LLVMValueRef tasks = ll_int(l, tile_batch_tasks(kind)), col = k->col;
+    k->batch = LLVMBuildUDiv(l->b, col, tasks, "");
+    k->col = LLVMBuildURem(l->b, col, tasks, "");
+  }
   LLVMValueRef left = LLVMBuildSub(l->b, ll_int(l, kind->columns), ll_muli(l, k->col, kind->col_tile), "");
   k->columns = ll_min(l, left, ll_int(l, kind->col_tile));
 }
@@ -443,6 +464,7 @@ void ll_emit_kind(ll *l, int index) {
   k.stride = DP_NEW_ARRAY(arena, int64_t, kind->op_count);
   ll_place_values(kind, k.place, k.stride);
   task_range(&k);
+  if (kind->used) ll_choose(&k);
   ll_loop chunks;
   int i = 0;
   if (kind->prologue > 0) {

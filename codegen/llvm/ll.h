@@ -4,6 +4,7 @@
  *   emit.c     loops, addresses, vectors; the scalar functions by codegen/scalar.inc
  *   product.c  the register-tiled products: one function a (storage type, register tile), a driver a storage type
  *   kind.c     a task kind to a function: which values live in scratch, the loops that make them
+ *   choice.c   rows that chose a batch; the greatest columns, columns at indices
  *   value.c    one vector of a value, pulled from its operands */
 #ifndef DIPPER_CODEGEN_LLVM_LL_H
 #define DIPPER_CODEGEN_LLVM_LL_H
@@ -91,7 +92,9 @@ LLVMValueRef ll_call(ll *l, LLVMValueRef function, LLVMValueRef *arguments, int 
 typedef struct ll_kind {
   ll *l;
   const tile_kind *kind;
-  LLVMValueRef step, layer, row, col, scratch, reuse; /* parameters */
+  LLVMValueRef step, layer, row, col, scratch, reuse; /* parameters; col then within the batch */
+  LLVMValueRef batch;  /* where there are several, else NULL */
+  LLVMValueRef chosen; /* i32[rows]: row in the tile * used + which of its choices; NULL where the kind does not choose */
   LLVMValueRef row0;   /* first token (or output) row */
   LLVMValueRef rows;   /* rows of this task */
   LLVMValueRef tile_base; /* this row tile's slab, of the kind's space (segments: tokens) */
@@ -102,6 +105,12 @@ typedef struct ll_kind {
   int64_t *stride;     /* per op: floats from row to row there */
 } ll_kind;
 
+/* choice.c: which rows, and ops that look for columns. */
+void ll_choose(ll_kind *k);                                       /* fills k->chosen and k->rows */
+void ll_top_k(ll_kind *k, int index);
+void ll_take(ll_kind *k, int index);
+void ll_among(ll_kind *k, int index);
+
 /* Bytes of scratch a kind takes; fills place and stride (arrays of op_count) when not NULL. */
 int64_t ll_place_values(const tile_kind *kind, int64_t *place, int64_t *stride);
 void ll_emit_kind(ll *l, int index);
@@ -111,11 +120,13 @@ LLVMValueRef ll_pull(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c);
 /* The same of op's operand, broadcast to op's columns. */
 LLVMValueRef ll_pull_operand(ll_kind *k, const tile_op *op, int which, LLVMValueRef r, LLVMValueRef c);
 /* <16 x f32> of a [rows, 1] value: rows r .. r+15. */
+LLVMValueRef ll_whole_number(ll_kind *k, int op); /* an i64 of a [1, 1] value */
 LLVMValueRef ll_pull_rows(ll_kind *k, int op, LLVMValueRef r);
 LLVMValueRef ll_scratch_at(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c);
 /* Address of element (r, c) of a load or store. */
 LLVMValueRef ll_buffer_at(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c);
-LLVMValueRef ll_token_of(ll_kind *k, LLVMValueRef r); /* row0 + r / group */
+LLVMValueRef ll_local_row(ll_kind *k, LLVMValueRef r); /* from row0: r / group, or that of a chosen row */
+LLVMValueRef ll_token_of(ll_kind *k, LLVMValueRef r);  /* row0 + ll_local_row */
 LLVMValueRef ll_column_of(ll_kind *k, const tile_op *op, LLVMValueRef r);
 LLVMValueRef ll_weight_base(ll_kind *k, const tile_op *op, LLVMValueRef *slot); /* this layer's memory */
 

@@ -2,16 +2,29 @@
  * chain of elementwise ops becomes one expression in one loop. Only what kind.c placed in scratch is read from there. */
 #include "codegen/llvm/ll.h"
 
-LLVMValueRef ll_token_of(ll_kind *k, LLVMValueRef r) {
-  if (k->kind->group > 1) r = LLVMBuildUDiv(k->l->b, r, ll_int(k->l, k->kind->group), "");
-  return ll_add(k->l, k->row0, r);
+/* Row r of a kind that chooses: row in the tile * used + which of its choices. The task itself wrote it. */
+static LLVMValueRef chosen_entry(ll_kind *k, LLVMValueRef r) {
+  LLVMValueRef at = LLVMBuildGEP2(k->l->b, k->l->i32, k->chosen, &r, 1, "");
+  return LLVMBuildSExt(k->l->b, ll_load(k->l, k->l->i32, at, 4), k->l->i64, "");
 }
+
+LLVMValueRef ll_local_row(ll_kind *k, LLVMValueRef r) {
+  ll *l = k->l;
+  if (k->chosen) return LLVMBuildUDiv(l->b, chosen_entry(k, r), ll_int(l, k->kind->used), "");
+  return k->kind->group > 1 ? LLVMBuildUDiv(l->b, r, ll_int(l, k->kind->group), "") : r;
+}
+
+LLVMValueRef ll_token_of(ll_kind *k, LLVMValueRef r) { return ll_add(k->l, k->row0, ll_local_row(k, r)); }
 
 LLVMValueRef ll_column_of(ll_kind *k, const tile_op *op, LLVMValueRef r) {
   ll *l = k->l;
   LLVMValueRef column = ll_int(l, op->col_base);
   if (op->col_step) column = ll_add(l, column, ll_muli(l, k->col, op->col_step));
-  if (op->group_step && k->kind->group > 1) {
+  if (op->batch_step && k->batch) column = ll_add(l, column, ll_muli(l, k->batch, op->batch_step));
+  if (op->group_step && k->chosen) {
+    LLVMValueRef member = LLVMBuildURem(l->b, chosen_entry(k, r), ll_int(l, k->kind->used), "");
+    column = ll_add(l, column, ll_muli(l, member, op->group_step));
+  } else if (op->group_step && k->kind->group > 1) {
     LLVMValueRef member = LLVMBuildURem(l->b, r, ll_int(l, k->kind->group), "");
     column = ll_add(l, column, ll_muli(l, member, op->group_step));
   }
@@ -36,8 +49,7 @@ LLVMValueRef ll_buffer_at(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMVal
     row = LLVMBuildURem(l->b, target, tile, "");
   } else {
     base = ll_at(l, k->tile_base, ll_int(l, buffer->offset));
-    row = r;
-    if (k->kind->group > 1) row = LLVMBuildUDiv(l->b, r, ll_int(l, k->kind->group), "");
+    row = ll_local_row(k, r);
     if (k->local0) row = ll_add(l, k->local0, row);
   }
   return ll_at(l, base, ll_muli(l, ll_add(l, ll_muli(l, row, buffer->stride), column), 4));
@@ -47,7 +59,8 @@ LLVMValueRef ll_weight_base(ll_kind *k, const tile_op *op, LLVMValueRef *slot) {
   ll *l = k->l;
   const tile_weight *weight = &l->program->weights[op->ref];
   *slot = ll_int(l, weight->first_slot);
-  if (weight->count > 1) *slot = ll_add(l, *slot, k->layer);
+  if (weight->count > 1) *slot = ll_add(l, *slot, ll_muli(l, ll_addi(l, k->layer, -weight->first_layer), weight->inner));
+  if (weight->inner > 1) *slot = ll_add(l, *slot, k->batch);
   LLVMValueRef weights = ll_step_ptr(l, k->step, offsetof(tile_step, weights));
   return ll_load_constant(l, l->ptr, LLVMBuildGEP2(l->b, l->ptr, weights, slot, 1, ""), 8);
 }
@@ -127,6 +140,87 @@ static LLVMValueRef seen(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValu
   return LLVMBuildSelect(l->b, visible, ll_pull(k, op->operands[0], r, c), ll_const(l, -__builtin_inf()), "");
 }
 
+static LLVMValueRef masked(ll_kind *k, const tile_op *op, LLVMIntPredicate predicate, LLVMValueRef limit, LLVMValueRef r,
+                           LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef first = ll_add(l, ll_muli(l, k->chunk, TILE_CHUNK), c);
+  LLVMValueRef lane = LLVMBuildTrunc(l->b, LLVMBuildSub(l->b, limit, first, ""), l->i32, "");
+  LLVMValueRef visible = LLVMBuildICmp(l->b, predicate, ll_lane_ids(l), ll_splat(l, lane), "");
+  return LLVMBuildSelect(l->b, visible, ll_pull(k, op->operands[0], r, c), ll_const(l, -__builtin_inf()), "");
+}
+
+LLVMValueRef ll_whole_number(ll_kind *k, int op) {
+  ll *l = k->l;
+  LLVMValueRef value = ll_pull(k, op, ll_int(l, 0), ll_int(l, 0));
+  return LLVMBuildFPToSI(l->b, LLVMBuildExtractElement(l->b, value, ll_lane(l, 0), ""), l->i64, "");
+}
+
+static LLVMValueRef in_window(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef own = ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, positions)), ll_token_of(k, r));
+  LLVMValueRef limit = LLVMBuildSub(l->b, own, ll_whole_number(k, op->operands[1]), "");
+  return masked(k, op, LLVMIntSGT, limit, r, c);
+}
+
+static LLVMValueRef in_sequence(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef end = ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, segment_end)), k->row);
+  return masked(k, op, LLVMIntSLT, end, r, c);
+}
+
+/* ---- columns from elsewhere */
+
+/* Column `at` of an operand in lane 0, whatever it is. */
+static LLVMValueRef element(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef at) {
+  LLVMValueRef last = ll_int(k->l, k->kind->ops[index].cols - 1);
+  return LLVMBuildExtractElement(k->l->b, ll_pull(k, index, r, ll_min(k->l, at, last)), ll_lane(k->l, 0), "");
+}
+
+static LLVMValueRef picked_column(ll *l, const tile_op *op, LLVMValueRef c) {
+  LLVMValueRef run = LLVMBuildUDiv(l->b, c, ll_int(l, op->dim), ""), rest = LLVMBuildURem(l->b, c, ll_int(l, op->dim), "");
+  return ll_addi(l, ll_add(l, ll_muli(l, run, op->outer), ll_muli(l, rest, op->inner)), op->col_base);
+}
+
+static LLVMValueRef picked(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  int x = op->operands[0];
+  bool one_run = op->dim % TILE_LANES == 0 || op->cols <= op->dim;
+  if (one_run && op->inner == 1) return ll_pull(k, x, r, picked_column(l, op, c));
+  LLVMValueRef result = LLVMGetPoison(l->v_f32);
+  for (int lane = 0; lane < TILE_LANES; lane++)
+    result = LLVMBuildInsertElement(l->b, result, element(k, x, r, picked_column(l, op, ll_addi(l, c, lane))),
+                                    ll_lane(l, lane), "");
+  return result;
+}
+
+static LLVMValueRef joined(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  const tile_op *y = &k->kind->ops[op->operands[1]];
+  int64_t a = op->dim, heads = k->kind->ops[op->operands[0]].cols / a, b = y->cols / heads;
+  bool vectors = a % TILE_LANES == 0 && b % TILE_LANES == 0;
+  LLVMValueRef result = LLVMGetPoison(l->v_f32);
+  for (int lane = 0; lane < (vectors ? 1 : TILE_LANES); lane++) {
+    LLVMValueRef n = ll_addi(l, c, lane);
+    LLVMValueRef h = LLVMBuildUDiv(l->b, n, ll_int(l, a + b), ""), e = LLVMBuildURem(l->b, n, ll_int(l, a + b), "");
+    LLVMValueRef first = LLVMBuildICmp(l->b, LLVMIntULT, e, ll_int(l, a), "");
+    LLVMValueRef in_x = ll_add(l, ll_muli(l, h, a), LLVMBuildSelect(l->b, first, e, ll_int(l, 0), ""));
+    LLVMValueRef in_y = ll_add(l, ll_muli(l, h, b), LLVMBuildSelect(l->b, first, ll_int(l, 0), ll_addi(l, e, -a), ""));
+    if (vectors)
+      return LLVMBuildSelect(l->b, first, ll_pull(k, op->operands[0], r, in_x), ll_pull(k, op->operands[1], r, in_y), "");
+    LLVMValueRef value = LLVMBuildSelect(l->b, first, element(k, op->operands[0], r, in_x),
+                                         element(k, op->operands[1], r, in_y), "");
+    result = LLVMBuildInsertElement(l->b, result, value, ll_lane(l, lane), "");
+  }
+  return result;
+}
+
+static LLVMValueRef alternating(ll_kind *k, const tile_op *op) {
+  ll *l = k->l;
+  LLVMValueRef phase = LLVMBuildURem(l->b, k->layer, ll_int(l, op->dim), "");
+  LLVMValueRef is = LLVMBuildICmp(l->b, LLVMIntEQ, phase, ll_int(l, op->part), "");
+  return LLVMBuildSelect(l->b, is, ll_const(l, 1.0), ll_const(l, 0.0), "");
+}
+
 static LLVMValueRef table_at(ll_kind *k, const tile_op *op, LLVMValueRef c) {
   ll *l = k->l;
   int padded = (op->cols + 2 * TILE_LANES - 1) / TILE_LANES * TILE_LANES;
@@ -148,7 +242,7 @@ LLVMValueRef ll_pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) {
   ll *l = k->l;
   const tile_op *op = &k->kind->ops[index];
   LLVMValueRef value = pull(k, index, r, c);
-  bool from_memory = op->code == TILE_load || op->code == TILE_vector || op->code == TILE_table;
+  bool from_memory = op->code == TILE_load || op->code == TILE_vector || op->code == TILE_table || op->code == TILE_pick;
   if (op->cols != 1 || !from_memory || k->place[index] >= 0) return value;
   return ll_splat(l, LLVMBuildExtractElement(l->b, value, ll_lane(l, 0), ""));
 }
@@ -176,6 +270,16 @@ static LLVMValueRef pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) 
     return rotated(k, op, r, c);
   case TILE_causal:
     return seen(k, op, r, c);
+  case TILE_window:
+    return in_window(k, op, r, c);
+  case TILE_known:
+    return in_sequence(k, op, r, c);
+  case TILE_pick:
+    return picked(k, op, r, c);
+  case TILE_concat:
+    return joined(k, op, r, c);
+  case TILE_every:
+    return alternating(k, op);
   default: {
     LLVMValueRef x = ll_pull_operand(k, op, 0, r, c);
     LLVMValueRef y = tile_scalar_arity(op->code) == 2 ? ll_pull_operand(k, op, 1, r, c) : NULL;
@@ -189,6 +293,7 @@ LLVMValueRef ll_pull_rows(ll_kind *k, int index, LLVMValueRef r) {
   const tile_op *op = &k->kind->ops[index];
   if (k->place[index] >= 0) return ll_load(l, l->v_f32, ll_scratch_at(k, index, r, ll_int(l, 0)), 4);
   if (op->code == TILE_constant) return ll_const(l, (double)op->imm);
+  if (op->code == TILE_every) return alternating(k, op);
   if (tile_scalar_arity(op->code) == 0) {
     /* A column of a buffer (or one number of a vector): row by row; rows past the last repeat it. */
     LLVMValueRef result = LLVMGetPoison(l->v_f32), last = ll_addi(l, k->rows, -1);
