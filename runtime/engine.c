@@ -153,7 +153,8 @@ static int shared_with(const rt_engine *e, const rt_binding *binding, int index)
     const tile_weight *other = &e->program->weights[i];
     bool same = rt_binding_get(binding, other->weight, 0) && rt_binding_get(binding, weight->weight, 0) &&
                 rt_binding_get(binding, other->weight, 0)->data == rt_binding_get(binding, weight->weight, 0)->data;
-    if (same && other->form == weight->form && other->transposed == weight->transposed && other->count == weight->count)
+    if (same && other->form == weight->form && other->transposed == weight->transposed &&
+        other->count == weight->count && other->inner == weight->inner)
       return i;
   }
   return -1;
@@ -167,7 +168,7 @@ static dp_status collect_jobs(rt_engine *e, packing *p, int64_t *bytes) {
     for (int w = 0; w < e->program->weight_count; w++) {
       const tile_weight *weight = &e->program->weights[w];
       int shared = shared_with(e, p->binding, w);
-      for (int layer = 0; layer < weight->count; layer++) {
+      for (int layer = 0; layer < weight->count * weight->inner; layer++) { /* and matrix */
         const rt_bound *bound = rt_binding_get(p->binding, weight->weight, layer);
         if (!bound) return dp_fail(DP_INVALID, "weight '%s' is used but has no data", weight->name);
         int slot = weight->first_slot + layer;

@@ -353,7 +353,8 @@ static void store(ll_kind *k, const tile_op *op) {
   bool tiled = op->column_tile || x->column_tile;
   LLVMValueRef count = tiled ? k->columns : ll_int(l, op->cols);
   /* An activation's padding may hold anything, so only a part of a row, and the caller's memory, end exactly. */
-  bool exact = (tiled ? k->kind->columns : op->cols) % TILE_LANES != 0 && (buffer->output >= 0 || !tiled);
+  bool part = !tiled || op->batch_step || op->group_step;
+  bool exact = (tiled ? k->kind->columns : op->cols) % TILE_LANES != 0 && (buffer->output >= 0 || part);
   ll_loop rows, columns;
   ll_loop_begin(l, &rows, "store", ll_int(l, 0), k->rows, 1, NULL, 0);
   ll_loop_begin(l, &columns, "store.column", ll_int(l, 0), count, TILE_LANES, NULL, 0);

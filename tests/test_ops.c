@@ -1,0 +1,168 @@
+/* tests/test_ops.c: small graphs, each around a few ops, through the whole compiler: every file of tests/ops is a module in
+ * the IR's text whose graph `forward` takes tokens and pos. With random weights: the tile program is proved free of races,
+ * LLVM's code gives the interpreter's bits, and a sequence's results are the same bits in one piece, token by token, in
+ * company, and with any number of threads. */
+#include "codegen/codegen.h"
+#include "passes/passes.h"
+#include "runtime/engine.h"
+
+#include <check.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FOLDER DIPPER_TEST_DIR "/ops/"
+
+enum { TOKENS = 110, CONTEXT = 1024 };
+
+static char *files[64];
+static int file_count;
+
+static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+static void find_files(void) {
+  DIR *dir = opendir(FOLDER);
+  for (struct dirent *entry; dir && (entry = readdir(dir));) {
+    size_t n = strlen(entry->d_name);
+    if (n > 3 && strcmp(entry->d_name + n - 3, ".ir") == 0 && file_count < (int)DP_COUNT(files))
+      files[file_count++] = strdup(entry->d_name);
+  }
+  if (dir) closedir(dir);
+  qsort(files, (size_t)file_count, sizeof *files, by_name);
+}
+
+static void check_ok(dp_status status, const char *what) {
+  ck_assert_msg(status.code == DP_OK, "%s: %s", what, dp_status_text(&status));
+}
+
+/* ---- a module ready to run */
+
+typedef struct subject {
+  tile_program *program;
+  rt_binding *binding;
+  bool whole; /* a sequence goes through in one piece */
+} subject;
+
+static subject read_subject(const char *name) {
+  char path[512], *text;
+  size_t length;
+  snprintf(path, sizeof path, FOLDER "%s", name);
+  check_ok(dp_read_file(path, &text, &length), name);
+  dp_diags *diags = dp_diags_new();
+  ir_module *module = ir_parse(name, text, length, diags);
+  dp_str rendered = {0};
+  dp_diags_render(diags, &rendered, false);
+  ck_assert_msg(module != NULL, "%s", rendered.text);
+  dp_str_free(&rendered);
+  dp_diags_free(diags);
+  free(text);
+  subject s = {0};
+  check_ok(rt_bind_random(module, 7, IR_f32, &s.binding), name);
+  ps_options options = {.verify_each = true, .stress_reparse = true};
+  check_ok(ps_run(&module, NULL, 0, &options), name);
+  tile_target target = {.cores = 2, .task_bytes = 8192};
+  check_ok(ps_schedule(module, "forward", &target, &s.program), name);
+  for (int i = 0; i < s.program->kind_count; i++) s.whole |= s.program->kinds[i].whole;
+  ir_module_free(module);
+  return s;
+}
+
+static void free_subject(subject *s) {
+  rt_binding_free(s->binding);
+  tile_program_free(s->program);
+}
+
+/* ---- runs */
+
+typedef struct result {
+  float *data;
+  int64_t rows, columns;
+} result;
+
+static void keep(result *r, const rt_logits *logits, int64_t first, int64_t rows) {
+  r->data = realloc(r->data, sizeof(float) * (size_t)((r->rows + rows) * logits->columns));
+  r->columns = logits->columns;
+  for (int64_t i = 0; i < rows; i++, r->rows++)
+    memcpy(r->data + r->rows * r->columns, logits->data + (first + i) * logits->stride,
+           sizeof(float) * (size_t)r->columns);
+}
+
+static int32_t token_at(int64_t i) { return (int32_t)(i * 37 % 61); }
+
+/* All rows of the sequence, fed in pieces of `piece` tokens, with another sequence of `company` tokens before it in
+ * each step. */
+static result run(const subject *s, const char *backend, int workers, int64_t piece, int64_t company) {
+  tile_code *code;
+  rt_engine *engine;
+  rt_sequence *sequence, *other = NULL;
+  result r = {0};
+  check_ok(cg_build(cg_find_backend(backend), s->program, NULL, NULL, &code, NULL, NULL), backend);
+  rt_engine_options options = {.workers = workers, .context = CONTEXT, .max_tokens = 512};
+  check_ok(rt_engine_new(s->program, code, s->binding, &options, &engine), backend);
+  check_ok(rt_sequence_new(engine, &sequence), backend);
+  int32_t tokens[TOKENS], others[TOKENS];
+  for (int i = 0; i < TOKENS; i++) tokens[i] = token_at(i), others[i] = token_at(3 * i + 5);
+  for (int64_t at = 0; at < TOKENS; at += piece) {
+    int64_t count = TOKENS - at < piece ? TOKENS - at : piece;
+    if (other) rt_sequence_free(engine, other);
+    if (company) check_ok(rt_sequence_new(engine, &other), backend);
+    rt_request requests[] = {{other, others, company, RT_WANT_ALL}, {sequence, tokens + at, count, RT_WANT_ALL}};
+    rt_logits logits;
+    check_ok(rt_engine_step(engine, company ? requests : requests + 1, company ? 2 : 1, &logits), backend);
+    ck_assert_int_eq(logits.rows, company + count);
+    keep(&r, &logits, company, count);
+  }
+  rt_engine_free(engine);
+  code->free(code);
+  return r;
+}
+
+static void same_bits(const char *name, const char *what, const result *a, result b) {
+  ck_assert_int_eq(a->rows, b.rows);
+  for (int64_t i = 0; i < a->rows * a->columns; i++)
+    ck_assert_msg(memcmp(&a->data[i], &b.data[i], sizeof(float)) == 0, "%s: %s: row %lld, column %lld is %a, not %a", name,
+                  what, (long long)(i / a->columns), (long long)(i % a->columns), (double)b.data[i], (double)a->data[i]);
+  free(b.data);
+}
+
+/* ---- tests */
+
+START_TEST(every_cut_of_the_work_gives_the_interpreter_s_bits) {
+  const char *name = files[_i];
+  subject s = read_subject(name);
+  static const int64_t shapes[][4] = {{1, 1, 1, 0}, {8, 1, 1, 70}, {100, 3, 1, 0}, {200, 2, 3, 5}, {0, 0, 1, 0}};
+  for (size_t i = 0; i < DP_COUNT(shapes); i++) {
+    if (s.whole && shapes[i][3]) continue;
+    check_ok(tile_check(s.program, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]), name);
+  }
+  result defined = run(&s, "interp", 2, TOKENS, 0);
+  double sum = 0;
+  for (int64_t i = 0; i < defined.rows * defined.columns; i++) sum += defined.data[i] * defined.data[i];
+  ck_assert_msg(sum > 0 && sum < 1e30, "%s: the results' squares add up to %g", name, sum);
+  same_bits(name, "LLVM", &defined, run(&s, "llvm", 1, TOKENS, 0));
+  same_bits(name, "LLVM with 3 threads, in company", &defined, run(&s, "llvm", 3, TOKENS, 29));
+  if (!s.whole) {
+    same_bits(name, "LLVM in pieces of 41 in company", &defined, run(&s, "llvm", 2, 41, 64));
+    same_bits(name, "LLVM token by token", &defined, run(&s, "llvm", 2, 1, 0));
+    same_bits(name, "the interpreter in pieces of 7", &defined, run(&s, "interp", 1, 7, 13));
+  }
+  free(defined.data);
+  free_subject(&s);
+}
+END_TEST
+
+int main(void) {
+  find_files();
+  Suite *suite = suite_create("ops");
+  TCase *tcase = tcase_create("ops");
+  tcase_set_timeout(tcase, 300);
+  tcase_add_loop_test(tcase, every_cut_of_the_work_gives_the_interpreter_s_bits, 0, file_count);
+  suite_add_tcase(suite, tcase);
+  SRunner *runner = srunner_create(suite);
+  srunner_run_all(runner, CK_NORMAL);
+  int failed = srunner_ntests_failed(runner) + (file_count == 0);
+  srunner_free(runner);
+  for (int i = 0; i < file_count; i++) free(files[i]);
+  return failed != 0;
+}
