@@ -40,6 +40,7 @@ struct dp_model {
   dp_tokenizer *tokenizer;
   dp_chat_template *chat;
   dp_model_info info;
+  rt_trace *trace; /* while it is being traced */
   dp_str note;
 };
 

@@ -73,6 +73,7 @@ dp_status dp_model_open(const dp_options *options, dp_model **model) {
 void dp_model_free(dp_model *model) {
   if (!model) return;
   rt_engine_free(model->engine);
+  rt_trace_free(model->trace);
   if (model->code) model->code->free(model->code);
   tile_program_free(model->program);
   dp_tokenizer_free(model->tokenizer);
@@ -161,6 +162,9 @@ dp_status dp_render_chat(const dp_model *model, const dp_message *messages, int 
     options.bos_token = specials.bos >= 0 ? dp_token_text(model->tokenizer, specials.bos, NULL) : NULL;
     options.eos_token = specials.eos >= 0 ? dp_token_text(model->tokenizer, specials.eos, NULL) : NULL;
   }
+  const rt_weights_file *file = model->source.file; /* tokenizer.json does not always say which they are */
+  if (file && !options.bos_token) options.bos_token = rt_weights_string(file, "tokenizer_config.bos_token");
+  if (file && !options.eos_token) options.eos_token = rt_weights_string(file, "tokenizer_config.eos_token");
   dp_str out = {0};
   dp_status status = dp_chat_render(model->chat, list, count, &options, &out);
   free(list);

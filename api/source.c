@@ -80,6 +80,7 @@ int api_threads(const dp_options *options) {
 }
 
 dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program) {
+  if (options->kv_type) DP_TRY(ps_store_cache(source->module, NULL, options->kv_type));
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(&source->module, NULL, 0, &passes));
   /* The split of columns into tasks is made for a few cores whatever this machine has: the same code for all. */
@@ -178,24 +179,36 @@ static dp_status tokenizer_from_gguf(const rt_weights_file *file, dp_tokenizer *
   return status;
 }
 
-dp_status api_open_tokenizer(const rt_weights_file *file, dp_tokenizer **tokenizer) {
-  *tokenizer = NULL;
-  if (!file) return DP_SUCCESS;
-  if (rt_weights_format_of(file) == RT_GGUF) return tokenizer_from_gguf(file, tokenizer);
-  const char *path = rt_weights_path(file), *slash = strrchr(path, '/');
+/* Where generation stops: a token id, or a list of them. */
+static dp_status add_ends(const rt_weights_file *file, const char *key, dp_tokenizer *tokenizer) {
+  const rt_meta *meta = rt_weights_find_meta(file, key);
+  bool list = meta && meta->kind == RT_META_NUMBERS;
+  int64_t count = list ? meta->count : meta && meta->kind == RT_META_NUMBER ? 1 : 0;
+  for (int64_t i = 0; i < count; i++) {
+    int64_t id = list ? rt_meta_integer_at(meta, i) : meta->integer;
+    if (id >= 0 && id < dp_tokenizer_size(tokenizer)) DP_TRY(dp_tokenizer_add_end(tokenizer, (int32_t)id));
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status tokenizer_from_json(const rt_weights_file *file, dp_tokenizer **tokenizer) {
   dp_str beside = {0};
-  dp_str_addn(&beside, path, slash ? (size_t)(slash - path + 1) : 0);
-  dp_str_add(&beside, "tokenizer.json");
+  dp_str_addf(&beside, "%stokenizer.json", rt_weights_directory(file));
   dp_status status = DP_SUCCESS;
   if (beside.text && access(beside.text, F_OK) == 0) {
     status = dp_tokenizer_from_json(beside.text, tokenizer);
-    double end;
-    if (status.code == DP_OK && rt_weights_number(file, "eos_token_id", &end) && end >= 0 &&
-        end < dp_tokenizer_size(*tokenizer))
-      status = dp_tokenizer_add_end(*tokenizer, (int32_t)end);
+    if (status.code == DP_OK) status = add_ends(file, "eos_token_id", *tokenizer);
+    if (status.code == DP_OK) status = add_ends(file, "generation_config.eos_token_id", *tokenizer);
   }
   dp_str_free(&beside);
   return status;
+}
+
+dp_status api_open_tokenizer(const rt_weights_file *file, dp_tokenizer **tokenizer) {
+  *tokenizer = NULL;
+  if (!file) return DP_SUCCESS;
+  return rt_weights_format_of(file) == RT_GGUF ? tokenizer_from_gguf(file, tokenizer)
+                                               : tokenizer_from_json(file, tokenizer);
 }
 
 dp_status api_open_chat_template(const rt_weights_file *file, dp_chat_template **chat) {

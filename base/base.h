@@ -130,10 +130,19 @@ dp_status dp_read_file(const char *path, char **text, size_t *length);
 /* Writes atomically: a temporary file beside `path`, fsync, rename. Nothing is left behind on failure. */
 dp_status dp_write_file_atomic(const char *path, const void *data, size_t size);
 
+/* What tells one state of a file from every other: a write changes `changed` (and `modified`, which can be set back). */
+typedef struct dp_file_stamp {
+  uint64_t device, inode, size;
+  int64_t modified, changed; /* nanoseconds of the clock */
+} dp_file_stamp;
+bool dp_stamp_file(const char *path, dp_file_stamp *stamp);
+bool dp_same_stamp(const dp_file_stamp *a, const dp_file_stamp *b);
+
 /* A read-only mapping of a whole regular file (empty files fail with DP_INVALID). */
 typedef struct dp_mapping {
   const uint8_t *data;
   size_t size;
+  dp_file_stamp stamp; /* of the file when it was opened */
 } dp_mapping;
 dp_status dp_map_file(const char *path, dp_mapping *mapping);
 void dp_unmap_file(dp_mapping *mapping);

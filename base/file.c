@@ -11,7 +11,27 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static dp_status open_regular(const char *path, int *fd, size_t *size) {
+static dp_file_stamp stamp_of(const struct stat *info) {
+  return (dp_file_stamp){.device = (uint64_t)info->st_dev,
+                         .inode = (uint64_t)info->st_ino,
+                         .size = (uint64_t)info->st_size,
+                         .modified = info->st_mtim.tv_sec * INT64_C(1000000000) + info->st_mtim.tv_nsec,
+                         .changed = info->st_ctim.tv_sec * INT64_C(1000000000) + info->st_ctim.tv_nsec};
+}
+
+bool dp_stamp_file(const char *path, dp_file_stamp *stamp) {
+  struct stat info;
+  if (stat(path, &info) != 0) return false;
+  *stamp = stamp_of(&info);
+  return true;
+}
+
+bool dp_same_stamp(const dp_file_stamp *a, const dp_file_stamp *b) {
+  return a->device == b->device && a->inode == b->inode && a->size == b->size && a->modified == b->modified &&
+         a->changed == b->changed;
+}
+
+static dp_status open_regular(const char *path, int *fd, dp_file_stamp *stamp) {
   *fd = open(path, O_RDONLY | O_CLOEXEC);
   if (*fd < 0) {
     int reason = errno;
@@ -31,14 +51,15 @@ static dp_status open_regular(const char *path, int *fd, size_t *size) {
     close(*fd);
     return status;
   }
-  *size = (size_t)info.st_size;
+  *stamp = stamp_of(&info);
   return DP_SUCCESS;
 }
 
 dp_status dp_read_file(const char *path, char **text, size_t *length) {
   int fd;
-  size_t size;
-  DP_TRY(open_regular(path, &fd, &size));
+  dp_file_stamp stamp;
+  DP_TRY(open_regular(path, &fd, &stamp));
+  size_t size = (size_t)stamp.size;
   char *memory = malloc(size + 1);
   if (!memory) {
     close(fd);
@@ -88,9 +109,10 @@ dp_status dp_write_file_atomic(const char *path, const void *data, size_t size) 
 
 dp_status dp_map_file(const char *path, dp_mapping *mapping) {
   int fd;
-  size_t size;
+  dp_file_stamp stamp;
   *mapping = (dp_mapping){0};
-  DP_TRY(open_regular(path, &fd, &size));
+  DP_TRY(open_regular(path, &fd, &stamp));
+  size_t size = (size_t)stamp.size;
   if (size == 0) {
     close(fd);
     return dp_fail(DP_INVALID, "'%s' is empty", path);
@@ -99,7 +121,7 @@ dp_status dp_map_file(const char *path, dp_mapping *mapping) {
   int reason = errno;
   close(fd);
   if (data == MAP_FAILED) return dp_fail(DP_IO, "cannot map '%s': %s", path, strerror(reason));
-  *mapping = (dp_mapping){data, size};
+  *mapping = (dp_mapping){data, size, stamp};
   return DP_SUCCESS;
 }
 

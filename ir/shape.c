@@ -555,6 +555,9 @@ static bool ir_shape_append(ir_shaping *s) {
   bool part;
   if (!flag(s, "part", &part) || !expect(s, 0, IR_f32, 3) || !expect(s, 1, IR_i32, 0)) return false;
   if (!*find_attr(s, "cache")->s) FAIL(s, "append: cache has no name");
+  const ir_attr *storage = find_attr(s, "storage");
+  if (storage && strcmp(storage->s, "f32") != 0 && strcmp(storage->s, "f16") != 0)
+    FAIL(s, "append: storage is '%s' but must be f32 or f16", storage->s);
   ir_type type = *operand(s, 0);
   type.dims[0] = ir_symbol_dim("S");
   return set_result(s, &type);

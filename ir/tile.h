@@ -80,16 +80,17 @@ typedef struct tile_weight {
 } tile_weight;
 
 /* A KV cache. Pages hold TILE_CHUNK positions of every cache, layer and head. Within page p, at
- *   kv + p * page_bytes + offset + ((layer * heads + head) * chunk_floats) * 4
+ *   kv + p * page_bytes + offset + (layer * heads + head) * (key_elements + value_elements) * bytes of an element
  * lie the keys, packed like weights with positions as rows: [dim[0]][TILE_CHUNK], then the values, packed with dims as
  * rows: [padded dim[1] / 64][TILE_CHUNK][64]. Fresh pages are zeroed by the runtime. */
 typedef struct tile_cache {
   const char *name;
+  ir_dtype storage;     /* f32, or f16: rounded to nearest even as they are appended */
   int layers, heads;
   int64_t dim[2];       /* of a key, of a value */
   int64_t offset;       /* bytes from the page's start */
-  int64_t key_floats;   /* TILE_CHUNK * dim[0] */
-  int64_t value_floats; /* TILE_CHUNK * padded dim[1]: padded to TILE_BLOCK */
+  int64_t key_elements;   /* TILE_CHUNK * dim[0] */
+  int64_t value_elements; /* TILE_CHUNK * padded dim[1]: padded to TILE_BLOCK */
 } tile_cache;
 
 /* One op of a kind. Its value is named by its index. Addresses of load, store, vector, embed:

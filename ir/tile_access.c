@@ -442,7 +442,7 @@ static dp_status check_weights(const place *at) {
 }
 
 static int64_t cache_bytes(const tile_cache *c) {
-  return (int64_t)c->layers * c->heads * (c->key_floats + c->value_floats) * 4;
+  return (int64_t)c->layers * c->heads * (c->key_elements + c->value_elements) * ir_dtype_block_bytes(c->storage);
 }
 
 static dp_status check_caches(const place *at) {
@@ -450,9 +450,10 @@ static dp_status check_caches(const place *at) {
   for (int i = 0; i < p->cache_count; i++) {
     const tile_cache *c = &p->caches[i];
     EXPECT(c->layers > 0 && c->heads > 0 && c->dim[0] > 0 && c->dim[1] > 0, "cache '%s' is empty", c->name);
-    EXPECT(c->key_floats == TILE_CHUNK * c->dim[0] && c->value_floats == TILE_CHUNK * round_up(c->dim[1], TILE_BLOCK),
-           "cache '%s': %" PRId64 " floats of keys and %" PRId64 " of values a page", c->name, c->key_floats,
-           c->value_floats);
+    EXPECT(c->storage == IR_f32 || c->storage == IR_f16, "cache '%s' is stored as %s", c->name, ir_dtype_name(c->storage));
+    EXPECT(c->key_elements == TILE_CHUNK * c->dim[0] && c->value_elements == TILE_CHUNK * round_up(c->dim[1], TILE_BLOCK),
+           "cache '%s': %" PRId64 " elements of keys and %" PRId64 " of values a page", c->name, c->key_elements,
+           c->value_elements);
     EXPECT(c->offset >= 0 && c->offset % 64 == 0 && c->offset + cache_bytes(c) <= p->page_bytes,
            "cache '%s' takes bytes %" PRId64 "..%" PRId64 " of a page of %" PRId64, c->name, c->offset,
            c->offset + cache_bytes(c) - 1, p->page_bytes);

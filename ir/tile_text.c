@@ -113,8 +113,9 @@ static void print_cache(dp_str *out, const tile_program *p, int index) {
   dp_str_addf(out,
               ": %d layers x %d heads, keys of %" PRId64 " (%" PRId64 " floats a page), values of %" PRId64 " (%" PRId64
               " floats a page), from byte %" PRId64 " of the page\n",
-              cache->layers, cache->heads, cache->dim[0], cache->key_floats, cache->dim[1], cache->value_floats,
+              cache->layers, cache->heads, cache->dim[0], cache->key_elements, cache->dim[1], cache->value_elements,
               cache->offset);
+  if (cache->storage != IR_f32) dp_str_addf(out, "    stored as %s\n", ir_dtype_name(cache->storage));
 }
 
 /* ---- ops */

@@ -27,6 +27,9 @@ const ps_pass *ps_passes(int *count);
 /* DP_NOT_FOUND with the near name when there is none. */
 dp_status ps_find(const char *name, const ps_pass **pass);
 
+/* Stores the keys and values of a cache (NULL: of all) as "f32" or "f16". Before ps_run. DP_INVALID for other types. */
+dp_status ps_store_cache(ir_module *module, const char *cache, const char *type);
+
 /* The tile program of a graph that has been through the pipeline; owned by the caller. Weights' storage types are taken
  * from the module's declarations (f32 where none is set). */
 dp_status ps_schedule(const ir_module *module, const char *graph, const tile_target *target, tile_program **program);

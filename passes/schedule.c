@@ -189,10 +189,11 @@ static dp_status lay_out_caches(tile_program *p) {
     tile_cache *cache = &p->caches[i];
     if (!cache->dim[0] || !cache->dim[1])
       return dp_fail(DP_UNSUPPORTED, "cache '%s' has only one part: keys and values must be appended", cache->name);
-    cache->key_floats = TILE_CHUNK * cache->dim[0];
-    cache->value_floats = TILE_CHUNK * ((cache->dim[1] + TILE_BLOCK - 1) / TILE_BLOCK * TILE_BLOCK);
+    cache->key_elements = TILE_CHUNK * cache->dim[0];
+    cache->value_elements = TILE_CHUNK * ((cache->dim[1] + TILE_BLOCK - 1) / TILE_BLOCK * TILE_BLOCK);
     cache->offset = p->page_bytes;
-    p->page_bytes += (int64_t)cache->layers * cache->heads * (cache->key_floats + cache->value_floats) * 4;
+    p->page_bytes += (int64_t)cache->layers * cache->heads * (cache->key_elements + cache->value_elements) *
+                     ir_dtype_block_bytes(cache->storage);
   }
   return DP_SUCCESS;
 }

@@ -134,14 +134,16 @@ dp_status ps_cache(ps_kind *k, const ir_op *append, int *cache) {
   const ir_type *type = &append->results[0]->type;
   int part = (int)ir_get_int(append, "part", 0), heads = (int)type->dims[1].add, at = 0;
   tile_program *p = k->program;
+  ir_dtype storage = IR_f32;
+  DP_CHECK(ir_dtype_parse(ir_get_string(append, "storage", "f32"), &storage), "cache '%s' has no storage type", name);
   while (at < p->cache_count && strcmp(p->caches[at].name, name) != 0) at++;
   if (at == p->cache_count)
     DP_PUSH(p->arena, p->caches, p->cache_count, p->cache_cap) =
-        (tile_cache){.name = dp_arena_strdup(p->arena, name), .heads = heads};
+        (tile_cache){.name = dp_arena_strdup(p->arena, name), .storage = storage, .heads = heads};
   tile_cache *made = &p->caches[at];
   int64_t dim = type->dims[2].add;
-  if (made->heads != heads || (made->dim[part] && made->dim[part] != dim))
-    return dp_fail(DP_UNSUPPORTED, "cache '%s' is used with different heads or dimensions", name);
+  if (made->heads != heads || made->storage != storage || (made->dim[part] && made->dim[part] != dim))
+    return dp_fail(DP_UNSUPPORTED, "cache '%s' is used with different heads, dimensions or storage", name);
   if (k->s->end_layer > made->layers) made->layers = k->s->end_layer;
   made->dim[part] = dim;
   *cache = at;

@@ -2,15 +2,12 @@
  * segments of attention, page tables; and owns the memory that a step works in. A step allocates nothing. */
 #include "runtime/engine.h"
 #include "runtime/executor.h"
+#include "runtime/region.h"
+#include "runtime/resident.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 enum { DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
 
@@ -22,18 +19,11 @@ struct rt_sequence {
   rt_sequence *next;
 };
 
-/* Memory from the system: zeroed, given as it is touched. */
-typedef struct region {
-  char *data;
-  size_t size;
-} region;
-
 struct rt_engine {
   const tile_program *program;
   rt_executor *executor;
-  region weights, kv, arena[TILE_SPACE_COUNT], outputs;
-  const void **slots;
-  uint8_t *slot_types;
+  rt_resident *weights;
+  rt_region kv, arena[TILE_SPACE_COUNT], outputs;
   int64_t context, max_tokens, vocabulary;
   int64_t positions_limit; /* positions that the model has learned */
   bool whole_sequences;    /* no sequence goes on in a later step */
@@ -48,177 +38,6 @@ struct rt_engine {
   float **output_rows;
   int64_t output_columns, output_stride;
 };
-
-static dp_status map_region(region *r, int64_t size, const char *what) {
-  r->size = (size_t)size + 4096; /* vectors may be read a little past the end */
-  void *data = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) {
-    *r = (region){0};
-    return dp_fail(DP_NO_MEMORY, "no memory for %s: %.1f MiB", what, (double)size / (1 << 20));
-  }
-  madvise(data, r->size, MADV_HUGEPAGE);
-  r->data = data;
-  return DP_SUCCESS;
-}
-
-static void unmap_region(region *r) {
-  if (r->data) munmap(r->data, r->size);
-}
-
-/* What the system could still give this process, in bytes; 0 when it does not say. */
-static int64_t available_memory(void) {
-  FILE *file = fopen("/proc/meminfo", "r"); /* of size 0 to stat, so not for dp_read_file */
-  long long kib = 0;
-  char line[256];
-  while (file && fgets(line, sizeof line, file))
-    if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
-  if (file) fclose(file);
-  int64_t available = (int64_t)kib * 1024;
-  struct rlimit limit;
-  long long pages = 0;
-  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return available;
-  file = fopen("/proc/self/statm", "r");
-  if (file && fscanf(file, "%lld", &pages) != 1) pages = 0;
-  if (file) fclose(file);
-  int64_t left = (int64_t)limit.rlim_cur - pages * sysconf(_SC_PAGESIZE);
-  if (left < 1) left = 1;
-  return available > 0 && available < left ? available : left;
-}
-
-/* Refuses what the system could not keep: mapped memory would be granted now and the process killed later. */
-static dp_status map_what_is_free(region *r, int64_t size, const char *what, const char *advice) {
-  int64_t available = available_memory();
-  if (available > 0 && size > available)
-    return dp_fail(DP_NO_MEMORY, "%s would take %.1f GiB, and %.1f GiB of memory is free%s", what,
-                   (double)size / (1 << 30), (double)available / (1 << 30), advice);
-  return map_region(r, size, what);
-}
-
-/* ---- weights */
-
-typedef struct packing {
-  rt_engine *engine;
-  const rt_binding *binding;
-  struct job {
-    const rt_bound *bound;
-    const tile_weight *weight;
-    char *destination;
-    int64_t first, count; /* blocks */
-  } * jobs;
-  int64_t job_count;
-  _Atomic int64_t next;
-} packing;
-
-/* The file's pages of rows that have been packed are not needed in memory any more. */
-static void forget_file_rows(const rt_bound *bound, int64_t first, int64_t end) {
-  if (!bound->tensor) return;
-  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), data = (uintptr_t)bound->data;
-  uintptr_t from = (data + (uintptr_t)(first * bound->row_bytes) + page - 1) / page * page;
-  uintptr_t to = (data + (uintptr_t)(end * bound->row_bytes)) / page * page;
-  if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
-}
-
-static void pack_job(const struct job *job) {
-  const rt_bound *bound = job->bound;
-  const tile_weight *weight = job->weight;
-  if (weight->form == TILE_VECTOR) {
-    rt_bound_to_f32(bound, (float *)job->destination);
-  } else if (weight->transposed) {
-    rt_pack_transposed(bound->dtype, weight->rows, weight->cols, bound->data, (size_t)bound->row_bytes,
-                       job->destination, job->first, job->count);
-  } else {
-    rt_pack(bound->dtype, weight->rows, weight->cols, bound->data, (size_t)bound->row_bytes, bound->paired_heads,
-            job->destination, job->first, job->count);
-    int64_t end = (job->first + job->count) * RT_PACK_ROWS;
-    forget_file_rows(bound, job->first * RT_PACK_ROWS, end < bound->rows ? end : bound->rows);
-  }
-}
-
-static void *pack_worker(void *argument) {
-  packing *p = argument;
-  for (int64_t i; (i = atomic_fetch_add(&p->next, 1)) < p->job_count;) pack_job(&p->jobs[i]);
-  return NULL;
-}
-
-static int64_t slot_bytes(const tile_weight *weight, const rt_bound *bound) {
-  int64_t bytes = weight->form == TILE_VECTOR ? (weight->cols + TILE_LANES) * 4
-                                              : rt_packed_size(bound->dtype, weight->rows, weight->cols);
-  return (bytes + 127) / 64 * 64;
-}
-
-/* An earlier tile weight that holds the very memory this one needs: a tied weight in the same form. */
-static int shared_with(const rt_engine *e, const rt_binding *binding, int index) {
-  const tile_weight *weight = &e->program->weights[index];
-  for (int i = 0; i < index; i++) {
-    const tile_weight *other = &e->program->weights[i];
-    bool same = rt_binding_get(binding, other->weight, 0) && rt_binding_get(binding, weight->weight, 0) &&
-                rt_binding_get(binding, other->weight, 0)->data == rt_binding_get(binding, weight->weight, 0)->data;
-    if (same && other->form == weight->form && other->transposed == weight->transposed &&
-        other->count == weight->count && other->inner == weight->inner)
-      return i;
-  }
-  return -1;
-}
-
-static dp_status collect_jobs(rt_engine *e, packing *p, int64_t *bytes) {
-  enum { BLOCKS = 16 };
-  int64_t capacity = 0;
-  for (int pass = 0; pass < 2; pass++) {
-    int64_t at = 0, jobs = 0;
-    for (int w = 0; w < e->program->weight_count; w++) {
-      const tile_weight *weight = &e->program->weights[w];
-      int shared = shared_with(e, p->binding, w);
-      for (int layer = 0; layer < weight->count * weight->inner; layer++) { /* and matrix */
-        const rt_bound *bound = rt_binding_get(p->binding, weight->weight, layer);
-        if (!bound) return dp_fail(DP_INVALID, "weight '%s' is used but has no data", weight->name);
-        int slot = weight->first_slot + layer;
-        if (shared >= 0) {
-          e->slots[slot] = e->slots[e->program->weights[shared].first_slot + layer];
-          e->slot_types[slot] = e->slot_types[e->program->weights[shared].first_slot + layer];
-          continue;
-        }
-        char *destination = pass ? e->weights.data + at : NULL;
-        e->slots[slot] = destination;
-        e->slot_types[slot] = (uint8_t)(weight->form == TILE_VECTOR ? IR_f32 : bound->dtype);
-        at += slot_bytes(weight, bound);
-        int64_t blocks = weight->form == TILE_VECTOR ? 1 : rt_packed_blocks(weight->rows);
-        for (int64_t first = 0; first < blocks; first += BLOCKS, jobs++)
-          if (pass)
-            p->jobs[jobs] =
-                (struct job){bound, weight, destination, first, blocks - first < BLOCKS ? blocks - first : BLOCKS};
-      }
-    }
-    if (pass == 0) {
-      capacity = jobs;
-      *bytes = at;
-      p->jobs = calloc((size_t)capacity + 1, sizeof *p->jobs);
-      if (!p->jobs) return dp_fail(DP_NO_MEMORY, "no memory to pack weights");
-      DP_TRY(map_what_is_free(&e->weights, at, "the weights", ""));
-    }
-    p->job_count = jobs;
-  }
-  return DP_SUCCESS;
-}
-
-static dp_status pack_weights(rt_engine *e, const rt_binding *binding, int workers) {
-  packing p = {.engine = e, .binding = binding};
-  int64_t bytes = 0;
-  e->slots = calloc((size_t)e->program->slot_count + 1, sizeof *e->slots);
-  e->slot_types = calloc((size_t)e->program->slot_count + 1, 1);
-  if (!e->slots || !e->slot_types) return dp_fail(DP_NO_MEMORY, "no memory for the table of weights");
-  dp_status status = collect_jobs(e, &p, &bytes);
-  if (status.code == DP_OK) {
-    pthread_t threads[64];
-    int started = 0;
-    for (; started < workers - 1 && started < 64; started++)
-      if (pthread_create(&threads[started], NULL, pack_worker, &p) != 0) break;
-    pack_worker(&p);
-    for (int i = 0; i < started; i++) pthread_join(threads[i], NULL);
-    for (int64_t i = 0; i < p.job_count; i++) forget_file_rows(p.jobs[i].bound, 0, p.jobs[i].bound->rows);
-  }
-  free(p.jobs);
-  return status;
-}
 
 /* ---- life */
 
@@ -248,7 +67,7 @@ static dp_status set_up_cache(rt_engine *e) {
   char what[80];
   snprintf(what, sizeof what, "the KV cache of a context of %lld tokens", (long long)e->context);
   int64_t bytes = p->page_bytes > INT64_MAX / e->page_total ? INT64_MAX : e->page_total * p->page_bytes;
-  DP_TRY(map_what_is_free(&e->kv, bytes, what, "; ask for a smaller context"));
+  DP_TRY(rt_region_map_free(&e->kv, bytes, what, "; ask for a smaller context"));
   e->free_pages = calloc((size_t)e->page_total + 1, sizeof *e->free_pages);
   if (!e->free_pages) return dp_fail(DP_NO_MEMORY, "no memory for the table of pages");
   for (int64_t i = 0; i < e->page_total; i++) e->free_pages[i] = (int32_t)(e->page_total - 1 - i);
@@ -280,7 +99,7 @@ static dp_status set_up_step(rt_engine *e) {
   }
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
     if (p->slab_bytes[i] == 0) continue;
-    DP_TRY(map_region(&e->arena[i], tile_row_tiles(p, e->max_tokens) * p->slab_bytes[i], "activations"));
+    DP_TRY(rt_region_map(&e->arena[i], tile_row_tiles(p, e->max_tokens) * p->slab_bytes[i], "activations"));
   }
   if (p->output_count != 1)
     return dp_fail(DP_UNSUPPORTED, "the graph returns %d values, the engine runs graphs of one", p->output_count);
@@ -289,7 +108,7 @@ static dp_status set_up_step(rt_engine *e) {
     e->output_columns = p->buffers[i].cols;
     e->output_stride = p->buffers[i].stride;
   }
-  DP_TRY(map_region(&e->outputs, e->max_tokens * e->output_stride * 4, "logits"));
+  DP_TRY(rt_region_map(&e->outputs, e->max_tokens * e->output_stride * 4, "logits"));
   e->output_rows[0] = (float *)e->outputs.data;
   return DP_SUCCESS;
 }
@@ -312,7 +131,8 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   if (status.code == DP_OK) status = set_up_step(e);
   if (status.code == DP_OK)
     status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
-  if (status.code == DP_OK) status = pack_weights(e, binding, options->workers);
+  rt_resident_options resident = {.workers = options->workers};
+  if (status.code == DP_OK) status = rt_resident_new(program, binding, &resident, &e->weights);
   if (status.code != DP_OK) {
     rt_engine_free(e);
     return status;
@@ -325,12 +145,10 @@ void rt_engine_free(rt_engine *e) {
   if (!e) return;
   rt_executor_free(e->executor);
   while (e->sequences) rt_sequence_free(e, e->sequences);
-  unmap_region(&e->weights);
-  unmap_region(&e->kv);
-  unmap_region(&e->outputs);
-  for (int i = 0; i < TILE_SPACE_COUNT; i++) unmap_region(&e->arena[i]);
-  free(e->slots);
-  free(e->slot_types);
+  rt_resident_free(e->weights);
+  rt_region_unmap(&e->kv);
+  rt_region_unmap(&e->outputs);
+  for (int i = 0; i < TILE_SPACE_COUNT; i++) rt_region_unmap(&e->arena[i]);
   free(e->free_pages);
   free(e->tokens);
   free(e->positions);
@@ -382,6 +200,7 @@ void rt_sequence_free(rt_engine *e, rt_sequence *s) {
 }
 
 int64_t rt_sequence_length(const rt_sequence *s) { return s->length; }
+void rt_engine_trace(rt_engine *e, rt_trace *trace) { rt_executor_trace(e->executor, trace); }
 int64_t rt_engine_columns(const rt_engine *e) { return e->output_columns; }
 int64_t rt_engine_vocabulary(const rt_engine *e) { return e->vocabulary; }
 int64_t rt_engine_max_tokens(const rt_engine *e) { return e->max_tokens; }
@@ -454,8 +273,8 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
     }
     s->length += r->count;
   }
-  tile_step step = {.weights = e->slots,
-                    .weight_types = e->slot_types,
+  tile_step step = {.weights = rt_resident_slots(e->weights),
+                    .weight_types = rt_resident_types(e->weights),
                     .inputs = e->inputs,
                     .outputs = e->output_rows,
                     .rows = {[TILE_TOKENS] = rows, [TILE_SEGMENTS] = segments, [TILE_OUTPUTS] = outputs},

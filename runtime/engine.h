@@ -4,6 +4,7 @@
 #define DIPPER_RUNTIME_ENGINE_H
 
 #include "ir/ir.h"
+#include "runtime/trace.h"
 #include "runtime/weights.h"
 
 typedef struct rt_engine rt_engine;
@@ -45,6 +46,8 @@ typedef struct rt_logits {
 /* Runs one step. Token ids out of range, a full cache, more tokens than max_tokens: an error before anything is
  * touched. */
 dp_status rt_engine_step(rt_engine *engine, const rt_request *requests, int count, rt_logits *logits);
+
+void rt_engine_trace(rt_engine *engine, rt_trace *trace); /* of the steps to come, until it is NULL */
 
 int64_t rt_engine_columns(const rt_engine *engine);    /* of the logits: the vocabulary of a language model */
 int64_t rt_engine_vocabulary(const rt_engine *engine); /* token ids are below it */

@@ -1,9 +1,17 @@
-/* runtime/executor.c: tickets, counters, parking.
+/* runtime/executor.c: claims, counters, parking.
  *
- * A task is found from its ticket number by division: sections, iterations, groups, row indices, columns. A counter for
- * each (group, iteration, row tile) says how many of its tasks are done. Waiting spins for a moment, then sleeps on a
- * futex that every completed counter advances, so that a core is never held by somebody who waits for another core. */
+ * Tasks come in bundles: those of one (group, iteration, row tile). A bundle has two counters: how many of its tasks are
+ * taken, how many are done. A worker walks the bundles in program order, passes those that are all taken, and takes a
+ * task of the first one that is ready, whichever it is among the next few: so when a task's worker loses its core in the
+ * middle of it, the others go on with what does not need it. Waiting spins for a moment, then sleeps on a futex that
+ * every completed bundle advances, so that a core is never held by somebody who waits for another core.
+ *
+ * It cannot deadlock. Only tasks of ready bundles are taken, and they are run at once: so at a time when nothing runs,
+ * all that is taken is done. Let B be the first bundle with a task not taken. What B waits for comes before it in program
+ * order (tile_check proves that), is all taken, so done: B is ready. B is the first that every worker looks at; and who
+ * looked before the last bundle was completed finds `advance` changed and looks again. */
 #include "runtime/executor.h"
+#include "runtime/pace.h"
 
 #include <limits.h>
 #include <linux/futex.h>
@@ -23,18 +31,33 @@
  * steps of a generation (picking a token). */
 enum { TASK_SPIN_NS = 20000, STEP_SPIN_NS = 30000, CACHE_LINE = 64 };
 
+/* Bundles with tasks to take that a worker looks at before it waits. Where attention waits for a row tile, what can still
+ * be done lies groups and layers ahead. Looking costs some nanoseconds a bundle, and only who would wait looks. */
+enum { LOOK_AHEAD = 256 };
+
 typedef struct group_plan {
-  int64_t first_task; /* within its section's iteration */
+  int64_t row_tiles;
   int col_tasks;
+  bool segments;
 } group_plan;
 
-typedef struct section_plan {
-  int64_t first_task, tasks; /* of the step; of an iteration */
-  int64_t first_instance;    /* of (iteration, group) pairs */
-} section_plan;
+typedef struct bundle_counters {
+  _Atomic int32_t taken, done;
+} bundle_counters;
+
+/* A bundle's place in program order: section, iteration, group, row tile. */
+typedef struct bundle {
+  int section, group;
+  int64_t iteration, row_tile;
+} bundle;
 
 typedef struct worker {
   alignas(CACHE_LINE) rt_executor *executor;
+  int index;
+  uint32_t wake_bit; /* level of rt_paces up to which it takes part in steps, as a bit */
+  int spins;         /* left before it sleeps */
+  int64_t idle_since; /* when tracing: it has had nothing to run since then, waiting for this group; 0: it has */
+  int idle_group;
   void *scratch;
   /* whose prologue the scratch holds */
   int64_t last_group, last_iteration, last_row;
@@ -49,23 +72,27 @@ struct rt_executor {
   int worker_count;
   worker *workers;
   group_plan *groups;
-  section_plan *sections;
+  int64_t *first_instance; /* [sections] of (iteration, group) pairs */
   int64_t max_row_tiles, instances;
-  _Atomic int32_t *counters; /* [instances][max_row_tiles] */
-  int32_t *segment_tile;     /* [max tokens] row tile of each segment */
+  bundle_counters *counters; /* [instances][max_row_tiles] */
   int32_t *tile_segments;    /* [max_row_tiles] segments in each row tile */
+  int32_t *first_segment;    /* [max_row_tiles] */
+  rt_paces paces;
+  bool use_all;
 
   const tile_step *step;
-  int64_t row_tiles[TILE_SPACE_COUNT], tasks;
+  int64_t row_tiles[TILE_SPACE_COUNT];
   uint32_t step_number; /* counts steps, so that a scratch's content is never taken for this step's */
   int task_spins, step_spins;
+  rt_trace *trace;
+  int32_t trace_step; /* -1: not traced */
 
   /* What every task writes stands apart from what every task reads. */
-  alignas(CACHE_LINE) _Atomic int64_t ticket;
-  alignas(CACHE_LINE) _Atomic uint32_t advance; /* futex: changes when a counter is complete */
+  alignas(CACHE_LINE) _Atomic uint32_t advance; /* futex: changes when a bundle is complete */
   _Atomic int32_t sleepers;                     /* on advance */
   alignas(CACHE_LINE) _Atomic uint32_t serial;  /* futex: changes when a step opens, and at the end */
-  _Atomic int32_t open; /* a step runs: everything above is set for it, and stays while `active` > 0 */
+  _Atomic int32_t limit; /* workers below it take part in the step */
+  _Atomic int32_t open;  /* a step runs: everything above is set for it, and stays while `active` > 0 */
   _Atomic int32_t active;
   _Atomic uint32_t active_futex;
   _Atomic int32_t stop;
@@ -76,6 +103,15 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t value) {
 }
 
 static void futex_wake(_Atomic uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0); }
+
+/* The same, of the sleepers that share a bit. */
+static void futex_wait_bits(_Atomic uint32_t *word, uint32_t value, uint32_t bits) {
+  syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, value, NULL, NULL, bits);
+}
+
+static void futex_wake_bits(_Atomic uint32_t *word, uint32_t bits) {
+  syscall(SYS_futex, word, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, bits);
+}
 
 static void pause_core(void) {
 #if defined(__x86_64__)
@@ -117,130 +153,191 @@ static void plan_step(rt_executor *e, const tile_step *step) {
   e->row_tiles[TILE_SEGMENTS] = e->row_tiles[TILE_TOKENS];
   memset(e->tile_segments, 0, sizeof *e->tile_segments * (size_t)e->max_row_tiles);
   for (int64_t i = 0; i < step->rows[TILE_SEGMENTS]; i++) {
-    e->segment_tile[i] = step->segment_row[i] / p->row_tile;
-    e->tile_segments[e->segment_tile[i]]++;
+    int32_t tile = step->segment_row[i] / p->row_tile;
+    if (e->tile_segments[tile]++ == 0) e->first_segment[tile] = (int32_t)i;
   }
-  e->tasks = 0;
-  for (int s = 0; s < p->section_count; s++) {
-    const tile_section *section = &p->sections[s];
-    section_plan *plan = &e->sections[s];
-    plan->first_task = e->tasks;
-    plan->tasks = 0;
-    for (int g = section->first; g < section->first + section->count; g++) {
-      const tile_kind *kind = &p->kinds[p->groups[g].kind];
-      int64_t rows = kind->space == TILE_SEGMENTS ? step->rows[TILE_SEGMENTS] : e->row_tiles[kind->space];
-      e->groups[g] = (group_plan){plan->tasks, kind->col_tasks};
-      plan->tasks += rows * kind->col_tasks;
-    }
-    e->tasks += plan->tasks * section->iterations;
+  for (int g = 0; g < p->group_count; g++) {
+    const tile_kind *kind = &p->kinds[p->groups[g].kind];
+    e->groups[g] = (group_plan){e->row_tiles[kind->space], kind->col_tasks, kind->space == TILE_SEGMENTS};
   }
 }
 
-typedef struct task {
-  int section, group;
-  int64_t iteration, row, col;
-} task;
-
-static task find_task(const rt_executor *e, int64_t ticket) {
+/* Goes on to the first bundle that exists, from `b` on. False: the step has no more. */
+static bool settle(const rt_executor *e, bundle *b) {
   const tile_program *p = e->program;
-  task t = {0};
-  while (t.section + 1 < p->section_count && ticket >= e->sections[t.section + 1].first_task) t.section++;
-  const section_plan *plan = &e->sections[t.section];
-  ticket -= plan->first_task;
-  t.iteration = ticket / plan->tasks;
-  ticket -= t.iteration * plan->tasks;
-  t.group = p->sections[t.section].first;
-  int end = t.group + p->sections[t.section].count;
-  while (t.group + 1 < end && ticket >= e->groups[t.group + 1].first_task) t.group++;
-  ticket -= e->groups[t.group].first_task;
-  t.row = ticket / e->groups[t.group].col_tasks;
-  t.col = ticket - t.row * e->groups[t.group].col_tasks;
-  return t;
+  while (b->section < p->section_count) {
+    const tile_section *section = &p->sections[b->section];
+    if (b->iteration < section->iterations && b->group < section->first + section->count) {
+      if (b->row_tile < e->groups[b->group].row_tiles) return true;
+      b->group++;
+    } else if (++b->iteration < section->iterations) {
+      b->group = section->first;
+    } else {
+      b->iteration = 0;
+      if (++b->section < p->section_count) b->group = p->sections[b->section].first;
+    }
+    b->row_tile = 0;
+  }
+  return false;
+}
+
+static bool first_bundle(const rt_executor *e, bundle *b) {
+  *b = (bundle){.group = e->program->section_count > 0 ? e->program->sections[0].first : 0};
+  return settle(e, b);
+}
+
+static bool next_bundle(const rt_executor *e, bundle *b) {
+  b->row_tile++;
+  return settle(e, b);
+}
+
+static int32_t tasks_of_bundle(const rt_executor *e, int group, int64_t row_tile) {
+  const group_plan *plan = &e->groups[group];
+  return plan->segments ? plan->col_tasks * e->tile_segments[row_tile] : plan->col_tasks;
+}
+
+/* Task `number` of a bundle: its row index (a row tile, or a segment) and column. */
+static void find_task(const rt_executor *e, const bundle *b, int32_t number, int64_t *row, int64_t *col) {
+  const group_plan *plan = &e->groups[b->group];
+  *row = plan->segments ? e->first_segment[b->row_tile] + number / plan->col_tasks : b->row_tile;
+  *col = number % plan->col_tasks;
 }
 
 /* ---- counters */
 
-static _Atomic int32_t *counter_of(const rt_executor *e, int group, int64_t iteration, int64_t row_tile) {
-  int s = e->program->groups[group].section;
-  const tile_section *section = &e->program->sections[s];
-  int64_t instance = e->sections[s].first_instance + iteration * section->count + (group - section->first);
+static bundle_counters *counters_of(const rt_executor *e, int section, int group, int64_t iteration, int64_t row_tile) {
+  const tile_section *s = &e->program->sections[section];
+  int64_t instance = e->first_instance[section] + iteration * s->count + (group - s->first);
   return &e->counters[instance * e->max_row_tiles + row_tile];
 }
 
-static int32_t tasks_of_tile(const rt_executor *e, int group, int64_t row_tile) {
-  int32_t columns = e->groups[group].col_tasks;
-  bool segments = e->program->kinds[e->program->groups[group].kind].space == TILE_SEGMENTS;
-  return segments ? columns * e->tile_segments[row_tile] : columns;
-}
-
-static int64_t row_tile_of(const rt_executor *e, const task *t) {
-  bool segments = e->program->kinds[e->program->groups[t->group].kind].space == TILE_SEGMENTS;
-  return segments ? e->segment_tile[t->row] : t->row;
-}
-
-static void await(rt_executor *e, int group, int64_t iteration, int64_t row_tile) {
-  _Atomic int32_t *counter = counter_of(e, group, iteration, row_tile);
-  int32_t need = tasks_of_tile(e, group, row_tile);
-  for (int i = 0; i < e->task_spins; i++) {
-    if (atomic_load_explicit(counter, memory_order_acquire) >= need) return;
-    pause_core();
-  }
-  for (;;) {
-    uint32_t seen = atomic_load(&e->advance);
-    atomic_fetch_add(&e->sleepers, 1);
-    bool done = atomic_load(counter) >= need;
-    if (!done) futex_wait(&e->advance, seen);
-    atomic_fetch_sub(&e->sleepers, 1);
-    if (done || atomic_load_explicit(counter, memory_order_acquire) >= need) return;
-  }
-}
-
-static void await_producers(rt_executor *e, const task *t) {
+/* -1 when all that the bundle waits for is done, else the first group that is not. */
+static int waits_for(const rt_executor *e, const bundle *b) {
   const tile_program *p = e->program;
-  const tile_group *group = &p->groups[t->group];
-  int64_t own = row_tile_of(e, t);
+  const tile_group *group = &p->groups[b->group];
   for (int i = 0; i < group->wait_count; i++) {
     const tile_wait *wait = &group->waits[i];
     int section = p->groups[wait->group].section;
-    int64_t iteration = t->iteration;
+    int64_t iteration = b->iteration;
     if (wait->when == TILE_PREVIOUS && iteration-- == 0) continue;
     if (wait->when == TILE_FIRST && iteration > 0) continue;
-    if (section != t->section) iteration = p->sections[section].iterations - 1;
-    int space = p->kinds[p->groups[wait->group].kind].space;
-    int64_t from = wait->scope == TILE_ROW ? own : 0;
-    int64_t to = wait->scope == TILE_ALL ? e->row_tiles[space] : own + 1;
-    for (int64_t row = from; row < to; row++) await(e, wait->group, iteration, row);
+    if (section != b->section) iteration = p->sections[section].iterations - 1;
+    int64_t from = wait->scope == TILE_ROW ? b->row_tile : 0;
+    int64_t to = wait->scope == TILE_ALL ? e->groups[wait->group].row_tiles : b->row_tile + 1;
+    bundle_counters *counters = counters_of(e, section, wait->group, iteration, 0);
+    for (int64_t row = to - 1; row >= from; row--) /* the last is the likeliest to be missing */
+      if (atomic_load_explicit(&counters[row].done, memory_order_acquire) < tasks_of_bundle(e, wait->group, row))
+        return wait->group;
   }
+  return -1;
 }
 
-static void count_done(rt_executor *e, const task *t) {
-  int64_t row_tile = row_tile_of(e, t);
-  int32_t done = atomic_fetch_add(counter_of(e, t->group, t->iteration, row_tile), 1) + 1;
-  if (done < tasks_of_tile(e, t->group, row_tile)) return;
+static void count_done(rt_executor *e, bundle_counters *counters, int32_t tasks) {
+  if (atomic_fetch_add(&counters->done, 1) + 1 < tasks) return;
   atomic_fetch_add(&e->advance, 1);
   if (atomic_load(&e->sleepers) > 0) futex_wake(&e->advance);
 }
 
 /* ---- workers */
 
-static void run_task(rt_executor *e, worker *w, const task *t) {
-  bool reuse = w->last_step == e->step_number && w->last_group == t->group && w->last_iteration == t->iteration &&
-               w->last_row == t->row;
-  e->code->run(e->code, e->program->groups[t->group].kind, e->step, t->iteration, t->row, t->col, w->scratch, reuse);
+/* Apart, so that the untraced path stays small. */
+static __attribute__((noinline)) void trace_task(rt_executor *e, worker *w, const bundle *b, int64_t row, int64_t col,
+                                                 bool reuse, int64_t begin) {
+  rt_task_record record = {.wait = w->idle_since ? w->idle_since : begin,
+                           .begin = begin,
+                           .end = rt_trace_now(),
+                           .step = e->trace_step,
+                           .wait_group = w->idle_since ? w->idle_group : -1,
+                           .group = b->group,
+                           .iteration = (int32_t)b->iteration,
+                           .row_tile = (int32_t)b->row_tile,
+                           .row = (int32_t)row,
+                           .col = (int32_t)col,
+                           .reuse = reuse};
+  w->idle_since = 0;
+  rt_trace_task(e->trace, w->index, e->program, e->step, &record);
+}
+
+static void run_task(rt_executor *e, worker *w, const bundle *b, int32_t number) {
+  int64_t row, col, begin = e->trace_step >= 0 ? rt_trace_now() : 0;
+  find_task(e, b, number, &row, &col);
+  bool reuse = w->last_step == e->step_number && w->last_group == b->group && w->last_iteration == b->iteration &&
+               w->last_row == row;
+  int64_t layer = e->program->sections[b->section].base + b->iteration;
+  e->code->run(e->code, e->program->groups[b->group].kind, e->step, layer, row, col, w->scratch, reuse);
   w->last_step = e->step_number;
-  w->last_group = t->group;
-  w->last_iteration = t->iteration;
-  w->last_row = t->row;
+  w->last_group = b->group;
+  w->last_iteration = b->iteration;
+  w->last_row = row;
+  if (e->trace_step >= 0) trace_task(e, w, b, row, col, reuse, begin);
+}
+
+/* Passes bundles whose tasks are all taken. False: there are no others. */
+static bool pass_taken(const rt_executor *e, bundle *b) {
+  do {
+    bundle_counters *counters = counters_of(e, b->section, b->group, b->iteration, b->row_tile);
+    int32_t taken = atomic_load_explicit(&counters->taken, memory_order_relaxed);
+    if (taken < tasks_of_bundle(e, b->group, b->row_tile)) return true;
+  } while (next_bundle(e, b));
+  return false;
+}
+
+/* Takes and runs tasks of a bundle while it has any; `ahead` of the first bundle, no longer than nothing has changed. */
+static void run_bundle(rt_executor *e, worker *w, const bundle *b, bool ahead, uint32_t seen) {
+  bundle_counters *counters = counters_of(e, b->section, b->group, b->iteration, b->row_tile);
+  int32_t tasks = tasks_of_bundle(e, b->group, b->row_tile);
+  do {
+    int32_t number = atomic_fetch_add_explicit(&counters->taken, 1, memory_order_relaxed);
+    if (number >= tasks) return;
+    run_task(e, w, b, number);
+    count_done(e, counters, tasks);
+  } while (atomic_load_explicit(&counters->taken, memory_order_relaxed) < tasks &&
+           !(ahead && atomic_load_explicit(&e->advance, memory_order_relaxed) != seen));
+}
+
+/* Returns when `advance` is not `seen` any more; sometimes before. */
+static void await_advance(rt_executor *e, worker *w, uint32_t seen) {
+  for (; w->spins > 0; w->spins--) {
+    if (atomic_load_explicit(&e->advance, memory_order_relaxed) != seen) return;
+    pause_core();
+  }
+  atomic_fetch_add(&e->sleepers, 1);
+  futex_wait(&e->advance, seen);
+  atomic_fetch_sub(&e->sleepers, 1);
 }
 
 static void work(rt_executor *e, worker *w) {
-  for (;;) {
-    int64_t ticket = atomic_fetch_add_explicit(&e->ticket, 1, memory_order_relaxed);
-    if (ticket >= e->tasks) return;
-    task t = find_task(e, ticket);
-    await_producers(e, &t);
-    run_task(e, w, &t);
-    count_done(e, &t);
+  bundle front;
+  bool more = first_bundle(e, &front);
+  w->spins = e->task_spins;
+  w->idle_since = 0;
+  while (more) {
+    uint32_t seen = atomic_load(&e->advance);
+    if (!pass_taken(e, &front)) return;
+    bundle b = front;
+    int missing = waits_for(e, &b), first_missing = missing;
+    for (int looked = 1; missing >= 0 && looked < LOOK_AHEAD; looked++) {
+      if (!next_bundle(e, &b) || !pass_taken(e, &b)) break;
+      missing = waits_for(e, &b);
+    }
+    if (missing < 0) {
+      run_bundle(e, w, &b, first_missing >= 0, seen);
+      w->spins = e->task_spins;
+      continue;
+    }
+    if (e->trace_step >= 0 && !w->idle_since) {
+      w->idle_since = rt_trace_now();
+      w->idle_group = first_missing;
+    }
+    await_advance(e, w, seen);
+  }
+}
+
+static void work_alone(rt_executor *e) {
+  bundle b;
+  for (bool more = first_bundle(e, &b); more; more = next_bundle(e, &b)) {
+    int32_t tasks = tasks_of_bundle(e, b.group, b.row_tile);
+    for (int32_t i = 0; i < tasks; i++) run_task(e, &e->workers[0], &b, i);
   }
 }
 
@@ -255,19 +352,22 @@ static void *helper(void *argument) {
   worker *w = argument;
   rt_executor *e = w->executor;
   uint32_t seen = 0;
+  bool spin = false;
   while (!atomic_load(&e->stop)) {
     uint32_t serial = atomic_load(&e->serial);
-    for (int i = 0; i < e->step_spins && serial == seen && !atomic_load(&e->stop); i++) {
+    for (int i = 0; spin && i < e->step_spins && serial == seen && !atomic_load(&e->stop); i++) {
       pause_core();
       serial = atomic_load(&e->serial);
     }
     if (serial == seen) {
-      futex_wait(&e->serial, seen);
+      futex_wait_bits(&e->serial, seen, w->wake_bit);
       continue;
     }
+    seen = serial;
+    spin = w->index < atomic_load(&e->limit);
+    if (!spin) continue;
     /* Who comes late finds the step closed, or the next one open: both are fine, as `open` is read after `active` is
      * raised, and the caller touches a step's plan only while `open` is 0 and then `active` is 0. */
-    seen = serial;
     atomic_fetch_add(&e->active, 1);
     if (atomic_load(&e->open)) work(e, w);
     leave(e);
@@ -278,27 +378,25 @@ static void *helper(void *argument) {
 static void clear_counters(rt_executor *e) {
   int64_t used = e->row_tiles[TILE_TOKENS];
   if (used < e->row_tiles[TILE_OUTPUTS]) used = e->row_tiles[TILE_OUTPUTS];
-  for (int64_t i = 0; i < e->instances; i++)
-    for (int64_t row = 0; row < used; row++)
-      atomic_store_explicit(&e->counters[i * e->max_row_tiles + row], 0, memory_order_relaxed);
+  for (int64_t i = 0; i < e->instances; i++) {
+    for (int64_t row = 0; row < used; row++) {
+      bundle_counters *counters = &e->counters[i * e->max_row_tiles + row];
+      atomic_store_explicit(&counters->taken, 0, memory_order_relaxed);
+      atomic_store_explicit(&counters->done, 0, memory_order_relaxed);
+    }
+  }
 }
 
-void rt_executor_run(rt_executor *e, const tile_step *step) {
-  plan_step(e, step);
-  if (e->worker_count == 1) {
-    for (int64_t ticket = 0; ticket < e->tasks; ticket++) {
-      task t = find_task(e, ticket);
-      run_task(e, &e->workers[0], &t);
-    }
-    return;
-  }
+static void work_together(rt_executor *e, int workers) {
+  int level = 0;
+  while (e->worker_count >> level > workers) level++;
   clear_counters(e);
-  atomic_store(&e->ticket, 0);
+  atomic_store(&e->limit, workers);
   atomic_store(&e->open, 1);
   atomic_fetch_add(&e->serial, 1);
-  futex_wake(&e->serial);
+  futex_wake_bits(&e->serial, UINT32_MAX << level);
   work(e, &e->workers[0]);
-  /* All tickets are taken; a helper still asleep need not be waited for, one inside must finish its task. */
+  /* All tasks are taken; a helper still asleep need not be waited for, one inside must finish its task. */
   atomic_store(&e->open, 0);
   for (int i = 0; atomic_load(&e->active) > 0; i++) {
     if (i < e->task_spins) {
@@ -310,6 +408,22 @@ void rt_executor_run(rt_executor *e, const tile_step *step) {
   }
 }
 
+void rt_executor_run(rt_executor *e, const tile_step *step) {
+  bool paced = e->worker_count > 1 && !e->use_all;
+  int64_t tokens = step->rows[TILE_TOKENS], begin = paced ? nanoseconds() : 0;
+  int workers = paced ? rt_paces_choose(&e->paces, tokens) : e->worker_count;
+  plan_step(e, step);
+  e->trace_step = e->trace ? rt_trace_begin_step(e->trace, step, workers) : -1;
+  if (workers == 1)
+    work_alone(e);
+  else
+    work_together(e, workers);
+  if (e->trace_step >= 0) rt_trace_end_step(e->trace, e->trace_step);
+  if (paced) rt_paces_took(&e->paces, tokens, nanoseconds() - begin);
+}
+
+void rt_executor_use_all(rt_executor *e, bool all) { e->use_all = all; }
+void rt_executor_trace(rt_executor *e, rt_trace *trace) { e->trace = trace; }
 int rt_executor_workers(const rt_executor *executor) { return executor->worker_count; }
 
 /* ---- life */
@@ -342,24 +456,30 @@ dp_status rt_executor_new(const tile_program *p, const tile_code *code, int work
   rt_executor *e = zeroed_lines(sizeof *e);
   if (!e) return dp_fail(DP_NO_MEMORY, "no memory for an executor");
   measure_spins(e);
+  rt_paces_init(&e->paces, workers);
   e->program = p;
   e->code = code;
   e->worker_count = workers;
   int64_t rows = max_tokens > max_outputs ? max_tokens : max_outputs;
   e->max_row_tiles = tile_row_tiles(p, rows) + 1;
   e->groups = calloc((size_t)p->group_count + 1, sizeof *e->groups);
-  e->sections = calloc((size_t)p->section_count + 1, sizeof *e->sections);
-  for (int s = 0; e->sections && s < p->section_count; s++) {
-    e->sections[s].first_instance = e->instances;
+  e->first_instance = calloc((size_t)p->section_count + 1, sizeof *e->first_instance);
+  for (int s = 0; e->first_instance && s < p->section_count; s++) {
+    e->first_instance[s] = e->instances;
     e->instances += (int64_t)p->sections[s].iterations * p->sections[s].count;
   }
   e->counters = calloc((size_t)(e->instances * e->max_row_tiles) + 1, sizeof *e->counters);
-  e->segment_tile = calloc((size_t)max_tokens + 1, sizeof *e->segment_tile);
   e->tile_segments = calloc((size_t)e->max_row_tiles, sizeof *e->tile_segments);
+  e->first_segment = calloc((size_t)e->max_row_tiles, sizeof *e->first_segment);
   e->workers = zeroed_lines((size_t)workers * sizeof *e->workers);
-  bool complete = e->groups && e->sections && e->counters && e->segment_tile && e->tile_segments && e->workers;
+  bool complete =
+      e->groups && e->first_instance && e->counters && e->tile_segments && e->first_segment && e->workers;
   for (int i = 0; complete && i < workers; i++) {
     e->workers[i].executor = e;
+    e->workers[i].index = i;
+    int level = 0;
+    while (workers >> (level + 1) > i) level++;
+    e->workers[i].wake_bit = UINT32_C(1) << level;
     e->workers[i].scratch = zeroed_lines(code->scratch_bytes + CACHE_LINE);
     complete = e->workers[i].scratch != NULL;
   }
@@ -377,16 +497,16 @@ void rt_executor_free(rt_executor *e) {
   if (!e) return;
   atomic_store(&e->stop, 1);
   atomic_fetch_add(&e->serial, 1);
-  futex_wake(&e->serial);
+  futex_wake_bits(&e->serial, UINT32_MAX);
   for (int i = 0; e->workers && i < e->worker_count; i++) {
     if (e->workers[i].started) pthread_join(e->workers[i].thread, NULL);
     free(e->workers[i].scratch);
   }
   free(e->workers);
   free(e->groups);
-  free(e->sections);
+  free(e->first_instance);
   free(e->counters);
-  free(e->segment_tile);
   free(e->tile_segments);
+  free(e->first_segment);
   free(e);
 }

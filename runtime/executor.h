@@ -1,10 +1,11 @@
 /* runtime/executor.h: runs a step of a tile program. Workers stay inside the step from its first task to its last: each
- * takes the next task in program order, waits until what it needs is done, runs it, and counts it as done. There is no
- * barrier between ops. Taking tasks in an order in which running them one by one is correct cannot deadlock. */
+ * takes a task that is ready, the first in program order that it can find, runs it, and counts it as done. There is no
+ * barrier between ops. */
 #ifndef DIPPER_RUNTIME_EXECUTOR_H
 #define DIPPER_RUNTIME_EXECUTOR_H
 
 #include "ir/ir.h"
+#include "runtime/trace.h"
 
 typedef struct rt_executor rt_executor;
 
@@ -13,8 +14,12 @@ typedef struct rt_executor rt_executor;
 dp_status rt_executor_new(const tile_program *program, const tile_code *code, int workers, int64_t max_tokens,
                           int64_t max_outputs, rt_executor **executor);
 void rt_executor_free(rt_executor *executor); /* NULL is fine; not while a step runs */
-/* Runs one step to its end; allocates nothing. One thread at a time. */
+/* Runs one step to its end; allocates nothing. One thread at a time. Results do not depend on who runs what. */
 void rt_executor_run(rt_executor *executor, const tile_step *step);
 int rt_executor_workers(const rt_executor *executor);
+/* How many workers a step gets: all of them (true), or as many as have lately been the fastest (false, at first). */
+void rt_executor_use_all(rt_executor *executor, bool all);
+/* From the next step on every task is noted in `trace`, until it is NULL. It must have a lane for each worker. */
+void rt_executor_trace(rt_executor *executor, rt_trace *trace);
 
 #endif

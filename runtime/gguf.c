@@ -266,7 +266,7 @@ static dp_status place_tensors(reader *r) {
   rt_weights_file *file = r->file;
   uint64_t rest = r->at % r->alignment;
   file->data_begin = r->at + (rest ? r->alignment - rest : 0);
-  for (int i = 0; i < file->tensor_count; i++) {
+  for (int i = file->first_tensor; i < file->tensor_count; i++) {
     rt_tensor *tensor = &file->tensors[i];
     if (tensor->offset % r->alignment != 0)
       return dp_fail(DP_INVALID,

@@ -70,34 +70,39 @@ static dp_status make_weight(const ir_module *module, int index, uint64_t seed, 
   uint8_t *memory = NULL;
   float *row = malloc((size_t)shape.cols * sizeof *row);
   if (!__builtin_mul_overflow(row_bytes, shape.rows, &layer_bytes) &&
-      !__builtin_mul_overflow(layer_bytes, shape.layers, &bytes))
+      !__builtin_mul_overflow(layer_bytes, shape.count, &bytes))
     memory = malloc((size_t)bytes);
   binding->memory[index] = memory;
   if (!memory || !row) {
     free(row);
     return dp_fail(DP_NO_MEMORY, "no memory for the weight '%s' of model '%s'", weight->name, module->name);
   }
-  rt_bound *layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.layers);
-  for (int64_t layer = 0; layer < shape.layers; layer++) {
+  rt_bound *layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.count);
+  for (int64_t layer = 0; layer < shape.count; layer++) {
     filling how = filling_of(weight, &shape, seed, layer);
     uint8_t *data = memory + layer * layer_bytes;
     for (int64_t r = 0; r < shape.rows; r++) {
       fill_row(&how, r, row, shape.cols);
       rt_quantize_row(storage, row, data + r * row_bytes, shape.cols);
     }
-    layers[layer] =
-        (rt_bound){.data = data, .dtype = storage, .rows = shape.rows, .cols = shape.cols, .row_bytes = row_bytes};
+    layers[layer] = (rt_bound){.data = data,
+                               .dtype = storage,
+                               .plain = true,
+                               .vector = shape.rank < 2,
+                               .rows = shape.rows,
+                               .cols = shape.cols,
+                               .row_bytes = row_bytes};
   }
   free(row);
   binding->weights[index].layers = layers;
-  binding->weights[index].layer_count = shape.layers;
+  binding->weights[index].layer_count = shape.count;
   return DP_SUCCESS;
 }
 
 dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_binding **out) {
   *out = NULL;
   if (storage == IR_i32)
-    return dp_fail(DP_INVALID, "weights cannot be stored as i32: take f32, f16, bf16, q8_0, q4_0, q4_1");
+    return dp_fail(DP_INVALID, "weights cannot be stored as i32: take a floating or quantized type");
   rt_binding *binding = rt_binding_new(module->weight_count);
   if (!binding) return dp_fail(DP_NO_MEMORY, "no memory for random weights");
   binding->memory = DP_NEW_ARRAY(binding->arena, void *, module->weight_count);

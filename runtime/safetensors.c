@@ -1,14 +1,13 @@
-/* runtime/safetensors.c: a safetensors file's header, and the config.json beside it -> tensors and metadata.
+/* runtime/safetensors.c: a safetensors file's header -> tensors and metadata.
  * Format: the safetensors README ("Format"): 8 bytes of header length, a JSON object {name: {dtype, shape,
  * data_offsets}}, then the data, which the tensors cover without holes. Nothing there promises alignment. */
 #include "runtime/weights_file.h"
 
 #include <inttypes.h>
 #include <jansson.h>
-#include <stdlib.h> /* free */
 #include <string.h>
 
-enum { MAX_HEADER = 100 << 20, MAX_CONFIG_DEPTH = 4 }; /* the header limit is the reference reader's */
+enum { MAX_HEADER = 100 << 20 }; /* the reference reader's limit */
 
 typedef struct safetensors_type {
   const char *name, *shown;
@@ -33,99 +32,6 @@ static const safetensors_type types[] = {
     {"F8_E4M3", "F8_E4M3", 1, IR_DTYPE_COUNT},
     {"F8_E5M2", "F8_E5M2", 1, IR_DTYPE_COUNT},
 };
-
-/* ---- JSON values as metadata ------------------------------------------------------------------------------------- */
-
-static rt_text own_text(rt_weights_file *file, const json_t *string) {
-  size_t length = json_string_length(string);
-  return (rt_text){dp_arena_strndup(file->arena, json_string_value(string), length), length};
-}
-
-static void add_array(rt_weights_file *file, const json_t *array, rt_meta *meta) {
-  size_t count = json_array_size(array), integers = 0, reals = 0, booleans = 0, strings = 0;
-  for (size_t i = 0; i < count; i++) {
-    const json_t *item = json_array_get(array, i);
-    integers += json_is_integer(item), reals += json_is_real(item);
-    booleans += json_is_boolean(item), strings += json_is_string(item);
-  }
-  meta->count = (int64_t)count;
-  if (count > 0 && strings == count) {
-    rt_text *texts = rt_new_string_table(file, count);
-    if (!texts) return;
-    for (size_t i = 0; i < count; i++) texts[i] = own_text(file, json_array_get(array, i));
-    meta->kind = RT_META_STRINGS;
-    meta->strings = texts;
-  } else if (booleans == count || integers + reals == count) {
-    bool exact = reals == 0;
-    int64_t *numbers = DP_NEW_ARRAY(file->arena, int64_t, count);
-    for (size_t i = 0; i < count; i++) {
-      const json_t *item = json_array_get(array, i);
-      double real = json_number_value(item);
-      numbers[i] = json_is_boolean(item) ? json_is_true(item) : json_integer_value(item);
-      if (!exact) memcpy(&numbers[i], &real, sizeof real);
-    }
-    meta->kind = RT_META_NUMBERS;
-    meta->element = exact ? RT_GGUF_I64 : RT_GGUF_F64;
-    meta->data = (const uint8_t *)numbers;
-  }
-}
-
-/* Objects become their members under "prefix.key". */
-static void add_members(rt_weights_file *file, const char *prefix, json_t *object, int depth) {
-  const char *name;
-  json_t *value;
-  json_object_foreach(object, name, value) {
-    const char *key = dp_arena_printf(file->arena, "%s%s", prefix, name);
-    if (json_is_object(value) && depth < MAX_CONFIG_DEPTH) {
-      add_members(file, dp_arena_printf(file->arena, "%s.", key), value, depth + 1);
-      continue;
-    }
-    if (!rt_is_name((const uint8_t *)key, strlen(key)) || file->meta_count == RT_MAX_METAS) continue;
-    rt_meta meta = {.key = key, .kind = RT_META_OTHER};
-    if (json_is_boolean(value)) {
-      meta.kind = RT_META_BOOL;
-      meta.number = (double)(meta.integer = json_is_true(value));
-    } else if (json_is_integer(value)) {
-      meta.kind = RT_META_NUMBER;
-      meta.number = (double)(meta.integer = json_integer_value(value));
-    } else if (json_is_real(value)) {
-      double real = json_real_value(value);
-      meta.kind = RT_META_NUMBER;
-      meta.number = rt_read_number(RT_GGUF_F64, (const uint8_t *)&real, &meta.integer);
-    } else if (json_is_string(value)) {
-      meta.kind = RT_META_STRING;
-      meta.text = own_text(file, value);
-    } else if (json_is_array(value)) {
-      add_array(file, value, &meta);
-    }
-    DP_PUSH(file->arena, file->metas, file->meta_count, file->meta_cap) = meta;
-  }
-}
-
-dp_status rt_read_config(rt_weights_file *file, const char *path) {
-  char *text;
-  size_t length;
-  dp_status status = dp_read_file(path, &text, &length);
-  if (status.code == DP_NOT_FOUND) {
-    dp_status_free(&status);
-    return DP_SUCCESS;
-  }
-  DP_TRY(status);
-  json_error_t error;
-  json_t *root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
-  free(text);
-  if (!json_is_object(root)) {
-    json_decref(root);
-    return dp_fail(DP_INVALID, "'%s' (beside '%s') at line %d, byte %d: %s; mend the file or move it away", path,
-                   file->path, root ? 1 : error.line, root ? 0 : error.position,
-                   root ? "it is not a JSON object" : error.text);
-  }
-  add_members(file, "", root, 0);
-  const char *architecture = json_string_value(json_object_get(root, "model_type"));
-  if (architecture) file->architecture = dp_arena_strdup(file->arena, architecture);
-  json_decref(root);
-  return DP_SUCCESS;
-}
 
 /* ---- the header -------------------------------------------------------------------------------------------------- */
 
@@ -186,7 +92,7 @@ static dp_status read_header(rt_weights_file *file, json_t *root) {
       if (!json_is_object(entry))
         return dp_fail(DP_INVALID, "'%s': __metadata__ in the header is not an object: the file is damaged",
                        file->path);
-      add_members(file, "__metadata__.", entry, MAX_CONFIG_DEPTH);
+      rt_add_json_members(file, "__metadata__.", entry, 0);
       continue;
     }
     if (!rt_is_name((const uint8_t *)name, strlen(name)))

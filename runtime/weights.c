@@ -120,8 +120,9 @@ static dp_status place_tensors(rt_weights_file *file) {
   byte_range *ranges = malloc(sizeof *ranges * ((size_t)file->tensor_count + 1));
   if (!ranges) return dp_fail(DP_NO_MEMORY, "'%s': no memory to check %d tensors", file->path, file->tensor_count);
   dp_status status = DP_SUCCESS;
-  for (int i = 0; i < file->tensor_count && status.code == DP_OK; i++) {
-    rt_tensor *tensor = &file->tensors[i];
+  int count = file->tensor_count - file->first_tensor;
+  for (int i = 0; i < count && status.code == DP_OK; i++) {
+    rt_tensor *tensor = &file->tensors[file->first_tensor + i];
     bool inside = tensor->offset <= file->size && tensor->bytes <= file->size - tensor->offset;
     if (!inside && tensor->bytes == 0 && tensor->elements == 0 && file->format == RT_GGUF) {
       tensor->offset = file->size; /* padding may be missing after the last tensor, where an empty one then lies */
@@ -134,11 +135,13 @@ static dp_status place_tensors(rt_weights_file *file) {
                        file->path, tensor->name, tensor->bytes, tensor->offset, file->size);
     else
       tensor->data = file->data + tensor->offset;
+    tensor->part = file->part_count - 1;
+    tensor->mapped = file->parts[tensor->part].mapping.data != NULL;
     ranges[i] = (byte_range){tensor->offset, tensor->offset + tensor->bytes, tensor->name};
   }
   if (status.code == DP_OK) {
-    qsort(ranges, (size_t)file->tensor_count, sizeof *ranges, compare_ranges);
-    status = check_order(file, ranges, file->tensor_count);
+    qsort(ranges, (size_t)count, sizeof *ranges, compare_ranges);
+    status = check_order(file, ranges, count);
   }
   free(ranges);
   return status;
@@ -160,58 +163,104 @@ static dp_status unknown_format(const rt_weights_file *file) {
   return status;
 }
 
-static dp_status read_config_beside(rt_weights_file *file) {
-  const char *slash = strrchr(file->path, '/');
-  int length = slash ? (int)(slash - file->path + 1) : 0;
-  return rt_read_config(file, dp_arena_printf(file->arena, "%.*sconfig.json", length, file->path));
-}
-
-static dp_status read_file(rt_weights_file *file) {
-  if (file->size >= 4 && memcmp(file->data, "GGUF", 4) == 0) {
-    file->format = RT_GGUF;
-    DP_TRY(rt_read_gguf(file));
-  } else if (file->size >= 9 && file->data[8] == '{') {
-    file->format = RT_SAFETENSORS;
-    DP_TRY(rt_read_safetensors(file));
-    if (file->mapping.data) DP_TRY(read_config_beside(file));
-  } else {
+/* One file of the format of those before it. The metadata of all but the first repeat what the first says. */
+static dp_status read_part(rt_weights_file *file) {
+  rt_weights_format format;
+  if (file->size >= 4 && memcmp(file->data, "GGUF", 4) == 0)
+    format = RT_GGUF;
+  else if (file->size >= 9 && file->data[8] == '{')
+    format = RT_SAFETENSORS;
+  else
     return unknown_format(file);
-  }
-  DP_TRY(index_names(file, &file->tensor_index, file->tensors, sizeof *file->tensors, file->tensor_count, "tensor"));
-  DP_TRY(index_names(file, &file->meta_index, file->metas, sizeof *file->metas, file->meta_count, "metadata key"));
+  if (file->part_count > 1 && format != file->format)
+    return dp_fail(DP_INVALID, "'%s' is of another format than '%s'", file->path, file->parts[0].path);
+  int metas = file->meta_count;
+  file->format = format;
+  file->first_tensor = file->tensor_count;
+  DP_TRY(format == RT_GGUF ? rt_read_gguf(file) : rt_read_safetensors(file));
+  if (file->part_count > 1) file->meta_count = metas;
   return place_tensors(file);
 }
 
-static dp_status open_bytes(const char *path, dp_mapping mapping, const uint8_t *data, size_t size,
-                            rt_weights_file **out) {
+static dp_status add_part(rt_weights_file *file, const char *path, dp_mapping mapping, const void *data, size_t size) {
+  DP_PUSH(file->arena, file->parts, file->part_count, file->part_cap) = (rt_part){path, mapping};
+  const char *whole = file->path;
+  file->path = path, file->data = data, file->size = size;
+  dp_status status = read_part(file);
+  file->path = whole;
+  return status;
+}
+
+static dp_status index_all(rt_weights_file *file) {
+  DP_TRY(index_names(file, &file->tensor_index, file->tensors, sizeof *file->tensors, file->tensor_count, "tensor"));
+  return index_names(file, &file->meta_index, file->metas, sizeof *file->metas, file->meta_count, "metadata key");
+}
+
+static dp_status check_index(const rt_weights_file *file, const rt_file_list *list) {
+  for (int i = 0; i < list->name_count; i++) {
+    const rt_tensor *tensor = rt_weights_find(file, list->names[i]);
+    if (!tensor || tensor->part != list->parts[i])
+      return dp_fail(DP_INVALID,
+                     "'%s' says that the tensor '%s' is in '%s', which does not have it; download both again",
+                     list->index, list->names[i], list->paths[list->parts[i]]);
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status new_file(const char *path, rt_weights_file **out) {
   rt_weights_file *file = calloc(1, sizeof *file);
   dp_arena *arena = file ? dp_arena_new() : NULL;
   if (!arena) {
     free(file);
-    dp_unmap_file(&mapping);
     return dp_fail(DP_NO_MEMORY, "no memory to open '%s'", path);
   }
-  *file = (rt_weights_file){
-      .arena = arena, .mapping = mapping, .data = data, .size = size, .path = dp_arena_strdup(arena, path)};
-  dp_status status = read_file(file);
-  if (status.code == DP_OK) {
-    *out = file;
-  } else {
-    rt_weights_close(file);
+  file->arena = arena;
+  file->path = dp_arena_strdup(arena, path);
+  *out = file;
+  return DP_SUCCESS;
+}
+
+static dp_status open_files(rt_weights_file *file) {
+  rt_file_list list = {0};
+  DP_TRY(rt_list_files(file->arena, file->path, &list));
+  file->directory = list.directory;
+  for (int i = 0; i < list.count; i++) {
+    dp_mapping mapping;
+    dp_status status = dp_map_file(list.paths[i], &mapping);
+    if (status.code == DP_NOT_FOUND && list.index) {
+      dp_status_free(&status);
+      return dp_fail(DP_NOT_FOUND, "'%s' names '%s', which is not there: download it too", list.index, list.paths[i]);
+    }
+    DP_TRY(status);
+    DP_TRY(add_part(file, list.paths[i], mapping, mapping.data, mapping.size));
   }
+  if (file->format == RT_SAFETENSORS) DP_TRY(rt_read_beside(file));
+  DP_TRY(index_all(file));
+  return check_index(file, &list);
+}
+
+static dp_status finish(rt_weights_file *file, dp_status status, rt_weights_file **out) {
+  if (status.code == DP_OK)
+    *out = file;
+  else
+    rt_weights_close(file);
   return status;
 }
 
 dp_status rt_weights_open(const char *path, rt_weights_file **out) {
   *out = NULL;
-  dp_mapping mapping;
-  DP_TRY(dp_map_file(path, &mapping));
-  return open_bytes(path, mapping, mapping.data, mapping.size, out);
+  rt_weights_file *file = NULL;
+  DP_TRY(new_file(path, &file));
+  return finish(file, open_files(file), out);
 }
 
 dp_status rt_weights_open_memory(const char *name, const void *data, size_t size, rt_weights_file **out) {
   *out = NULL;
-  return open_bytes(name, (dp_mapping){0}, data, size, out);
+  rt_weights_file *file = NULL;
+  DP_TRY(new_file(name, &file));
+  dp_status status = add_part(file, file->path, (dp_mapping){0}, data, size);
+  if (status.code == DP_OK) status = index_all(file);
+  return finish(file, status, out);
 }
 
 void rt_weights_close(rt_weights_file *file) {
@@ -219,7 +268,7 @@ void rt_weights_close(rt_weights_file *file) {
   free(file->tensor_index.slots);
   free(file->meta_index.slots);
   for (int i = 0; i < file->string_table_count; i++) free(file->string_tables[i]);
-  dp_unmap_file(&file->mapping);
+  for (int i = 0; i < file->part_count; i++) dp_unmap_file(&file->parts[i].mapping);
   dp_arena_free(file->arena);
   free(file);
 }
@@ -233,8 +282,14 @@ rt_text *rt_new_string_table(rt_weights_file *file, uint64_t count) {
 /* ---- questions --------------------------------------------------------------------------------------------------- */
 
 const char *rt_weights_path(const rt_weights_file *file) { return file->path; }
+const char *rt_weights_directory(const rt_weights_file *file) { return file->directory; }
+int rt_weights_part_count(const rt_weights_file *file) { return file->part_count; }
+const char *rt_weights_part(const rt_weights_file *file, int index) { return file->parts[index].path; }
 rt_weights_format rt_weights_format_of(const rt_weights_file *file) { return file->format; }
 const char *rt_weights_architecture(const rt_weights_file *file) { return file->architecture; }
+const dp_mapping *rt_weights_part_mapping(const rt_weights_file *file, int index) {
+  return &file->parts[index].mapping;
+}
 int rt_weights_tensor_count(const rt_weights_file *file) { return file->tensor_count; }
 const rt_tensor *rt_weights_tensor(const rt_weights_file *file, int index) { return &file->tensors[index]; }
 int rt_weights_meta_count(const rt_weights_file *file) { return file->meta_count; }
@@ -244,6 +299,60 @@ const rt_tensor *rt_weights_find(const rt_weights_file *file, const char *name) 
   const rt_name_index *index = &file->tensor_index;
   uint32_t found = index->slots[find_slot(index, file->tensors, sizeof *file->tensors, name)];
   return found ? &file->tensors[found - 1] : NULL;
+}
+
+static const rt_meta *find_exact(const rt_weights_file *file, const char *key) {
+  const rt_name_index *index = &file->meta_index;
+  uint32_t found = index->slots[find_slot(index, file->metas, sizeof *file->metas, key)];
+  return found ? &file->metas[found - 1] : NULL;
+}
+
+/* ---- what newer and older config.json files say elsewhere */
+
+/* `prefix` + `key`, in either form of config.json: of the whole model, or of its text part. NULL when it says nothing,
+ * or null. */
+static const rt_meta *find_config(const rt_weights_file *file, const char *prefix, const char *key) {
+  static const char *const forms[] = {"", "text_config."};
+  char whole[512];
+  for (size_t i = 0; i < DP_COUNT(forms); i++) {
+    int n = snprintf(whole, sizeof whole, "%s%s%s", forms[i], prefix, key);
+    const rt_meta *meta = n > 0 && (size_t)n < sizeof whole ? find_exact(file, whole) : NULL;
+    if (meta && meta->kind != RT_META_OTHER) return meta;
+  }
+  return NULL;
+}
+
+/* A member of rope_parameters, where that scales at all. */
+static const rt_meta *find_scaling(const rt_weights_file *file, const char *prefix, const char *key) {
+  const rt_meta *type = find_config(file, prefix, "rope_type");
+  if (!type || type->kind != RT_META_STRING || strcmp(type->text.text, "default") == 0) return NULL;
+  return find_config(file, prefix, strcmp(key, "type") == 0 ? "rope_type" : key);
+}
+
+/* What follows `prefix` in the key; NULL when it begins otherwise. */
+static const char *after(const char *key, const char *prefix) {
+  size_t n = strlen(prefix);
+  return strncmp(key, prefix, n) == 0 ? key + n : NULL;
+}
+
+static const rt_meta *find_elsewhere(const rt_weights_file *file, const char *key) {
+  const rt_meta *meta = find_config(file, "", key);
+  const char *rest;
+  if (meta) return meta;
+  if (strcmp(key, "rope_theta") == 0) {
+    meta = find_config(file, "rope_parameters.", key);
+    return meta ? meta : find_config(file, "rope_parameters.full_attention.", key);
+  }
+  if (strcmp(key, "rope_local_base_freq") == 0)
+    return find_config(file, "rope_parameters.sliding_attention.", "rope_theta");
+  if ((rest = after(key, "rope_scaling."))) {
+    if (strcmp(rest, "rope_type") == 0) meta = find_config(file, "rope_scaling.", "type");
+    if (!meta) meta = find_scaling(file, "rope_parameters.", rest);
+    return meta ? meta : find_scaling(file, "rope_parameters.full_attention.", rest);
+  }
+  if ((rest = after(key, "rope_parameters.")))
+    return strcmp(rest, "rope_theta") == 0 ? find_config(file, "", rest) : find_config(file, "rope_scaling.", rest);
+  return NULL;
 }
 
 const rt_meta *rt_weights_find_meta(const rt_weights_file *file, const char *key) {
@@ -256,9 +365,9 @@ const rt_meta *rt_weights_find_meta(const rt_weights_file *file, const char *key
     if (n < 0 || (size_t)n >= sizeof whole) return NULL;
     key = whole;
   }
-  const rt_name_index *index = &file->meta_index;
-  uint32_t found = index->slots[find_slot(index, file->metas, sizeof *file->metas, key)];
-  return found ? &file->metas[found - 1] : NULL;
+  const rt_meta *exact = find_exact(file, key), *elsewhere = NULL;
+  if (file->format == RT_SAFETENSORS && (!exact || exact->kind == RT_META_OTHER)) elsewhere = find_elsewhere(file, key);
+  return elsewhere ? elsewhere : exact;
 }
 
 int rt_gguf_type_bytes(int type) {
@@ -334,7 +443,6 @@ bool rt_weights_number(const rt_weights_file *file, const char *key, double *num
   const rt_meta *meta = rt_weights_find_meta(file, key);
   bool vocabulary = strcmp(key, "vocab_size") == 0 || ends_with(key, ".vocab_size");
   if (!meta && vocabulary) meta = rt_weights_find_meta(file, "{arch}.vocab_size");
-  if (!meta && strcmp(key, "rope_theta") == 0) meta = rt_weights_find_meta(file, "rope_parameters.rope_theta");
   if (!meta) return vocabulary && count_vocabulary(file, number);
   if (meta->kind != RT_META_NUMBER && meta->kind != RT_META_BOOL) return false;
   *number = meta->number;

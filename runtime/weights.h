@@ -26,22 +26,36 @@ typedef struct rt_tensor {
   int rank;              /* 0: a scalar */
   int64_t dims[RT_MAX_RANK];
   int64_t elements;    /* product of dims */
-  const uint8_t *data; /* in the mapping; NOT aligned to the element (safetensors promises nothing): read by memcpy */
+  const uint8_t *data; /* NOT aligned to the element (safetensors promises nothing): read by memcpy */
   size_t bytes;        /* 0 when the type is one whose size is not known */
-  uint64_t offset;     /* of data, from the file's first byte */
+  uint64_t offset;     /* of data, from the first byte of its file */
+  int part;            /* which of the files it lies in, where there are several: rt_weights_part */
+  bool mapped;         /* data is in a mapping of the file, not in memory that somebody lent */
 } rt_tensor;
 
-/* Opens and checks a GGUF file (version 2 or 3) or a single safetensors file, told apart by content, and maps it. A
- * config.json beside a safetensors file is read too. Every number of the header is checked against the file before it
- * is used. Errors (DP_NOT_FOUND, DP_IO, DP_INVALID, DP_UNSUPPORTED, DP_NO_MEMORY) name the file, the tensor or key and
- * the byte offset. On failure *out is NULL. */
+/* Opens, checks and maps weights: a GGUF file (version 2 or 3) or a safetensors file, told apart by content; several of
+ * them that are one (model.safetensors.index.json, or one of NAME-00001-of-00003.safetensors or .gguf); or a directory that
+ * holds model.safetensors, the index, or no other weights than one *.safetensors or *.gguf. config.json and its companions
+ * beside safetensors files are read too. Every number of a header is checked against its file before it is used. Errors
+ * (DP_NOT_FOUND, DP_IO, DP_INVALID, DP_UNSUPPORTED, DP_NO_MEMORY) name the file, the tensor or key and the byte offset.
+ * On failure *out is NULL. */
 dp_status rt_weights_open(const char *path, rt_weights_file **out);
 /* The same for a file that lies in memory, which must outlive *out. `name` stands for the path in messages. No
  * config.json is looked for. */
 dp_status rt_weights_open_memory(const char *name, const void *data, size_t size, rt_weights_file **out);
 void rt_weights_close(rt_weights_file *file); /* NULL is fine. Ends every pointer got from it, bindings' too. */
 
-const char *rt_weights_path(const rt_weights_file *file);
+const char *rt_weights_path(const rt_weights_file *file); /* as it was named to rt_weights_open */
+/* Where the files lie, and tokenizer.json with them: "" (here) or a path that ends in '/'. NULL for one in memory. */
+const char *rt_weights_directory(const rt_weights_file *file);
+int rt_weights_part_count(const rt_weights_file *file); /* the files that make up the weights, 1 or more */
+const char *rt_weights_part(const rt_weights_file *file, int index);
+/* Its bytes; {0} of a file in memory. */
+const dp_mapping *rt_weights_part_mapping(const rt_weights_file *file, int index);
+/* Appends bytes that differ when a file is another one, or has changed; whatever its path. False for one in memory. */
+bool rt_weights_identity(const rt_weights_file *file, dp_str *identity);
+/* Are the files as they were when they were opened, and that for long enough that a change will show in their times? */
+bool rt_weights_settled(const rt_weights_file *file);
 rt_weights_format rt_weights_format_of(const rt_weights_file *file);
 /* GGUF's general.architecture, safetensors' model_type from config.json; NULL when there is none. */
 const char *rt_weights_architecture(const rt_weights_file *file);
@@ -66,7 +80,8 @@ typedef enum rt_meta_kind {
 } rt_meta_kind;
 
 /* One key with its value. GGUF's keys are as in the file. Of safetensors: config.json's keys, those of nested objects
- * joined by '.' ("rope_scaling.factor"), and those of the header's __metadata__ as "__metadata__.KEY". */
+ * joined by '.' ("rope_scaling.factor"); "tokenizer.chat_template"; "tokenizer_config.KEY" of the special tokens' keys;
+ * "generation_config.eos_token_id"; and those of the header's __metadata__ as "__metadata__.KEY". */
 typedef struct rt_meta {
   const char *key;
   rt_meta_kind kind;
@@ -81,14 +96,18 @@ typedef struct rt_meta {
 
 int rt_weights_meta_count(const rt_weights_file *file);
 const rt_meta *rt_weights_meta(const rt_weights_file *file, int index);
-/* "{arch}" in the key stands for rt_weights_architecture. NULL when absent. */
+/* "{arch}" in the key stands for rt_weights_architecture. NULL when absent. Stand-ins for what config.json lacks:
+ *   X: text_config.X
+ *   rope_theta: rope_parameters.rope_theta, rope_parameters.full_attention.rope_theta;
+ *   rope_local_base_freq: rope_parameters.sliding_attention.rope_theta;
+ *   rope_scaling.X: rope_parameters.X, rope_parameters.full_attention.X, when their rope_type is not "default";
+ *   rope_parameters.X: rope_scaling.X; rope_parameters.rope_theta: rope_theta. */
 const rt_meta *rt_weights_find_meta(const rt_weights_file *file, const char *key);
 double rt_meta_number_at(const rt_meta *meta, int64_t index);   /* of NUMBERS, 0 <= index < count */
 int64_t rt_meta_integer_at(const rt_meta *meta, int64_t index); /* the same, exact for 64-bit integers */
 
-/* A number or boolean (0, 1) by key, "{arch}" replaced; false when absent or of another kind. Stand-ins:
- *   vocab_size, X.vocab_size: the embedding's row count, else the length of tokenizer.ggml.tokens;
- *   rope_theta: rope_parameters.rope_theta (where newer config.json files keep it). */
+/* A number or boolean (0, 1) by key, "{arch}" replaced; false when absent or of another kind. One more stand-in:
+ *   vocab_size, X.vocab_size: the embedding's row count, else the length of tokenizer.ggml.tokens. */
 bool rt_weights_number(const rt_weights_file *file, const char *key, double *number);
 bool rt_weights_bool(const rt_weights_file *file, const char *key, bool *value); /* booleans only */
 const char *rt_weights_string(const rt_weights_file *file, const char *key);     /* NUL-terminated; NULL when absent */
@@ -119,41 +138,56 @@ void rt_quantize_row(ir_dtype dtype, const float *src, void *dst, int64_t n);
 
 /* ---- binding: a file's tensors for a module's weights ------------------------------------------------------------ */
 
-/* One layer of one weight (the whole of it when not stacked). A 1-D weight has rows == 1. */
+/* One matrix or vector of a weight: of a stacked one, that of one layer (and expert, or head). A vector has rows == 1.
+ * Where its elements lie in the file is for the functions below to know: rt_bound_row, rt_bound_to_f32, rt_pack_bound.
+ * Those who want more speed may look at `plain`: row r is then rt_row_bytes(dtype, cols) bytes at data + r * row_bytes,
+ * and nothing is added. */
 typedef struct rt_bound {
-  const uint8_t *data; /* [rows][row_bytes], not aligned; owned by the file, or by the binding when made at random */
+  const uint8_t *data; /* not aligned; in the file, or in the binding's memory (tensor == NULL then); NULL: `int4` */
   ir_dtype dtype;
+  bool plain;
+  bool vector;     /* what is said of rows below holds of its elements */
+  bool transposed; /* data[cols][...]: element (r, c) is the rt_bound_place(r)th of row c, rows row_bytes apart */
   int64_t rows, cols;
   int64_t row_bytes;
-  int64_t paired_heads;    /* > 0: rows (of a 1-D weight: elements) of each head lie in adjacent rotation pairs, see
-                              rt_paired_row; 0: they lie in the model's order */
-  const rt_tensor *tensor; /* NULL when made at random */
+  int64_t run, step, first, origin; /* run > 0: see rt_bound_place; 0: rows (of a vector: elements) lie in order */
+  int64_t paired_heads;             /* > 0: rows (of a vector: elements) of each head lie in adjacent rotation pairs,
+                                       see rt_paired_row; 0: they lie in the model's order */
+  float plus;                       /* added to every element of a vector, in f32 */
+  const rt_tensor *tensor;          /* NULL when made at random, filled, or made from tensors in another encoding */
+  const struct rt_int4_tensor *int4; /* the file's GPTQ or AWQ tensors, of which rows are made as they are asked for */
 } rt_bound;
 
 typedef struct rt_binding rt_binding;
 
 enum { RT_BIND_STRICT = 1 }; /* a tensor of the file that the model does not use is an error */
 
-/* Finds every weight of `module` in `file`, by its source patterns in order: for a stacked weight one tensor a layer
- * ("{}" is the layer), or one tensor [layers, ...] under a pattern without "{}"; else what `tied` names; else nothing
- * when it is optional. Shapes must agree exactly. Sets ir_weight.storage of every weight it found.
+/* Finds every weight of `module` in `file`, by its sources in order (ir/graph.h: ir_source): for a stacked weight one
+ * tensor a layer ("{}" is the layer), or one tensor [layers, ...] under a pattern without "{}"; else what `tied` names;
+ * else the number it is filled with; else nothing when it is optional. Shapes must agree exactly, but for windows: their
+ * tensor may have more rows. "X.weight" is also found as "X.qweight", "X.qzeros", "X.scales" of a GPTQ or AWQ file.
+ * Sets ir_weight.storage of every weight it found.
  * What is missing, misshapen or of an unsupported type is collected: ONE DP_INVALID message lists it all, and the
  * module is unchanged. `file` must outlive *out; `module` need not. flags: RT_BIND_STRICT or 0. */
 dp_status rt_bind_weights(ir_module *module, const rt_weights_file *file, unsigned flags, rt_binding **out);
 
-/* Weights without a file: matrices uniform with standard deviation 1/sqrt(cols), 1-D weights with "norm" or "ln" in
- * their names 1 + noise, other 1-D weights noise. An element depends on seed, weight name, layer and index only.
- * Matrices are stored as `storage` (quantized ones need cols % 32 == 0, else DP_INVALID), 1-D weights as f32. A tied
+/* Weights without a file: matrices uniform with standard deviation 1/sqrt(cols), vectors with "norm" or "ln" in
+ * their names 1 + noise, other vectors noise. An element depends on seed, weight name, layer and index only.
+ * Matrices are stored as `storage` (quantized ones need cols % block == 0, else DP_INVALID), vectors as f32. A tied
  * weight is what it is tied to. Sets ir_weight.storage. The memory (DP_NO_MEMORY) belongs to *out. */
 dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_binding **out);
 
 void rt_binding_free(rt_binding *binding); /* NULL is fine */
-/* Weight `weight` (its index in module->weights), layer `layer` (0 when not stacked); NULL for an optional weight that
- * is not there, and out of range. */
-const rt_bound *rt_binding_get(const rt_binding *binding, int weight, int64_t layer);
-int64_t rt_binding_layers(const rt_binding *binding, int weight); /* 1 when not stacked, 0 when not there */
+/* Weight `weight` (its index in module->weights), `index` among its stack: 0 when not stacked, the layer (from 0, also
+ * where first_layer is not), or layer * n + i with a second stack dimension n. NULL for an optional weight that is not
+ * there, and out of range. */
+const rt_bound *rt_binding_get(const rt_binding *binding, int weight, int64_t index);
+/* The product of the stack dimensions: 1 when not stacked; 0 when not there. */
+int64_t rt_binding_layers(const rt_binding *binding, int weight);
 /* The index of the weight that stands in for it (its tie), or -1. */
 int rt_binding_tie(const rt_binding *binding, int weight);
+/* The file that it was bound to; NULL for random weights. */
+const rt_weights_file *rt_binding_file(const rt_binding *binding);
 /* A sentence about the file's tensors that the model does not use, for the user; NULL when it uses all. */
 const char *rt_binding_note(const rt_binding *binding);
 
@@ -163,10 +197,24 @@ static inline int64_t rt_paired_row(int64_t row, int64_t hd) {
   int64_t r = row % hd, b = r >= hd / 2;
   return row - r + 2 * (r - b * (hd / 2)) + b;
 }
+/* Which row from `data` on row `row` (model's order) is: pairs undone, then the window. Of a vector: elements; of a
+ * transposed matrix: columns. */
+int64_t rt_bound_place(const rt_bound *bound, int64_t row);
+/* Row `row` (model's order) of a matrix as it lies in the file, rt_row_bytes(dtype, cols) bytes. NULL where it lies
+ * nowhere in one piece: of a transposed or an int4 one. */
+const uint8_t *rt_bound_row_data(const rt_bound *bound, int64_t row);
 /* Row `row` (model's order) of `bound` as f32[cols]. */
 void rt_bound_row(const rt_bound *bound, int64_t row, float *dst);
 /* All of it as f32[rows, cols] in the model's order. */
 void rt_bound_to_f32(const rt_bound *bound, float *dst);
+/* Do both have the same elements from the same place? (True of tied weights.) */
+bool rt_bound_same(const rt_bound *a, const rt_bound *b);
+/* What decides the bound's elements besides the bytes of the file's parts: which part of them, and how it is read. Of a
+ * bound in the binding's memory the elements themselves. Chain as with dp_hash. */
+uint64_t rt_bound_hash(uint64_t seed, const rt_bound *bound);
+/* The file's pages of rows [first, end) (model's order) may leave memory: they are read again when they are wanted. Of a
+ * bound that is not plain nothing leaves before all its rows are named at once: then its whole tensor does. */
+void rt_bound_forget(const rt_bound *bound, int64_t first, int64_t end);
 
 /* ---- packing: the layout that generated kernels read (pack.c) ---------------------------------------------------- */
 
@@ -190,6 +238,10 @@ void rt_pack(ir_dtype dtype, int64_t n, int64_t k, const void *rows, size_t row_
 /* The same from a matrix that lies transposed, src[k][n], its rows row_bytes apart. f32, f16, bf16 only. */
 void rt_pack_transposed(ir_dtype dtype, int64_t n, int64_t k, const void *src, size_t row_bytes, void *dst,
                         int64_t first_block, int64_t block_count);
+/* Packs blocks of whatever was bound, wherever its rows lie (pack_bound.c): W[n, k] with n = rows, k = cols, or with
+ * `transposed` its transpose, n = cols, k = rows (f32, f16, bf16 only). rt_packed_size(dtype, n, k) must not be -1.
+ * DP_NO_MEMORY is the only failure. */
+dp_status rt_pack_bound(const rt_bound *bound, bool transposed, void *dst, int64_t first_block, int64_t block_count);
 /* Row `row` (0 <= row < 64 * rt_packed_blocks(n)) of a packed matrix, as rt_row_bytes(dtype, k) bytes of an unpacked
  * one. */
 void rt_unpack_row(ir_dtype dtype, int64_t n, int64_t k, const void *packed, int64_t row, void *dst);

@@ -1,6 +1,7 @@
 /* runtime/weights_bind.c: a module's weights x a file's tensors -> a binding: which tensor is which layer of which
  * weight. Nothing stops at the first mistake: whoever brings the wrong file or sets the wrong dimension sees all of it
  * at once, layers with the same trouble on one line. */
+#include "runtime/int4_files.h"
 #include "runtime/weights_binding.h"
 #include "runtime/weights_file.h"
 
@@ -8,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LAYERS = 1 << 16, MAX_NAMES_SHOWN = 12, MAX_SUGGESTIONS = 4096 };
+enum { MAX_LAYERS = 1 << 20, MAX_FILLED = 1 << 24, MAX_NAMES_SHOWN = 12, MAX_SUGGESTIONS = 4096 };
 
 /* ---- what a binding is ------------------------------------------------------------------------------------------- */
 
@@ -47,62 +48,64 @@ int rt_binding_tie(const rt_binding *binding, int weight) {
   return weight < 0 || weight >= binding->weight_count ? -1 : binding->weights[weight].tie;
 }
 
+const rt_weights_file *rt_binding_file(const rt_binding *binding) { return binding->file; }
 const char *rt_binding_note(const rt_binding *binding) { return binding->note; }
-
-int64_t rt_head_rows(int64_t rows, int64_t cols, int64_t heads) { return (rows == 1 ? cols : rows) / heads; }
-
-/* Element `col` of a row with blocks of several elements decodes its whole block: only 1-D weights come here. */
-static float element_of(const rt_bound *bound, int64_t col) {
-  float block[64];
-  int64_t elements = ir_dtype_block_elements(bound->dtype);
-  rt_dequantize_row(bound->dtype, bound->data + col / elements * ir_dtype_block_bytes(bound->dtype), block, elements);
-  return block[col % elements];
-}
-
-void rt_bound_row(const rt_bound *bound, int64_t row, float *dst) {
-  int64_t hd = bound->paired_heads > 0 ? rt_head_rows(bound->rows, bound->cols, bound->paired_heads) : 0;
-  if (hd && bound->rows == 1) {
-    for (int64_t i = 0; i < bound->cols; i++) dst[i] = element_of(bound, rt_paired_row(i, hd));
-    return;
-  }
-  if (hd) row = rt_paired_row(row, hd);
-  rt_dequantize_row(bound->dtype, bound->data + row * bound->row_bytes, dst, bound->cols);
-}
-
-void rt_bound_to_f32(const rt_bound *bound, float *dst) {
-  for (int64_t row = 0; row < bound->rows; row++) rt_bound_row(bound, row, dst + row * bound->cols);
-}
 
 bool rt_layer_shape_of(const ir_weight *weight, rt_layer_shape *shape, const char **why) {
   const ir_type *type = &weight->type;
-  int first = weight->stack ? 1 : 0;
-  *shape = (rt_layer_shape){.layers = 1, .rows = 1, .cols = 1, .rank = type->rank - first};
+  int stack = weight->stack;
+  *shape = (rt_layer_shape){.layers = 1, .inner = 1, .rows = 1, .cols = 1, .rank = type->rank - stack};
   int64_t size = 1;
   *why = NULL;
-  if (shape->rank < 0) *why = "is stacked, but has no layer dimension";
+  if (stack < 0 || stack > 2 || shape->rank < 0) *why = "is stacked, but has no dimensions that count the tensors";
   for (int i = 0; i < type->rank && !*why; i++) {
+    int64_t dim = type->dims[i].add;
     if (!ir_dim_is_static(type->dims[i]))
       *why = "has a dimension that is not fixed";
-    else if (type->dims[i].add < 1)
+    else if (dim < 1)
       *why = "has a dimension below 1";
-    else if (__builtin_mul_overflow(size, type->dims[i].add, &size) || size > INT64_MAX / 16)
+    else if (__builtin_mul_overflow(size, dim, &size) || size > INT64_MAX / 16)
       *why = "is too large";
-    else if (i < first)
-      shape->layers = type->dims[i].add;
+    else if (i < stack)
+      *(i == 0 ? &shape->layers : &shape->inner) = dim;
     else if (i == type->rank - 1)
-      shape->cols = type->dims[i].add;
+      shape->cols = dim;
     else
-      shape->rows *= type->dims[i].add;
-    if (i >= first) shape->dims[i - first] = type->dims[i].add;
+      shape->rows *= dim;
+    if (i >= stack) shape->dims[i - stack] = dim;
   }
-  if (!*why && shape->layers > MAX_LAYERS) *why = "has more than 65536 layers";
+  if (!*why && (__builtin_mul_overflow(shape->layers, shape->inner, &shape->count) || shape->count > MAX_LAYERS))
+    *why = "is stacked more than a million times";
   return !*why;
 }
 
-const char *rt_layer_name(dp_arena *arena, const char *pattern, int64_t layer) {
-  const char *hole = strstr(pattern, "{}");
-  if (!hole) return dp_arena_strdup(arena, pattern);
-  return dp_arena_printf(arena, "%.*s%" PRId64 "%s", (int)(hole - pattern), pattern, layer, hole + 2);
+rt_pattern rt_pattern_of(const char *pattern, const ir_weight *weight, const rt_layer_shape *shape) {
+  const char *first = strstr(pattern, "{}");
+  int holes = !first ? 0 : strstr(first + 2, "{}") ? 2 : 1;
+  rt_pattern p = {.tensors = 1, .lead = 1};
+  int64_t dims[2] = {shape->layers, shape->inner};
+  for (int i = 0; i < weight->stack; i++) {
+    if (i < holes) {
+      p.tensors *= dims[i];
+    } else {
+      p.lead *= dims[i];
+      p.lead_dims[p.lead_rank++] = dims[i];
+    }
+  }
+  return p;
+}
+
+void rt_tensor_name(dp_str *name, const char *pattern, const ir_weight *weight, const rt_layer_shape *shape,
+                    int64_t index) {
+  int64_t numbers[2] = {weight->first_layer + index / shape->inner, index % shape->inner};
+  for (int i = 0; i < weight->stack; i++) {
+    const char *hole = strstr(pattern, "{}");
+    if (!hole) break;
+    dp_str_addn(name, pattern, (size_t)(hole - pattern));
+    dp_str_addf(name, "%" PRId64, numbers[i]);
+    pattern = hole + 2;
+  }
+  dp_str_add(name, pattern);
 }
 
 void rt_bind_ties(const ir_module *module, rt_binding *binding, dp_str *problems) {
@@ -150,78 +153,225 @@ typedef struct binder {
   const ir_module *module;
   const rt_weights_file *file;
   rt_binding *binding;
-  bool *used; /* per tensor of the file */
-  dp_str problems;
+  bool *used;                  /* per tensor of the file */
+  const rt_int4_tensor **int4; /* per tensor of the file that is a qweight, once it was asked for */
+  const char **int4_problems;  /* and why it cannot be read */
+  dp_str name, problems;
 } binder;
 
-/* The tensor of `layer` under a pattern; `slice`: it is one tensor for all layers. */
-static const rt_tensor *find_layer(const binder *b, const ir_weight *weight, int source, int64_t layer, bool *slice) {
-  const char *pattern = weight->sources[source].pattern;
-  *slice = weight->stack && !strstr(pattern, "{}");
-  dp_str name = {0};
-  const char *hole = *slice ? NULL : strstr(pattern, "{}");
-  if (hole) {
-    dp_str_addn(&name, pattern, (size_t)(hole - pattern));
-    dp_str_addf(&name, "%" PRId64 "%s", layer, hole + 2);
+/* A tensor as it stands in the file, or as GPTQ or AWQ wrote it. */
+typedef struct found {
+  const rt_tensor *tensor; /* NULL: there is none */
+  const rt_int4_tensor *int4;
+  const char *problem;
+} found;
+
+static found find_int4(binder *b, const char *name) {
+  size_t length = strlen(name), end = strlen("weight");
+  if (b->file->format != RT_SAFETENSORS || length <= end || strcmp(name + length - end, "weight") != 0)
+    return (found){0};
+  dp_str words_name = {0};
+  dp_str_addn(&words_name, name, length - end);
+  dp_str_add(&words_name, "qweight");
+  const rt_tensor *words = words_name.failed ? NULL : rt_weights_find(b->file, words_name.text);
+  dp_str_free(&words_name);
+  if (!words) return (found){0};
+  int64_t at = words - b->file->tensors;
+  if (!b->int4[at]) {
+    dp_str problem = {0};
+    b->int4[at] = rt_int4_find(b->file, name, b->binding->arena, &problem);
+    if (problem.text) b->int4_problems[at] = dp_arena_strdup(b->binding->arena, problem.text);
+    dp_str_free(&problem);
   }
-  const rt_tensor *tensor = rt_weights_find(b->file, hole && name.text ? name.text : pattern);
-  dp_str_free(&name);
-  return tensor;
+  if (!b->int4[at]) return (found){0};
+  return (found){&b->int4[at]->tensor, b->int4[at], b->int4_problems[at]};
 }
 
-/* The source under which the file has most layers; -1 when it has none under any. */
-static int choose_source(const binder *b, const ir_weight *weight, int64_t layers) {
+static found find_tensor(binder *b, const ir_weight *weight, const rt_layer_shape *shape, int source, int64_t index) {
+  dp_str_clear(&b->name);
+  rt_tensor_name(&b->name, weight->sources[source].pattern, weight, shape, index);
+  if (b->name.failed) return (found){0};
+  const rt_tensor *tensor = rt_weights_find(b->file, b->name.text);
+  return tensor ? (found){.tensor = tensor} : find_int4(b, b->name.text);
+}
+
+static void mark_used(binder *b, const found *f) {
+  const rt_tensor *parts[] = {f->tensor, NULL, NULL, NULL};
+  if (f->int4)
+    parts[0] = f->int4->words, parts[1] = f->int4->zeros, parts[2] = f->int4->scales, parts[3] = f->int4->groups;
+  for (size_t i = 0; i < DP_COUNT(parts); i++)
+    if (parts[i]) b->used[parts[i] - b->file->tensors] = true;
+}
+
+/* The source under which the file has most of the weight; -1 when it has none of it under any. */
+static int choose_source(binder *b, const ir_weight *weight, const rt_layer_shape *shape) {
   int best = -1;
   int64_t most = 0;
   for (int source = 0; source < weight->source_count; source++) {
-    int64_t found = 0;
-    bool slice;
-    for (int64_t layer = 0; layer < layers; layer++) found += find_layer(b, weight, source, layer, &slice) != NULL;
-    if (found > most) most = found, best = source;
+    rt_pattern pattern = rt_pattern_of(weight->sources[source].pattern, weight, shape);
+    int64_t there = 0;
+    for (int64_t index = 0; index < shape->count; index += pattern.lead)
+      there += find_tensor(b, weight, shape, source, index).tensor ? pattern.lead : 0;
+    if (there > most) most = there, best = source;
   }
   return best;
 }
 
-static bool same_shape(const rt_tensor *tensor, const rt_layer_shape *shape, bool slice) {
-  int first = slice ? 1 : 0;
-  if (tensor->rank != shape->rank + first || (slice && tensor->dims[0] != shape->layers)) return false;
-  for (int i = 0; i < shape->rank; i++)
-    if (tensor->dims[i + first] != shape->dims[i]) return false;
+/* ---- where in the tensor a matrix lies --------------------------------------------------------------------------- */
+
+/* A tensor as rows of cols elements, of which the weight's matrices hold `unit` each, one after another, through the
+ * source's window. Of a transposed tensor: the slab of one matrix, its columns. Of a vector: rows of one element, or
+ * the tensor's rows as they are when those have the vector's length. */
+typedef struct layout {
+  int64_t total, unit, origin; /* rows of the tensor, of a matrix, before this matrix */
+  int64_t slab;                /* bytes before this matrix's slab */
+  bool by_element;             /* rows are single elements */
+} layout;
+
+static int64_t all_but_last(const rt_tensor *tensor) {
+  int64_t rows = 1;
+  for (int i = 0; i + 1 < tensor->rank; i++) rows *= tensor->dims[i];
+  return rows;
+}
+
+static bool same_dims(const rt_tensor *tensor, const int64_t *lead, int lead_rank, const int64_t *dims, int rank) {
+  if (tensor->rank != lead_rank + rank) return false;
+  for (int i = 0; i < tensor->rank; i++)
+    if (tensor->dims[i] != (i < lead_rank ? lead[i] : dims[i - lead_rank])) return false;
   return true;
 }
 
-/* Binds one layer, or says in `problem` why not; the same words for the same trouble in another layer. */
-static void bind_layer(binder *b, const ir_weight *weight, const rt_layer_shape *shape, int source, int64_t layer,
+static bool lay_out_transposed(const rt_tensor *tensor, const ir_source *source, const rt_layer_shape *shape,
+                               const rt_pattern *pattern, int64_t index, layout *l) {
+  if (tensor->rank < 2) return false;
+  l->total = tensor->dims[tensor->rank - 1];
+  int64_t dims[2] = {shape->cols, source->run > 0 ? l->total : shape->rows};
+  int64_t flat[2] = {pattern->lead * shape->cols, dims[1]};
+  if (!same_dims(tensor, pattern->lead_dims, pattern->lead_rank, dims, 2) && !same_dims(tensor, NULL, 0, flat, 2))
+    return false;
+  l->slab = index * shape->cols * rt_row_bytes(tensor->dtype, l->total);
+  return true;
+}
+
+static bool lay_out(const rt_tensor *tensor, const ir_source *source, const rt_layer_shape *shape,
+                    const rt_pattern *pattern, int64_t index, layout *l) {
+  bool vector = shape->rank < 2;
+  int64_t last = tensor->rank > 0 ? tensor->dims[tensor->rank - 1] : 1;
+  *l = (layout){.unit = shape->rows};
+  if (source->transposed) return lay_out_transposed(tensor, source, shape, pattern, index, l);
+  l->by_element = vector && !(tensor->rank > 1 && last == shape->cols);
+  if (l->by_element) l->unit = shape->cols;
+  l->origin = index * l->unit;
+  l->total = l->by_element ? tensor->elements : all_but_last(tensor);
+  if (source->run > 0) return l->by_element || (last == shape->cols && tensor->rank > 1);
+  if (same_dims(tensor, pattern->lead_dims, pattern->lead_rank, shape->dims, shape->rank)) return true;
+  /* Several matrices in one tensor may also lie there as one matrix, several vectors as one. */
+  int64_t flat[2] = {pattern->lead * (vector ? shape->cols : shape->rows), shape->cols};
+  return pattern->lead_rank > 0 && shape->rank > 0 && same_dims(tensor, NULL, 0, flat, vector ? 1 : 2);
+}
+
+static void describe_shape(dp_str *problem, const rt_layer_shape *shape, const rt_pattern *pattern, bool transposed) {
+  int64_t dims[RT_MAX_RANK + 2];
+  int rank = 0;
+  for (int i = 0; i < pattern->lead_rank; i++) dims[rank++] = pattern->lead_dims[i];
+  for (int i = 0; i < shape->rank && !transposed; i++) dims[rank++] = shape->dims[i];
+  if (transposed) dims[rank++] = shape->cols, dims[rank++] = shape->rows;
+  rt_print_shape(problem, dims, rank);
+}
+
+static void add_readable_types(dp_str *problem) {
+  const char *separator = "";
+  for (int i = 0; i < IR_DTYPE_COUNT; i++) {
+    if (i == IR_i32) continue;
+    dp_str_addf(problem, "%s%s", separator, ir_dtype_name((ir_dtype)i));
+    separator = ", ";
+  }
+}
+
+/* What is wrong with the source itself, whatever the tensor; NULL when nothing is. */
+static const char *wrong_source(const ir_source *source, const rt_layer_shape *shape) {
+  bool vector = shape->rank < 2;
+  int64_t heads = source->paired, rows = vector ? shape->cols : shape->rows;
+  if (heads < 0 || (heads > 0 && rows % heads != 0) || (heads > 0 && rows / heads % 2 != 0))
+    return "its rows do not divide into the rotation pairs of its heads";
+  if (source->first < 0 || source->run < 0 || (source->run > 0 && source->step < source->run))
+    return "its window of rows is none";
+  if (source->transposed && vector) return "a vector cannot be transposed";
+  if (source->plus != 0 && !vector) return "only to a vector something is added";
+  return NULL;
+}
+
+/* The bound whose rows lie as `l` says, its window taken away where it is but an offset. */
+static void place_bound(const found *f, const ir_source *source, const layout *l, rt_bound *bound) {
+  const rt_tensor *tensor = f->tensor;
+  int64_t block = ir_dtype_block_elements(tensor->dtype), first, last;
+  int64_t row_bytes = rt_row_bytes(tensor->dtype, source->transposed ? l->total : bound->cols);
+  int64_t unit_bytes = source->transposed || l->by_element ? ir_dtype_block_bytes(tensor->dtype) : row_bytes;
+  bound->dtype = tensor->dtype;
+  bound->row_bytes = row_bytes;
+  bound->transposed = source->transposed;
+  bound->int4 = f->int4;
+  bound->tensor = f->int4 ? NULL : tensor;
+  bound->data = f->int4 ? NULL : tensor->data + l->slab;
+  rt_window_place(source, l->origin, &first);
+  rt_window_place(source, l->origin + l->unit - 1, &last);
+  bool straight = last - first == l->unit - 1;
+  if (straight && !f->int4 && (block == 1 || !(source->transposed || l->by_element))) {
+    bound->data += first * unit_bytes;
+  } else {
+    bound->origin = straight ? 0 : l->origin;
+    bound->run = straight ? l->unit : source->run;
+    bound->step = straight ? l->unit : source->step;
+    bound->first = straight ? first : source->first;
+  }
+  bound->plain = bound->data && !bound->transposed && !bound->run && bound->paired_heads == 0 && bound->plus == 0;
+}
+
+/* Binds one matrix, or says in `problem` why not; the same words for the same trouble in another layer. */
+static void bind_layer(binder *b, const ir_weight *weight, const rt_layer_shape *shape, int number, int64_t index,
                        rt_bound *bound, dp_str *problem) {
-  bool slice;
-  const char *pattern = weight->sources[source].pattern;
-  const rt_tensor *tensor = find_layer(b, weight, source, layer, &slice);
-  int64_t heads = weight->sources[source].paired;
+  const ir_source *source = &weight->sources[number];
+  rt_pattern pattern = rt_pattern_of(source->pattern, weight, shape);
+  found f = find_tensor(b, weight, shape, number, index);
+  const rt_tensor *tensor = f.tensor;
+  const char *wrong = wrong_source(source, shape);
+  layout l;
+  int64_t last;
   if (!tensor) {
-    dp_str_addf(problem, "no tensor '%s'", pattern);
+    dp_str_addf(problem, "no tensor '%s'", source->pattern);
     return;
   }
-  b->used[tensor - b->file->tensors] = true;
-  if (!tensor->supported || tensor->dtype == IR_i32) {
-    dp_str_addf(problem,
-                "tensor '%s' is of type %s, dipper reads weights of f32, f16, bf16, q8_0, q4_0, q4_1: convert it",
-                pattern, tensor->type_name);
-  } else if (!same_shape(tensor, shape, slice)) {
-    dp_str_addf(problem, "tensor '%s' has shape ", pattern);
+  mark_used(b, &f);
+  if (f.problem) {
+    dp_str_addf(problem, "tensor '%s' is %s", source->pattern, f.problem);
+  } else if (!tensor->supported || tensor->dtype == IR_i32) {
+    dp_str_addf(problem, "tensor '%s' is of type %s, dipper reads weights of ", source->pattern, tensor->type_name);
+    add_readable_types(problem);
+    dp_str_add(problem, ": convert it");
+  } else if (wrong) {
+    dp_str_add(problem, wrong);
+  } else if (source->transposed && (ir_dtype_block_elements(tensor->dtype) != 1 || f.int4)) {
+    dp_str_addf(problem, "tensor '%s' is of type %s, which cannot be read transposed", source->pattern,
+                tensor->type_name);
+  } else if (!lay_out(tensor, source, shape, &pattern, index % pattern.lead, &l)) {
+    dp_str_addf(problem, "tensor '%s' has shape ", source->pattern);
     rt_print_shape(problem, tensor->dims, tensor->rank);
-    dp_str_add(problem, ", the model wants ");
-    rt_print_shape(problem, shape->dims, shape->rank);
-    if (slice) dp_str_addf(problem, " for each of %" PRId64 " layers", shape->layers);
-  } else if (heads < 0 || (heads > 0 && (shape->rows == 1 ? shape->cols : shape->rows) % (2 * heads) != 0)) {
-    dp_str_addf(problem, "its rows do not divide into rotation pairs of %" PRId64 " heads", heads);
+    dp_str_addf(problem, ", the model wants %s", source->run > 0 ? "rows of it for " : "");
+    describe_shape(problem, shape, &pattern, source->transposed);
+  } else if (!rt_window_place(source, l.origin + l.unit - 1, &last) || last >= l.total) {
+    dp_str_addf(problem, "tensor '%s' has %" PRId64 " %s, the model wants %" PRId64 " of it from %" PRId64 " on",
+                source->pattern, l.total,
+                l.by_element         ? "elements"
+                : source->transposed ? "columns"
+                                     : "rows",
+                pattern.lead * l.unit, source->first);
   } else {
-    *bound = (rt_bound){.dtype = tensor->dtype,
-                        .rows = shape->rows,
+    *bound = (rt_bound){.rows = shape->rows,
                         .cols = shape->cols,
-                        .row_bytes = rt_row_bytes(tensor->dtype, shape->cols),
-                        .paired_heads = heads,
-                        .tensor = tensor};
-    bound->data = tensor->data + (slice ? layer * bound->rows * bound->row_bytes : 0);
+                        .vector = shape->rank < 2,
+                        .paired_heads = source->paired,
+                        .plus = (float)source->plus};
+    place_bound(&f, source, &l, bound);
   }
 }
 
@@ -235,7 +385,7 @@ static void add_suggestion(binder *b, const char *name) {
   free(names);
 }
 
-static void report_absent(binder *b, const ir_weight *weight) {
+static void report_absent(binder *b, const ir_weight *weight, const rt_layer_shape *shape) {
   dp_str_addf(&b->problems, "\n  %s: ", weight->name);
   if (weight->source_count == 0) dp_str_add(&b->problems, "the model does not say what it is called in files");
   for (int i = 0; i < weight->source_count; i++)
@@ -245,19 +395,71 @@ static void report_absent(binder *b, const ir_weight *weight) {
                                                 : ", ",
                 weight->sources[i].pattern);
   if (weight->source_count > 0 && b->file->tensor_count > 0) {
-    dp_arena *arena = dp_arena_new();
-    if (!arena) return;
-    add_suggestion(b,
-                   rt_layer_name(arena, weight->sources[b->file->format == RT_GGUF ? weight->source_count - 1 : 0].pattern, 0));
-    dp_arena_free(arena);
+    const ir_source *source = &weight->sources[b->file->format == RT_GGUF ? weight->source_count - 1 : 0];
+    dp_str_clear(&b->name);
+    rt_tensor_name(&b->name, source->pattern, weight, shape, 0);
+    if (!b->name.failed) add_suggestion(b, b->name.text);
   }
 }
 
-static void report_layers(binder *b, const ir_weight *weight, int64_t first, int64_t last, const char *problem) {
+static void add_place(dp_str *out, const ir_weight *weight, const rt_layer_shape *shape, int64_t index) {
+  dp_str_addf(out, "%" PRId64, weight->first_layer + index / shape->inner);
+  if (weight->stack > 1) dp_str_addf(out, ".%" PRId64, index % shape->inner);
+}
+
+static void report_layers(binder *b, const ir_weight *weight, const rt_layer_shape *shape, int64_t first, int64_t last,
+                          const char *problem) {
   dp_str_addf(&b->problems, "\n  %s", weight->name);
-  if (weight->stack && first == last) dp_str_addf(&b->problems, ", layer %" PRId64, first);
-  if (weight->stack && first != last) dp_str_addf(&b->problems, ", layers %" PRId64 "-%" PRId64, first, last);
+  if (weight->stack) {
+    dp_str_add(&b->problems, first == last ? ", layer " : ", layers ");
+    add_place(&b->problems, weight, shape, first);
+    if (first != last) {
+      dp_str_addc(&b->problems, '-');
+      add_place(&b->problems, weight, shape, last);
+    }
+  }
   dp_str_addf(&b->problems, ": %s", problem);
+}
+
+static void bind_found(binder *b, int index, const rt_layer_shape *shape, int source) {
+  const ir_weight *weight = &b->module->weights[index];
+  rt_bound *layers = DP_NEW_ARRAY(b->binding->arena, rt_bound, shape->count);
+  dp_str current = {0}, problem = {0};
+  int64_t begin = 0; /* of the layers that share `current` */
+  for (int64_t layer = 0; layer <= shape->count; layer++) {
+    dp_str_clear(&problem);
+    if (layer < shape->count) bind_layer(b, weight, shape, source, layer, &layers[layer], &problem);
+    if (layer < shape->count && layer > 0 && current.length == problem.length &&
+        (problem.length == 0 || memcmp(current.text, problem.text, problem.length) == 0))
+      continue;
+    if (current.length > 0) report_layers(b, weight, shape, begin, layer - 1, current.text);
+    dp_str swap = current;
+    current = problem, problem = swap, begin = layer;
+  }
+  if (current.failed || problem.failed) b->problems.failed = true;
+  dp_str_free(&current);
+  dp_str_free(&problem);
+  b->binding->weights[index].layers = layers; /* with holes when there were problems: the binding is then dropped */
+  b->binding->weights[index].layer_count = shape->count;
+}
+
+/* One vector of the number for all layers. */
+static void fill_weight(binder *b, int index, const rt_layer_shape *shape) {
+  const ir_weight *weight = &b->module->weights[index];
+  rt_bound_weight *bound = &b->binding->weights[index];
+  float *values = DP_NEW_ARRAY(b->binding->arena, float, shape->cols);
+  for (int64_t i = 0; i < shape->cols; i++) values[i] = (float)weight->fill;
+  bound->layers = DP_NEW_ARRAY(b->binding->arena, rt_bound, shape->count);
+  for (int64_t i = 0; i < shape->count; i++)
+    bound->layers[i] = (rt_bound){.data = (const uint8_t *)values,
+                                  .dtype = IR_f32,
+                                  .plain = true,
+                                  .vector = true,
+                                  .rows = 1,
+                                  .cols = shape->cols,
+                                  .row_bytes = rt_row_bytes(IR_f32, shape->cols)};
+  bound->layer_count = shape->count;
+  bound->filled = true;
 }
 
 static void bind_weight(binder *b, int index) {
@@ -268,29 +470,13 @@ static void bind_weight(binder *b, int index) {
     dp_str_addf(&b->problems, "\n  %s: the weight %s", weight->name, why);
     return;
   }
-  int source = choose_source(b, weight, shape.layers);
-  if (source < 0) {
-    if (!weight->optional && !weight->tied) report_absent(b, weight);
-    return;
-  }
-  rt_bound *layers = DP_NEW_ARRAY(b->binding->arena, rt_bound, shape.layers);
-  dp_str current = {0}, problem = {0};
-  int64_t begin = 0; /* of the layers that share `current` */
-  for (int64_t layer = 0; layer <= shape.layers; layer++) {
-    dp_str_clear(&problem);
-    if (layer < shape.layers) bind_layer(b, weight, &shape, source, layer, &layers[layer], &problem);
-    if (layer < shape.layers && layer > 0 && current.length == problem.length &&
-        (problem.length == 0 || memcmp(current.text, problem.text, problem.length) == 0))
-      continue;
-    if (current.length > 0) report_layers(b, weight, begin, layer - 1, current.text);
-    dp_str swap = current;
-    current = problem, problem = swap, begin = layer;
-  }
-  if (current.failed || problem.failed) b->problems.failed = true;
-  dp_str_free(&current);
-  dp_str_free(&problem);
-  b->binding->weights[index].layers = layers; /* with holes when there were problems: the binding is then dropped */
-  b->binding->weights[index].layer_count = shape.layers;
+  int source = choose_source(b, weight, &shape);
+  if (source >= 0)
+    bind_found(b, index, &shape, source);
+  else if (weight->filled && shape.rank < 2 && shape.cols <= MAX_FILLED)
+    fill_weight(b, index, &shape);
+  else if (!weight->optional && !weight->tied)
+    report_absent(b, weight, &shape);
 }
 
 /* ---- tensors without a weight ------------------------------------------------------------------------------------ */
@@ -321,7 +507,7 @@ static void describe_unused(const binder *b, dp_str *out) {
 }
 
 static dp_status conclude(binder *b, unsigned flags) {
-  if (b->problems.failed) return dp_fail(DP_NO_MEMORY, "no memory to bind '%s'", b->file->path);
+  if (b->problems.failed || b->name.failed) return dp_fail(DP_NO_MEMORY, "no memory to bind '%s'", b->file->path);
   dp_str unused = {0};
   describe_unused(b, &unused);
   bool refused = b->problems.length > 0 || ((flags & RT_BIND_STRICT) && unused.length > 0);
@@ -346,11 +532,15 @@ dp_status rt_bind_weights(ir_module *module, const rt_weights_file *file, unsign
   *out = NULL;
   binder b = {.module = module, .file = file, .binding = rt_binding_new(module->weight_count)};
   if (!b.binding) return dp_fail(DP_NO_MEMORY, "no memory to bind '%s'", file->path);
+  b.binding->file = file;
   b.used = DP_NEW_ARRAY(b.binding->arena, bool, file->tensor_count + 1);
+  b.int4 = DP_NEW_ARRAY(b.binding->arena, const rt_int4_tensor *, file->tensor_count + 1);
+  b.int4_problems = DP_NEW_ARRAY(b.binding->arena, const char *, file->tensor_count + 1);
   for (int i = 0; i < module->weight_count; i++) bind_weight(&b, i);
   rt_bind_ties(module, b.binding, &b.problems);
   dp_status status = conclude(&b, flags);
   dp_str_free(&b.problems);
+  dp_str_free(&b.name);
   if (status.code != DP_OK) {
     rt_binding_free(b.binding);
     return status;

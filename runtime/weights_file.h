@@ -12,16 +12,26 @@ typedef struct rt_name_index {
   uint64_t mask;
 } rt_name_index;
 
-struct rt_weights_file {
-  dp_arena *arena;    /* owned: names, tensors, metas, copied strings */
+/* One of the files that make up the weights. */
+typedef struct rt_part {
+  const char *path;
   dp_mapping mapping; /* owned; {0} for a file in borrowed memory */
+} rt_part;
+
+struct rt_weights_file {
+  dp_arena *arena; /* owned: names, tensors, metas, copied strings */
+  rt_part *parts;
+  int part_count, part_cap;
+  const char *path;      /* what the user named; while a part is read, the part's */
+  const char *directory; /* of the file: "" or with a '/' at its end; NULL for one in memory */
+  /* of the part that is being read */
   const uint8_t *data;
   uint64_t size;
-  const char *path;
+  uint64_t data_begin; /* where tensor data may begin */
+  int first_tensor;    /* its first in `tensors` */
   rt_weights_format format;
   uint32_t version; /* GGUF's */
   const char *architecture;
-  uint64_t data_begin; /* where tensor data may begin */
   rt_tensor *tensors;
   int tensor_count, tensor_cap;
   rt_meta *metas;
@@ -54,8 +64,25 @@ typedef enum rt_gguf_type {
 
 dp_status rt_read_gguf(rt_weights_file *file);
 dp_status rt_read_safetensors(rt_weights_file *file);
-/* The scalars and arrays of a config.json as metadata; a missing file is no error. */
-dp_status rt_read_config(rt_weights_file *file, const char *path);
+/* config.json and its companions in the file's directory as metadata; a missing one is no error. */
+dp_status rt_read_beside(rt_weights_file *file);
+/* The members of a JSON object as metadata under prefix + name; those of objects in it, down to `depth`, joined by '.'
+ */
+struct json_t;
+void rt_add_json_members(rt_weights_file *file, const char *prefix, struct json_t *object, int depth);
+
+/* Which files a path stands for (weights_dir.c). */
+typedef struct rt_file_list {
+  const char **paths;
+  int count, cap;
+  const char *directory;
+  const char *index; /* the path of the index that named them, or NULL */
+  /* what the index says: tensor names[i] is in paths[parts[i]] */
+  const char **names;
+  int *parts;
+  int name_count;
+} rt_file_list;
+dp_status rt_list_files(dp_arena *arena, const char *path, rt_file_list *list);
 
 /* UTF-8, no control characters, 1..RT_MAX_NAME bytes. */
 bool rt_is_name(const uint8_t *text, uint64_t length);

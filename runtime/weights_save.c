@@ -176,12 +176,29 @@ dp_status rt_save_safetensors(const char *path, const rt_save_tensor *tensors, i
 
 /* ---- a binding's weights ----------------------------------------------------------------------------------------- */
 
-/* One tensor of the file: `layers` layers from `first` on, rows in the order the source's readers expect. */
-typedef struct saved_weight {
-  const rt_bound *first;
+/* Weights go back under their first source's names, as that source describes them; several that are windows of one
+ * tensor make it together. A tensor is rows (of a vector: elements; of a transposed one: columns), each from one piece.
+ */
+
+typedef struct piece {
+  const rt_bound *first; /* of the matrices or vectors that the tensor holds, one after another */
+  const ir_source *source;
+  int64_t lead, unit; /* how many, and rows of each */
+} piece;
+
+typedef struct saved_tensor {
+  const char *name;
   ir_dtype dtype;
-  int64_t paired_heads; /* of the source written under: > 0: rotation pairs are made again */
-} saved_weight;
+  piece *pieces;
+  int piece_count, piece_cap;
+  bool vector, transposed, windowed;
+  int64_t lead, rows, cols; /* rows: in all; of a transposed one in each of the lead slabs */
+  int rank;                 /* and dims: as one weight without a window has them */
+  int64_t dims[RT_MAX_RANK];
+  int64_t width; /* elements in a row of the file's tensor */
+  float *work;   /* malloc'ed: a slab [cols][rows] of a transposed one, all elements of a vector */
+  int64_t slab;  /* which it holds; -1: none */
+} saved_tensor;
 
 /* The inverse of rt_paired_row: which row in the model's order lies at `row` of a file with pairs. */
 static int64_t unpaired_row(int64_t row, int64_t hd) {
@@ -189,69 +206,255 @@ static int64_t unpaired_row(int64_t row, int64_t hd) {
   return row - r + r % 2 * (hd / 2) + r / 2;
 }
 
-/* cols floats -> the saved type; `dst` is what write_tensor's buffer gives, unaligned for no type. */
-static void save_row(const saved_weight *saved, const rt_bound *bound, int64_t row, uint8_t *dst) {
-  enum { CHUNK = 256 }; /* a multiple of every block */
-  float chunk[CHUNK];
-  int64_t hd = bound->paired_heads > 0 ? rt_head_rows(bound->rows, bound->cols, bound->paired_heads) : 0;
-  const uint8_t *src = bound->data + (hd ? rt_paired_row(row, hd) : row) * bound->row_bytes;
-  for (int64_t at = 0; at < bound->cols; at += CHUNK) {
-    int64_t n = bound->cols - at < CHUNK ? bound->cols - at : CHUNK;
-    rt_dequantize_row(bound->dtype, src + rt_row_bytes(bound->dtype, at), chunk, n);
-    rt_quantize_row(saved->dtype, chunk, dst + rt_row_bytes(saved->dtype, at), n);
-  }
+/* The rows of a piece, counted through its matrices; each matrix of a transposed one is a slab of its own. */
+static int64_t piece_rows(const saved_tensor *saved, const piece *p) {
+  return saved->transposed ? p->unit : p->lead * p->unit;
 }
 
-/* A 1-D weight whose elements are paired here or there: small, through a row of floats. */
-static dp_status save_paired_vector(const saved_weight *saved, const rt_bound *bound, uint8_t *dst) {
-  float *row = malloc((size_t)bound->cols * sizeof *row);
-  if (!row) return dp_fail(DP_NO_MEMORY, "no memory to save a weight of %" PRId64 " elements", bound->cols);
-  rt_bound_row(bound, 0, row);
-  int64_t size = ir_dtype_block_bytes(saved->dtype);
-  for (int64_t i = 0; i < bound->cols; i++) {
-    int64_t from = saved->paired_heads > 0 ? unpaired_row(i, bound->cols / saved->paired_heads) : i;
-    rt_quantize_row(saved->dtype, &row[from], dst + i * size, 1);
+/* Which of the piece's rows lies at row `place` of the tensor: the inverse of rt_window_place; -1: none. */
+static int64_t row_at(const saved_tensor *saved, const piece *p, int64_t place) {
+  const ir_source *source = p->source;
+  int64_t row = place - source->first;
+  if (source->run > 0) {
+    if (row < 0 || row % source->step >= source->run) return -1;
+    row = row / source->step * source->run + row % source->step;
+  }
+  return row >= 0 && row < piece_rows(saved, p) ? row : -1;
+}
+
+/* A row of the file's order in the model's. */
+static int64_t model_row(const piece *p, int64_t row) {
+  return p->source->paired > 0 ? unpaired_row(row, p->unit / p->source->paired) : row;
+}
+
+static void vector_values(const rt_bound *bound, const ir_source *source, float *dst) {
+  rt_bound stored = *bound;
+  float plus = (float)source->plus;
+  if (stored.plus == plus) stored.plus = plus = 0; /* the number in the file, not a difference of rounded ones */
+  rt_bound_row(&stored, 0, dst);
+  for (int64_t i = 0; i < bound->cols && plus != 0; i++) dst[i] -= plus;
+}
+
+static dp_status no_memory(const saved_tensor *saved) {
+  return dp_fail(DP_NO_MEMORY, "no memory to save the tensor '%s'", saved->name);
+}
+
+/* All elements of a vector's tensor. */
+static dp_status make_vector(saved_tensor *saved) {
+  for (int i = 0; i < saved->piece_count; i++) {
+    const piece *p = &saved->pieces[i];
+    float *values = malloc((size_t)p->unit * sizeof *values);
+    if (!values) return no_memory(saved);
+    for (int64_t e = 0; e < p->lead; e++) {
+      vector_values(&p->first[e], p->source, values);
+      for (int64_t j = 0; j < p->unit; j++) {
+        int64_t place = 0;
+        rt_window_place(p->source, e * p->unit + j, &place);
+        saved->work[place] = values[model_row(p, j)];
+      }
+    }
+    free(values);
+  }
+  return DP_SUCCESS;
+}
+
+/* Slab `slab` of a transposed tensor. */
+static dp_status make_slab(saved_tensor *saved, int64_t slab) {
+  float *row = malloc((size_t)saved->cols * sizeof *row);
+  if (!row) return no_memory(saved);
+  for (int i = 0; i < saved->piece_count; i++) {
+    const piece *p = &saved->pieces[i];
+    for (int64_t r = 0; r < p->unit; r++) {
+      int64_t place = 0;
+      rt_window_place(p->source, r, &place);
+      rt_bound_row(&p->first[slab], model_row(p, r), row);
+      for (int64_t c = 0; c < saved->cols; c++) saved->work[c * saved->rows + place] = row[c];
+    }
+  }
+  free(row);
+  return DP_SUCCESS;
+}
+
+/* Rows of the file's tensor, from `work`. */
+static dp_status fill_from_work(saved_tensor *saved, int64_t first, int64_t count, uint8_t *dst) {
+  int64_t width = saved->width, slabs = saved->transposed ? saved->lead : 1;
+  int64_t slab_rows = saved->transposed ? saved->cols : saved->rows / width, elements = slab_rows * width;
+  if (!saved->work) saved->work = malloc((size_t)elements * sizeof *saved->work);
+  if (!saved->work) return no_memory(saved);
+  for (int64_t i = first; i < first + count; i++) {
+    int64_t slab = i / slab_rows;
+    if (saved->slab != slab) DP_TRY(saved->transposed ? make_slab(saved, slab) : make_vector(saved));
+    saved->slab = slab;
+    rt_quantize_row(saved->dtype, saved->work + i % slab_rows * width, dst, width);
+    dst += rt_row_bytes(saved->dtype, width);
+  }
+  if (first + count == slabs * slab_rows) {
+    free(saved->work);
+    saved->work = NULL;
+    saved->slab = -1;
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status fill_matrix(const saved_tensor *saved, int64_t first, int64_t count, uint8_t *dst) {
+  float *row = malloc((size_t)saved->cols * sizeof *row);
+  if (!row) return no_memory(saved);
+  for (int64_t i = first; i < first + count; i++, dst += rt_row_bytes(saved->dtype, saved->cols)) {
+    const piece *p = saved->pieces;
+    while (row_at(saved, p, i) < 0) p++; /* check_coverage saw that there is one */
+    int64_t at = row_at(saved, p, i);
+    rt_bound_row(&p->first[at / p->unit], model_row(p, at % p->unit), row);
+    rt_quantize_row(saved->dtype, row, dst, saved->cols);
   }
   free(row);
   return DP_SUCCESS;
 }
 
 static dp_status fill_saved(const void *context, int64_t first, int64_t count, void *dst) {
-  const saved_weight *saved = context;
-  int64_t rows = saved->first->rows, row_bytes = rt_row_bytes(saved->dtype, saved->first->cols);
-  for (int64_t i = 0; i < count; i++) {
-    const rt_bound *bound = &saved->first[(first + i) / rows];
-    int64_t row = (first + i) % rows;
-    uint8_t *to = (uint8_t *)dst + i * row_bytes;
-    if (rows == 1 && (saved->paired_heads > 0 || bound->paired_heads > 0)) {
-      DP_TRY(save_paired_vector(saved, bound, to));
-    } else {
-      if (saved->paired_heads > 0) row = unpaired_row(row, rows / saved->paired_heads);
-      save_row(saved, bound, row, to);
-    }
+  saved_tensor *saved = *(saved_tensor *const *)context;
+  return saved->transposed || saved->vector ? fill_from_work(saved, first, count, dst)
+                                            : fill_matrix(saved, first, count, dst);
+}
+
+/* ---- which tensors there are ------------------------------------------------------------------------------------- */
+
+typedef struct save_list {
+  dp_arena *arena;
+  const char *path;
+  saved_tensor **items;
+  int count, cap;
+  uint32_t *slots; /* malloc'ed: by name, position + 1 */
+  uint64_t mask;
+} save_list;
+
+static dp_status grow_table(save_list *list) {
+  uint64_t slots = list->mask ? 2 * (list->mask + 1) : 64;
+  uint32_t *fresh = calloc(slots, sizeof *fresh);
+  if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory to write '%s'", list->path);
+  free(list->slots);
+  list->slots = fresh, list->mask = slots - 1;
+  for (int i = 0; i < list->count; i++) {
+    uint64_t slot = dp_hash(0, list->items[i]->name, strlen(list->items[i]->name)) & list->mask;
+    while (fresh[slot]) slot = (slot + 1) & list->mask;
+    fresh[slot] = (uint32_t)i + 1;
   }
   return DP_SUCCESS;
 }
 
-typedef struct save_list {
-  dp_arena *arena;
-  rt_save_tensor *items;
-  int count, cap;
-} save_list;
+static dp_status find_or_add(save_list *list, const char *name, saved_tensor **tensor) {
+  if (!list->slots || 2 * (uint64_t)list->count > list->mask) DP_TRY(grow_table(list));
+  uint64_t slot = dp_hash(0, name, strlen(name)) & list->mask;
+  while (list->slots[slot] && strcmp(list->items[list->slots[slot] - 1]->name, name) != 0)
+    slot = (slot + 1) & list->mask;
+  if (list->slots[slot]) {
+    *tensor = list->items[list->slots[slot] - 1];
+    return DP_SUCCESS;
+  }
+  *tensor = DP_NEW(list->arena, saved_tensor);
+  (*tensor)->name = dp_arena_strdup(list->arena, name);
+  DP_PUSH(list->arena, list->items, list->count, list->cap) = *tensor;
+  list->slots[slot] = (uint32_t)list->count;
+  return DP_SUCCESS;
+}
 
-static void add_tensor(save_list *list, const ir_weight *weight, const rt_bound *first, int64_t layer, ir_dtype dtype,
-                       bool all_layers) {
-  const char *pattern = weight->source_count > 0 ? weight->sources[0].pattern : weight->name;
-  saved_weight *saved = DP_NEW(list->arena, saved_weight);
-  *saved = (saved_weight){.first = first, .dtype = dtype, .paired_heads = weight->source_count > 0 ? weight->sources[0].paired : 0};
-  rt_save_tensor tensor = {.name =
-                               weight->stack && !all_layers ? rt_layer_name(list->arena, pattern, layer) : pattern,
-                           .dtype = dtype,
-                           .fill = fill_saved,
-                           .context = saved};
-  for (int i = weight->stack && !all_layers ? 1 : 0; i < weight->type.rank; i++)
-    tensor.dims[tensor.rank++] = weight->type.dims[i].add;
-  DP_PUSH(list->arena, list->items, list->count, list->cap) = tensor;
+static dp_status add_piece(save_list *list, const char *name, const ir_source *source, const rt_layer_shape *shape,
+                           const rt_pattern *pattern, const rt_bound *first) {
+  saved_tensor *saved;
+  DP_TRY(find_or_add(list, name, &saved));
+  bool vector = shape->rank < 2;
+  piece p = {.first = first, .source = source, .lead = pattern->lead, .unit = vector ? shape->cols : shape->rows};
+  if (saved->piece_count == 0) {
+    saved->vector = vector, saved->transposed = source->transposed;
+    saved->lead = pattern->lead, saved->cols = shape->cols;
+    for (int i = 0; i < pattern->lead_rank; i++) saved->dims[saved->rank++] = pattern->lead_dims[i];
+    for (int i = 0; i < shape->rank; i++) saved->dims[saved->rank++] = shape->dims[i];
+  }
+  if (saved->vector != vector || saved->transposed != source->transposed || saved->lead != p.lead ||
+      (!vector && saved->cols != shape->cols))
+    return dp_fail(DP_UNSUPPORTED, "cannot write '%s': the weights that share the tensor '%s' do not make one together",
+                   list->path, name);
+  saved->windowed = saved->windowed || source->run > 0;
+  int64_t end = 0;
+  if (!rt_window_place(source, piece_rows(saved, &p) - 1, &end))
+    return dp_fail(DP_UNSUPPORTED, "cannot write '%s': the tensor '%s' would be too large", list->path, name);
+  saved->rows = end + 1 > saved->rows ? end + 1 : saved->rows;
+  DP_PUSH(list->arena, saved->pieces, saved->piece_count, saved->piece_cap) = p;
+  return DP_SUCCESS;
+}
+
+/* Every row of the tensor comes from one piece. */
+static dp_status check_coverage(const save_list *list, const saved_tensor *saved) {
+  int64_t sum = 0;
+  for (int i = 0; i < saved->piece_count; i++) sum += piece_rows(saved, &saved->pieces[i]);
+  for (int64_t row = 0; row < saved->rows; row++) {
+    int owners = 0;
+    if (sum == saved->rows && saved->piece_count == 1) break;
+    for (int i = 0; i < saved->piece_count; i++) owners += row_at(saved, &saved->pieces[i], row) >= 0;
+    if (owners != 1)
+      return dp_fail(DP_UNSUPPORTED,
+                     "cannot write '%s': %s weight of the model is row %" PRId64
+                     " of the tensor '%s': it cannot be made",
+                     list->path, owners ? "more than one" : "no", row, saved->name);
+  }
+  return DP_SUCCESS;
+}
+
+/* Windows and slabs are written as the plainest tensor that the source reads again. */
+static rt_save_tensor describe(save_list *list, saved_tensor *saved, ir_dtype dtype) {
+  saved_tensor **context = DP_NEW(list->arena, saved_tensor *);
+  *context = saved;
+  saved->dtype = dtype, saved->slab = -1;
+  rt_save_tensor tensor = {.name = saved->name, .dtype = dtype, .fill = fill_saved, .context = context};
+  int64_t lead = saved->lead, rows = saved->transposed ? saved->rows : saved->rows / lead;
+  if (!saved->windowed && !saved->transposed) {
+    tensor.rank = saved->rank;
+    memcpy(tensor.dims, saved->dims, sizeof tensor.dims);
+  } else {
+    if (lead > 1) tensor.dims[tensor.rank++] = lead;
+    if (saved->transposed) tensor.dims[tensor.rank++] = saved->cols;
+    tensor.dims[tensor.rank++] = rows;
+    if (!saved->transposed && !saved->vector) tensor.dims[tensor.rank++] = saved->cols;
+  }
+  saved->width = tensor.rank > 0 ? tensor.dims[tensor.rank - 1] : 1;
+  return tensor;
+}
+
+static dp_status collect_weight(save_list *list, const ir_weight *weight, const rt_bound_weight *bound) {
+  rt_layer_shape shape;
+  const char *why;
+  if (!rt_layer_shape_of(weight, &shape, &why) || shape.count != bound->layer_count)
+    return dp_fail(DP_INVALID, "cannot write '%s': the weights were bound to another model", list->path);
+  ir_source plain = {.pattern = weight->name};
+  ir_source *source = DP_NEW(list->arena, ir_source);
+  *source = weight->source_count > 0 ? weight->sources[0] : plain;
+  rt_pattern pattern = rt_pattern_of(source->pattern, weight, &shape);
+  dp_status status = DP_SUCCESS;
+  dp_str name = {0};
+  for (int64_t index = 0; index < shape.count && status.code == DP_OK; index += pattern.lead) {
+    dp_str_clear(&name);
+    rt_tensor_name(&name, source->pattern, weight, &shape, index);
+    status = name.failed ? dp_fail(DP_NO_MEMORY, "no memory to write '%s'", list->path)
+                         : add_piece(list, name.text, source, &shape, &pattern, &bound->layers[index]);
+  }
+  dp_str_free(&name);
+  return status;
+}
+
+static dp_status save_list_of(save_list *list, const ir_module *module, const rt_binding *binding, ir_dtype dtype) {
+  for (int i = 0; i < module->weight_count; i++) {
+    const rt_bound_weight *bound = &binding->weights[i];
+    if (bound->layers && bound->tie < 0 && !bound->filled) DP_TRY(collect_weight(list, &module->weights[i], bound));
+  }
+  rt_save_tensor *tensors = DP_NEW_ARRAY(list->arena, rt_save_tensor, list->count + 1);
+  for (int i = 0; i < list->count; i++) {
+    saved_tensor *saved = list->items[i];
+    DP_TRY(check_coverage(list, saved));
+    if (!saved->transposed && saved->rows % saved->lead != 0)
+      return dp_fail(DP_UNSUPPORTED, "cannot write '%s': the rows of '%s' do not divide into %" PRId64 " matrices",
+                     list->path, saved->name, saved->lead);
+    tensors[i] = describe(list, saved, dtype);
+  }
+  return rt_save_safetensors(list->path, tensors, list->count);
 }
 
 dp_status rt_save_weights(const char *path, const ir_module *module, const rt_binding *binding, ir_dtype dtype) {
@@ -259,18 +462,11 @@ dp_status rt_save_weights(const char *path, const ir_module *module, const rt_bi
     return dp_fail(DP_INVALID, "cannot write '%s' as %s: take f32, f16 or bf16", path, ir_dtype_name(dtype));
   if (module->weight_count != binding->weight_count)
     return dp_fail(DP_INVALID, "cannot write '%s': the weights were bound to another model", path);
-  save_list list = {.arena = dp_arena_new()};
+  save_list list = {.arena = dp_arena_new(), .path = path};
   if (!list.arena) return dp_fail(DP_NO_MEMORY, "no memory to write '%s'", path);
-  for (int i = 0; i < module->weight_count; i++) {
-    const ir_weight *weight = &module->weights[i];
-    const rt_bound_weight *bound = &binding->weights[i];
-    if (!bound->layers || bound->tie >= 0) continue;
-    bool all_layers = weight->stack && weight->source_count > 0 && !strstr(weight->sources[0].pattern, "{}");
-    if (weight->source_count == 0) all_layers = true;
-    for (int64_t layer = 0; layer < (all_layers ? 1 : bound->layer_count); layer++)
-      add_tensor(&list, weight, &bound->layers[layer], layer, dtype, all_layers);
-  }
-  dp_status status = rt_save_safetensors(path, list.items, list.count);
+  dp_status status = save_list_of(&list, module, binding, dtype);
+  for (int i = 0; i < list.count; i++) free(list.items[i]->work);
+  free(list.slots);
   dp_arena_free(list.arena);
   return status;
 }

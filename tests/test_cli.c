@@ -99,7 +99,7 @@ static const expectation mistakes[] = {
     {"dipper run $M --weights $S --raw -p 'Once upon a time' -n 300 >/dev/full", 1, "No space left on device"},
     {"dipper run nowhere.dip --weights $W -p x", 1, "No such file"},
     {"dipper run $D --weights $W -p x", 1, "is a directory"},
-    {"dipper run $M --weights $D -p x", 1, "is a directory"},
+    {"dipper run $M --weights $D -p x", 1, "holds no weights"},
     {"dipper run $M --weights nowhere.gguf -p x", 1, "No such file"},
     {": >empty; dipper run empty --weights $W -p x", 1, "no model"},
     {": >empty; dipper run $M --weights empty -p x", 1, "is empty"},

@@ -5,6 +5,7 @@
 #include "base/base.h"
 #include "ir/ir.h"
 #include "runtime/executor.h"
+#include "runtime/pace.h"
 
 #include <check.h>
 #include <pthread.h>
@@ -140,7 +141,7 @@ static tile_program *random_program(void) {
   p->sections = DP_NEW_ARRAY(p->arena, tile_section, p->section_count);
   for (int s = 0; s < p->section_count; s++) {
     p->sections[s] =
-        (tile_section){p->group_count, 1 + (int)random_below(MAX_GROUPS / 3), 1 + (int)random_below(MAX_ITERATIONS)};
+        (tile_section){p->group_count, 1 + (int)random_below(MAX_GROUPS / 3), 1 + (int)random_below(MAX_ITERATIONS), 0};
     for (int g = 0; g < p->sections[s].count; g++) {
       tile_kind kind = {.name = "task",
                         .space = (tile_space)random_below(TILE_SPACE_COUNT),
@@ -181,6 +182,7 @@ static rt_executor *new_executor(trial *t, int workers) {
   rt_executor *executor;
   dp_status status = rt_executor_new(t->program, &t->code, workers, MAX_TOKENS, MAX_TOKENS, &executor);
   ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status));
+  rt_executor_use_all(executor, true); /* steps of a test are short: measured, one worker would be the best number */
   return executor;
 }
 
@@ -243,7 +245,7 @@ static tile_program *chain(int groups, int iterations, int columns) {
   p->segment_tokens = 4;
   p->section_count = p->section_cap = 1;
   p->sections = DP_NEW_ARRAY(p->arena, tile_section, 1);
-  p->sections[0] = (tile_section){0, groups, iterations};
+  p->sections[0] = (tile_section){0, groups, iterations, 0};
   for (int g = 0; g < groups; g++) {
     DP_PUSH(p->arena, p->groups, p->group_count, p->group_cap) = (tile_group){.kind = g};
     DP_PUSH(p->arena, p->kinds, p->kind_count, p->kind_cap) =
@@ -325,6 +327,192 @@ START_TEST(workers_that_wait_for_a_slow_task_sleep) {
 }
 END_TEST
 
+/* Row tile 0 takes long in the first group. Nothing else of the other row tiles waits for it, so they go to the end of
+ * the step meanwhile: the task that ends last is of row tile 0, and no other ends after the slow one but those. */
+static atomic_int run_late; /* tasks of other row tiles that began after the slow one */
+static atomic_int slow_done;
+
+static void slow_first_run(const tile_code *code, int kind, const tile_step *step, int64_t layer, int64_t row,
+                           int64_t col, void *scratch, int64_t reuse) {
+  (void)code, (void)step, (void)scratch, (void)reuse;
+  if (row > 0 && atomic_load(&slow_done)) atomic_fetch_add(&run_late, 1);
+  if (row > 0 || kind > 0 || layer > 0 || col > 0) return;
+  nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+  atomic_store(&slow_done, 1);
+}
+
+START_TEST(a_worker_that_is_held_up_holds_up_only_what_needs_its_task) {
+  random_state = 8;
+  trial t = new_trial(chain(4, 3, 2));
+  t.code.run = slow_first_run;
+  rt_executor *executor = new_executor(&t, 2);
+  random_step(&t, 40, 0);
+  atomic_store(&slow_done, 0);
+  atomic_store(&run_late, 0);
+  rt_executor_run(executor, &t.step);
+  ck_assert_int_eq(atomic_load(&slow_done), 1);
+  ck_assert_int_eq(atomic_load(&run_late), 0);
+  rt_executor_free(executor);
+  tile_program_free(t.program);
+}
+END_TEST
+
+/* ---- how many workers */
+
+/* Runs steps whose time is made up, and returns their total in that of as many steps with the best number of workers. */
+static double paced(rt_paces *paces, int steps, int64_t tokens, double (*time)(int workers, int step), int max) {
+  double total = 0, best = 0;
+  for (int i = 0; i < steps; i++) {
+    int workers = rt_paces_choose(paces, tokens);
+    ck_assert_int_ge(workers, 1);
+    ck_assert_int_le(workers, max);
+    double took = time(workers, i), least = took;
+    for (int w = 1; w <= max; w *= 2)
+      if (time(w, i) < least) least = time(w, i);
+    rt_paces_took(paces, tokens, (int64_t)took);
+    total += took;
+    best += least;
+  }
+  return total / best;
+}
+
+static double noise(int step) { return (double)(dp_hash(1, &step, sizeof step) >> 40) / (1 << 24); }
+
+static double more_is_better(int workers, int step) { return 40e6 / workers * (1 + 0.1 * noise(step)); }
+static double one_is_best(int workers, int step) { return 5e6 * (1 + 0.25 * (workers - 1)) * (1 + 0.3 * noise(step)); }
+static double four_are_best(int workers, int step) {
+  return (16e6 / workers + 1e6 * workers) * (1 + 0.1 * noise(step));
+}
+/* Another process comes after 1000 steps and goes after 2000. */
+static double disturbed(int workers, int step) {
+  return workers == 1 ? 5e6 : step / 1000 % 2 ? 5e6 + 2.6e6 * noise(step) : 4e6 + 0.2e6 * noise(step);
+}
+
+START_TEST(steps_get_the_number_of_workers_that_is_fastest) {
+  rt_paces paces;
+  rt_paces_init(&paces, 8);
+  double lost = paced(&paces, 3000, 1, more_is_better, 8);
+  ck_assert_msg(lost < 1.02, "more is better: %.4f", lost);
+  lost = paced(&paces, 3000, 2, one_is_best, 8); /* another class of steps: learned from nothing */
+  ck_assert_msg(lost < 1.05, "one is best, learning included: %.4f", lost);
+  lost = paced(&paces, 3000, 2, one_is_best, 8);
+  ck_assert_msg(lost < 1.02, "one is best: %.4f", lost);
+  paced(&paces, 500, 64, four_are_best, 8);
+  ck_assert_int_eq(8 >> paces.classes[6].level, 4);
+  lost = paced(&paces, 3000, 64, four_are_best, 8);
+  ck_assert_msg(lost < 1.02, "four are best: %.4f", lost);
+  rt_paces_init(&paces, 2);
+  lost = paced(&paces, 4000, 1, disturbed, 2);
+  ck_assert_msg(lost < 1.05, "disturbed: %.4f", lost);
+}
+END_TEST
+
+START_TEST(any_number_of_workers_gets_through_any_step) {
+  random_state = 9;
+  trial t = new_trial(random_program());
+  rt_executor *executor = new_executor(&t, 4);
+  rt_executor_use_all(executor, false);
+  for (int i = 0; i < 500 * EFFORT; i++) { /* trials of 1 and 2 workers are among them */
+    random_step(&t, (int64_t)random_below(MAX_TOKENS), (int64_t)random_below(MAX_TOKENS));
+    run_and_check(&t, executor);
+  }
+  rt_executor_free(executor);
+  tile_program_free(t.program);
+}
+END_TEST
+
+/* ---- traces */
+
+/* A record of every task of the step, once, with its group, iteration, row and column; times in order; and no task
+ * recorded as begun before one that it waits for has ended. */
+static void check_trace(const trial *t, const rt_trace *trace, int32_t step) {
+  const tile_program *p = t->program;
+  int64_t (*ended)[MAX_ITERATIONS][MAX_TOKENS][MAX_COLUMNS] = calloc(MAX_GROUPS, sizeof *ended);
+  int tasks = 0;
+  for (int lane = 0; lane < trace->lane_count; lane++) {
+    int64_t last = 0;
+    for (int64_t i = 0; i < trace->lanes[lane].count; i++) {
+      const rt_task_record *r = &trace->lanes[lane].tasks[i];
+      ck_assert_int_ge(r->wait, last);
+      ck_assert_int_le(r->wait, r->begin);
+      ck_assert_int_le(r->begin, r->end);
+      ck_assert_int_eq(r->wait_group >= 0, r->wait < r->begin);
+      last = r->end;
+      if (r->step != step) continue;
+      ck_assert_int_ge(r->begin, trace->steps[step].begin);
+      ck_assert_int_le(r->end, trace->steps[step].end);
+      ck_assert_int_eq(r->row_tile, row_tile_of(t, r->group, r->row));
+      ck_assert_int_eq(ended[r->group][r->iteration][r->row][r->col], 0);
+      ended[r->group][r->iteration][r->row][r->col] = r->end;
+      tasks++;
+    }
+  }
+  ck_assert_int_eq(tasks, atomic_load(&t->tasks));
+  for (int lane = 0; lane < trace->lane_count; lane++) {
+    for (int64_t i = 0; i < trace->lanes[lane].count; i++) {
+      const rt_task_record *r = &trace->lanes[lane].tasks[i];
+      const tile_group *group = &p->groups[r->group];
+      for (int w = 0; r->step == step && w < group->wait_count; w++) {
+        const tile_wait *wait = &group->waits[w];
+        if (wait->when != TILE_EVERY || wait->scope != TILE_ALL) continue;
+        int section = p->groups[wait->group].section;
+        int iteration = section == group->section ? r->iteration : p->sections[section].iterations - 1;
+        for (int64_t row = 0; row < rows_of(t, wait->group); row++)
+          for (int c = 0; c < p->kinds[p->groups[wait->group].kind].col_tasks; c++)
+            ck_assert_int_le(ended[wait->group][iteration][row][c], r->begin);
+      }
+    }
+  }
+  free(ended);
+}
+
+START_TEST(a_trace_has_every_task_once_and_in_order) {
+  random_state = 10;
+  for (int round = 0; round < 10 * EFFORT; round++) {
+    trial t = new_trial(random_program());
+    int workers = 1 + round % 4;
+    rt_executor *executor = new_executor(&t, workers);
+    rt_trace *trace;
+    ck_assert_int_eq(rt_trace_new(t.program, workers, 20000, 3, &trace).code, DP_OK);
+    for (int32_t step = 0; step < 5; step++) { /* the first is not traced, for the last there is no room */
+      if (step == 1) rt_executor_trace(executor, trace);
+      int32_t positions[MAX_TOKENS] = {0}, pages[MAX_TOKENS + 1] = {0};
+      random_step(&t, 1 + (int64_t)random_below(MAX_TOKENS - 1), (int64_t)random_below(MAX_TOKENS));
+      t.step.positions = positions;
+      t.step.segment_pages = pages;
+      run_and_check(&t, executor);
+      if (step > 0 && step < 4) check_trace(&t, trace, step - 1);
+    }
+    ck_assert_int_eq(trace->step_count, 3);
+    ck_assert_int_eq(trace->dropped_steps, 1);
+    rt_executor_trace(executor, NULL);
+    random_step(&t, 3, 1);
+    run_and_check(&t, executor);
+    ck_assert_int_eq(trace->dropped_steps, 1);
+    rt_trace_free(trace);
+    rt_executor_free(executor);
+    tile_program_free(t.program);
+  }
+}
+END_TEST
+
+START_TEST(what_finds_no_room_in_a_trace_is_counted) {
+  random_state = 11;
+  trial t = new_trial(chain(3, 2, 2));
+  rt_executor *executor = new_executor(&t, 1);
+  rt_trace *trace;
+  ck_assert_int_eq(rt_trace_new(t.program, 1, 5, 10, &trace).code, DP_OK);
+  rt_executor_trace(executor, trace);
+  random_step(&t, 1, 0);
+  run_and_check(&t, executor);
+  ck_assert_int_eq(trace->lanes[0].count, 5);
+  ck_assert_int_eq(trace->lanes[0].dropped, 3 * 2 * 2 - 5);
+  rt_trace_free(trace);
+  rt_executor_free(executor);
+  tile_program_free(t.program);
+}
+END_TEST
+
 /* Two executors in two threads share nothing. */
 static void *run_steps(void *argument) {
   trial *t = argument;
@@ -384,6 +572,11 @@ int main(void) {
   tcase_add_test(tests, one_worker_reuses_the_prologue_for_all_columns_of_a_row);
   tcase_add_test(tests, idle_workers_use_no_processor_time);
   tcase_add_test(tests, workers_that_wait_for_a_slow_task_sleep);
+  tcase_add_test(tests, a_worker_that_is_held_up_holds_up_only_what_needs_its_task);
+  tcase_add_test(tests, steps_get_the_number_of_workers_that_is_fastest);
+  tcase_add_test(tests, any_number_of_workers_gets_through_any_step);
+  tcase_add_test(tests, a_trace_has_every_task_once_and_in_order);
+  tcase_add_test(tests, what_finds_no_room_in_a_trace_is_counted);
   tcase_add_test(tests, two_executors_run_at_once);
   tcase_add_test(tests, a_bad_number_of_workers_is_refused);
   suite_add_tcase(suite, tests);

@@ -160,6 +160,46 @@ END_TEST
 START_TEST(odd_names_numbers_and_bodies_read_back_to_the_same_text) { ck_round_trip(others); }
 END_TEST
 
+/* Ops of mixtures of experts, of encoders and of latent attention, and every word of a weight's sources. */
+static const char *const experts =
+    "module experts {\n"
+    "  weight @w : f32[layers:2, 7, 8, d:8] stacked 2 first 3 from \"w.{}.{}\", \"w.{}\" transposed rows 8 of 24 at 8\n"
+    "  weight @q : f32[16, d:8] from \"qkv\" rows 16 of 48 at 16 paired 2, \"q\"\n"
+    "  weight @norm : f32[d:8] from \"norm\" plus 1 or 0.5\n"
+    "\n"
+    "  graph @forward(%x: f32[T, d:8], %ids: i32[T, 2]) {\n"
+    "    %w = weight {name = \"w\"} : f32[layers:2, 7, 8, d:8]\n"
+    "    %norm = weight {name = \"norm\"} : f32[d:8]\n"
+    "    %y = loop %x {count = 2, first = 3} (%l: i32[], %c: f32[T, d:8]) {\n"
+    "      %g = every %l {period = 2, phase = 1} : f32[]\n"
+    "      %m = select %w, %l : f32[7, 8, d:8]\n"
+    "      %h = layer_norm %c, %norm, %norm {eps = 1e-12} : f32[T, d:8]\n"
+    "      %p = softmax %h : f32[T, d:8]\n"
+    "      %top = top_k %p {k = 2} : i32[T, 2]\n"
+    "      %t = take %p, %top : f32[T, 2]\n"
+    "      %a = among %top {count = 8} : f32[T, 8]\n"
+    "      %e = expert_matmul %h, %m, %top {transposed = 1} : f32[T, 2, 8]\n"
+    "      %s = mix %t, %e : f32[T, 8]\n"
+    "      %b = slice %s {first = 2, count = 3} : f32[T, 3]\n"
+    "      %v = concat %b, %b : f32[T, 6]\n"
+    "      %u = gelu %v : f32[T, 6]\n"
+    "      %z = reshape %a {to = f32[T, 1, 8]} : f32[T, 1, 8]\n"
+    "      %n = add %c, %s : f32[T, d:8]\n"
+    "      yield %n\n"
+    "    } : f32[T, d:8]\n"
+    "    %heads = weight {name = \"q\"} : f32[16, d:8]\n"
+    "    return %y\n"
+    "  }\n"
+    "\n"
+    "  graph @heads(%x: f32[T, 7, 8], %w: f32[7, 8, 5]) {\n"
+    "    %y = head_matmul %x, %w {transposed = 0} : f32[T, 7, 5]\n"
+    "    return %y\n"
+    "  }\n"
+    "}\n";
+
+START_TEST(experts_and_windows_of_tensors_read_back_to_the_same_text) { ck_round_trip(experts); }
+END_TEST
+
 static void mark_ops(const ir_block *block, bool *seen) {
   for (const ir_op *op = block->first; op; op = op->next) {
     seen[op->code] = true;
@@ -169,8 +209,8 @@ static void mark_ops(const ir_block *block, bool *seen) {
 
 START_TEST(every_op_parses_and_prints) {
   bool seen[IR_OP_COUNT] = {false};
-  const char *texts[] = {llama, others};
-  for (int i = 0; i < 2; i++) {
+  const char *texts[] = {llama, others, experts};
+  for (size_t i = 0; i < DP_COUNT(texts); i++) {
     ir_module *module = must_read(texts[i]);
     for (ir_graph *graph = module->graphs; graph; graph = graph->next) mark_ops(graph->block, seen);
     ir_module_free(module);
@@ -509,6 +549,7 @@ int main(void) {
   tcase_add_test(tests, a_whole_llama_reads_back_to_the_same_text);
   tcase_add_test(tests, odd_names_numbers_and_bodies_read_back_to_the_same_text);
   tcase_add_test(tests, every_op_parses_and_prints);
+  tcase_add_test(tests, experts_and_windows_of_tensors_read_back_to_the_same_text);
   tcase_add_test(tests, names_are_hints_made_unique);
   tcase_add_test(tests, written_types_may_be_left_out_and_comments_are_skipped);
   tcase_add_test(tests, shape_errors_show_both_shapes_with_dimension_names);

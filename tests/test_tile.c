@@ -517,8 +517,8 @@ START_TEST(the_text_shows_whatever_determines_code) {
   CK_TOLD_APART(c->dim[0], 9);
   CK_TOLD_APART(c->dim[1], 9);
   CK_TOLD_APART(c->offset, 64);
-  CK_TOLD_APART(c->key_floats, 9);
-  CK_TOLD_APART(c->value_floats, 9);
+  CK_TOLD_APART(c->key_elements, 9);
+  CK_TOLD_APART(c->value_elements, 9);
   for (int i = 0; i < p->kind_count; i++) {
     tile_kind *k = &p->kinds[i];
     CK_TOLD_APART(k->space, k->space == TILE_TOKENS ? TILE_OUTPUTS : TILE_TOKENS);

@@ -101,9 +101,9 @@ static int add_cache(fixture *f, int layers, int heads, int64_t key_dim, int64_t
                   .heads = heads,
                   .dim = {key_dim, value_dim},
                   .offset = p->page_bytes,
-                  .key_floats = TILE_CHUNK * key_dim,
-                  .value_floats = TILE_CHUNK * round_up(value_dim, TILE_BLOCK)};
-  p->page_bytes += layers * heads * (c.key_floats + c.value_floats) * 4;
+                  .key_elements = TILE_CHUNK * key_dim,
+                  .value_elements = TILE_CHUNK * round_up(value_dim, TILE_BLOCK)};
+  p->page_bytes += layers * heads * (c.key_elements + c.value_elements) * 4;
   DP_PUSH(p->arena, p->caches, p->cache_count, p->cache_cap) = c;
   return p->cache_count - 1;
 }
@@ -333,12 +333,12 @@ static void fill_past(fixture *f) {
         const tile_cache *cache = &p->caches[c];
         for (int64_t unit = 0; unit < cache->layers * cache->heads; unit++) {
           float *keys = (float *)(void *)(f->step.kv + page * p->page_bytes + cache->offset) +
-                        unit * (cache->key_floats + cache->value_floats);
+                        unit * (cache->key_elements + cache->value_elements);
           int layer = (int)(unit / cache->heads), head = (int)(unit % cache->heads);
           for (int64_t e = 0; e < cache->dim[0]; e++)
             keys[e * TILE_CHUNK + at] = fixture_past(f, 0, layer, s, position, head, e);
           for (int64_t e = 0; e < cache->dim[1]; e++)
-            keys[cache->key_floats + (e / TILE_BLOCK * TILE_CHUNK + at) * TILE_BLOCK + e % TILE_BLOCK] =
+            keys[cache->key_elements + (e / TILE_BLOCK * TILE_CHUNK + at) * TILE_BLOCK + e % TILE_BLOCK] =
                 fixture_past(f, 1, layer, s, position, head, e);
         }
       }

@@ -5,6 +5,8 @@
  *   io.c       errors, output, standard input, token ids
  *   run.c      run: a prompt, standard input, or a conversation
  *   figures.c  logits, eval, bench: numbers out
+ *   trace.c    trace: a timeline of a run
+ *   profile.c  profile: time and work of each op, beside the limits that limits.c measures
  *   look.c     check, ir, graph, weights, tokenize: looking inside */
 #ifndef DIPPER_TOOLS_CLI_H
 #define DIPPER_TOOLS_CLI_H
@@ -64,6 +66,11 @@ void cli_remove_partial(const char *path); /* what a failed command began to wri
 dp_status cli_read_stdin(dp_str *text);
 /* Ids separated by commas, spaces or lines, with or without brackets; malloc'ed. CLI_OK or CLI_FAILURE. */
 int cli_parse_ids(const char *text, int32_t **ids, size_t *count);
+/* The same of a flag's value, where "@FILE" is a file with them; at least one. */
+int cli_read_ids(const char *list, int32_t **ids, size_t *count);
+/* A prompt's ids: as a user's message where there is a chat template and not --raw. */
+dp_status cli_prompt_tokens(const cli_args *args, const dp_model *model, const char *prompt, size_t length,
+                            dp_tokens *tokens);
 
 int64_t cli_peak_bytes(void); /* the most memory that was resident, of this program alone */
 
@@ -71,6 +78,8 @@ int cli_run(const cli_args *args);
 int cli_logits(const cli_args *args);
 int cli_eval(const cli_args *args);
 int cli_bench(const cli_args *args);
+int cli_trace(const cli_args *args);
+int cli_profile(const cli_args *args);
 int cli_check(const cli_args *args);
 int cli_ir(const cli_args *args);
 int cli_graph(const cli_args *args);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define MODEL_FLAGS "--weights --set --cache-dir --backend --verify-each"
-#define RUN_FLAGS MODEL_FLAGS " --threads --ctx --target-cpu --target-features"
+#define RUN_FLAGS MODEL_FLAGS " --threads --ctx --kv-type --target-cpu --target-features"
 
 static const cli_command commands[] = {
     {.name = "run",
@@ -126,6 +126,35 @@ static const cli_command commands[] = {
      .least = 1,
      .most = 1,
      .run = cli_bench},
+    {.name = "trace",
+     .arguments = "MODEL.dip --weights FILE [-p PROMPT | --tokens LIST] -o FILE.json",
+     .flags = RUN_FLAGS " -p --raw --tokens -n -o",
+     .required = "--weights -o",
+     .summary = "a timeline of what the threads did",
+     .description =
+         "Feeds a prompt, then takes the likeliest token some times over (-n, default 16), and writes a timeline that\n"
+         "ui.perfetto.dev opens: each thread's tasks, what it waited for, the steps, how many threads were idle. Then\n"
+         "prints where the threads' time went, and the critical path: from the last task of each step back through the\n"
+         "latest of those that it had to wait for.",
+     .examples = "  dipper trace models/llama.dip --weights model.gguf -p 'Why is the sky blue?' -n 8 -o trace.json\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_trace},
+    {.name = "profile",
+     .arguments = "MODEL.dip --weights FILE",
+     .flags = RUN_FLAGS " --prefill --decode --repeat --json",
+     .required = "--weights",
+     .summary = "time and work of each op",
+     .description =
+         "Traces the prefill of a prompt, then single-token steps after it, and prints for each op its tasks, its time on\n"
+         "the clock (shared evenly by ops that run at once), the bytes of weights and KV cache it reads (each once a\n"
+         "step), its floating-point operations, and what share of the machine's limits that is. The limits are measured\n"
+         "first, with as many threads. An op below half of both is said to be limited by latency.",
+     .examples = "  dipper profile models/llama.dip --weights model.gguf --threads 2\n"
+                 "  dipper profile models/llama.dip --weights model.gguf --prefill 128 --decode 16 --json\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_profile},
 };
 
 static void program_help(FILE *out) {

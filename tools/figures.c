@@ -14,7 +14,7 @@ static double seconds(void) {
 }
 
 /* A list of ids, or "@FILE" with one in it. */
-static int read_ids(const char *list, int32_t **ids, size_t *count) {
+int cli_read_ids(const char *list, int32_t **ids, size_t *count) {
   char *text = NULL;
   if (list[0] == '@') {
     size_t length;
@@ -70,7 +70,7 @@ static int write_logits(const cli_args *args, dp_session *session, const int32_t
 int cli_logits(const cli_args *args) {
   int32_t *ids = NULL;
   size_t count = 0;
-  int code = read_ids(args->tokens, &ids, &count);
+  int code = cli_read_ids(args->tokens, &ids, &count);
   if (code != CLI_OK) return code;
   dp_options options = args->model;
   int64_t step = args->chunk ? args->chunk : 128;

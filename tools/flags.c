@@ -24,6 +24,8 @@ static const flag flags[] = {
     {"--set", "NAME=VALUE", "a dimension or constant of the model; beats the weights file and the text", FLAG_SET, 0, 0,
      0},
     {"--threads", "K", "worker threads (default: one a core)", FLAG_INT, AT(model.threads), 1, 1024},
+    {"--kv-type", "TYPE", "elements of the KV cache: f32 (default), or f16 for half the memory, rounded", FLAG_TEXT,
+     AT(model.kv_type), 0, 0},
     {"--ctx", "N", "tokens of context (default: the model's, at most 4096)", FLAG_INTEGER, AT(model.context), 1,
      1 << 30},
     {"--cache-dir", "DIR",
@@ -67,7 +69,7 @@ static const flag flags[] = {
     {"--batch", "N", "sequences a step while decoding (default 1)", FLAG_INTEGER, AT(batch), 1, 512},
 };
 
-/* `bench --decode N` counts steps; everywhere else --decode is a switch. */
+/* Where --decode N counts steps, as in `bench`; in `tokenize` it is a switch. */
 static const flag bench_decode = {"--decode", "N",    "single-token steps (default 64)", FLAG_INTEGER, AT(bench_decode),
                                   0,          1 << 20};
 
@@ -82,7 +84,7 @@ static bool takes(const cli_command *command, const char *name) { return lists(c
 
 static const flag *find_flag(const cli_command *command, const char *name) {
   if (!takes(command, name)) return NULL;
-  if (strcmp(command->name, "bench") == 0 && strcmp(name, "--decode") == 0) return &bench_decode;
+  if (takes(command, "--prefill") && strcmp(name, "--decode") == 0) return &bench_decode;
   for (size_t i = 0; i < DP_COUNT(flags); i++)
     if (strcmp(flags[i].name, name) == 0) return &flags[i];
   return NULL;

@@ -70,8 +70,8 @@ static dp_generation generation_of(const cli_args *args, bool *lost) {
 
 /* ---- one prompt */
 
-static dp_status prompt_tokens(const cli_args *args, const dp_model *model, const char *prompt, size_t length,
-                               dp_tokens *tokens) {
+dp_status cli_prompt_tokens(const cli_args *args, const dp_model *model, const char *prompt, size_t length,
+                            dp_tokens *tokens) {
   if (args->raw || !dp_model_get_info(model).has_chat_template)
     return dp_tokenize(model, prompt, length, false, tokens);
   dp_text rendered = {0};
@@ -97,7 +97,7 @@ static int answer(const cli_args *args, dp_model *model, const char *prompt, siz
   dp_generation_stats stats = {0};
   bool lost = false;
   dp_generation generation = generation_of(args, &lost);
-  dp_status status = prompt_tokens(args, model, prompt, length, &tokens);
+  dp_status status = cli_prompt_tokens(args, model, prompt, length, &tokens);
   if (status.code == DP_OK) status = dp_session_new(model, &session);
   if (status.code == DP_OK) status = dp_generate(session, tokens.ids, tokens.count, &generation, &stats);
   dp_session_free(session);

@@ -62,10 +62,10 @@ static const char *weight_of(const interp_task *task, const tile_op *op, ir_dtyp
 }
 
 /* Keys (part 0) or values (part 1) of a page and head, of this layer. */
-static float *cache_part(const interp_task *task, const tile_cache *cache, int64_t page, int64_t head, int part) {
-  int64_t unit = (task->layer * cache->heads + head) * (cache->key_floats + cache->value_floats);
+static char *cache_part(const interp_task *task, const tile_cache *cache, int64_t page, int64_t head, int part) {
+  int64_t unit = (task->layer * cache->heads + head) * (cache->key_elements + cache->value_elements);
   char *base = task->step->kv + page * task->program->page_bytes + cache->offset;
-  return (float *)(void *)base + unit + (part ? cache->key_floats : 0);
+  return base + (unit + (part ? cache->key_elements : 0)) * ir_dtype_block_bytes(cache->storage);
 }
 
 static int64_t chunk_page(const interp_task *task) {
@@ -188,11 +188,12 @@ static void mma_keys(const interp_task *task, int index) {
   const tile_cache *cache = &task->program->caches[op->ref];
   int64_t lda;
   const float *a = product_rows(task, op->operands[0], &lda);
-  const float *keys = cache_part(task, cache, chunk_page(task), task->col, 0);
+  const char *keys = cache_part(task, cache, chunk_page(task), task->col, 0);
+  int64_t bytes = ir_dtype_block_bytes(cache->storage);
   float *c = interp_value(task, index);
   for (int64_t i = 0; i < task->rows * op->cols; i++) c[i] = 0;
-  interp_product(IR_f32, (const char *)keys, cache->dim[0] * TILE_BLOCK * 4, cache->dim[0], a, lda, task->rows, c,
-                 op->cols, op->cols);
+  interp_product(cache->storage, keys, cache->dim[0] * TILE_BLOCK * bytes, cache->dim[0], a, lda, task->rows, c, op->cols,
+                 op->cols);
 }
 
 /* The positions after the last one that a row of the segment sees are no part of the sum: the cache may hold anything
@@ -202,11 +203,12 @@ static void mma_values(const interp_task *task, int index) {
   const tile_cache *cache = &task->program->caches[op->ref];
   int64_t lda, positions = interp_last_position(task) + 1 - task->chunk * TILE_CHUNK;
   const float *a = product_rows(task, op->operands[0], &lda);
-  const float *values = cache_part(task, cache, chunk_page(task), task->col, 1);
+  const char *values = cache_part(task, cache, chunk_page(task), task->col, 1);
+  int64_t bytes = ir_dtype_block_bytes(cache->storage);
   float *c = interp_value(task, index);
   for (int64_t r = 0; r < task->rows; r++)
     for (int64_t n = 0; n < op->cols; n++) c[r * op->cols + n] = interp_element(task, op->operands[1], r, n, op->cols);
-  interp_product(IR_f32, (const char *)values, TILE_CHUNK * TILE_BLOCK * 4,
+  interp_product(cache->storage, values, TILE_CHUNK * TILE_BLOCK * bytes,
                  positions < TILE_CHUNK ? positions : TILE_CHUNK, a, lda, task->rows, c, op->cols, op->cols);
 }
 
@@ -220,6 +222,25 @@ static void causal(const interp_task *task, int index) {
   }
 }
 
+/* To f16, to nearest, ties to even. The upper bits by shifting; below 2^-14 by adding a number whose last bit is worth
+ * as much as a subnormal's. */
+static uint16_t half_of(float x) {
+  uint32_t bits, magnitude;
+  memcpy(&bits, &x, sizeof bits);
+  magnitude = bits & 0x7fffffff;
+  uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+  if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
+  if (magnitude >= 0x477ff000) return sign | 0x7c00; /* 65520 and above */
+  if (magnitude < 0x38800000) {
+    float small;
+    memcpy(&small, &magnitude, sizeof small);
+    small += 0.5f;
+    memcpy(&magnitude, &small, sizeof magnitude);
+    return (uint16_t)(sign | (magnitude - 0x3f000000));
+  }
+  return (uint16_t)(sign | ((magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13));
+}
+
 static void append(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
   const tile_cache *cache = &task->program->caches[op->ref];
@@ -228,9 +249,13 @@ static void append(const interp_task *task, int index) {
     for (int64_t c = 0; c < interp_columns(task, x); c++) {
       int64_t n = column_of(task, op, 0) + c, e = n % op->dim, major = position, minor = e, depth = cache->dim[0];
       if (op->part == 1) major = e, minor = position, depth = TILE_CHUNK; /* dims are the rows there */
-      float *part = cache_part(task, cache, slot / TILE_CHUNK, n / op->dim, op->part);
-      part[(major / TILE_BLOCK * depth + minor) * TILE_BLOCK + major % TILE_BLOCK] =
-          interp_element(task, op->operands[0], r, c, x->cols);
+      char *part = cache_part(task, cache, slot / TILE_CHUNK, n / op->dim, op->part);
+      float value = interp_element(task, op->operands[0], r, c, x->cols);
+      int64_t element = (major / TILE_BLOCK * depth + minor) * TILE_BLOCK + major % TILE_BLOCK;
+      if (cache->storage == IR_f16)
+        ((uint16_t *)(void *)part)[element] = half_of(value);
+      else
+        ((float *)(void *)part)[element] = value;
     }
   }
 }

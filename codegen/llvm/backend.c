@@ -19,7 +19,7 @@
 static const char pipeline[] = "default<O2>";
 
 /* Raised whenever the code generated for the same tile program changes. */
-static const char version[] = "4";
+static const char version[] = "6";
 
 /* ---- targets */
 
@@ -71,14 +71,20 @@ static const char *features_of_cpu(const char *cpu) {
 }
 
 static ll_numbers numbers_of(const char *triple, const char *features) {
-  static const ll_register_tile avx512[] = {{12, 2}, {8, 2}, {4, 2}, {2, 4}, {1, 4}};
+  static const ll_register_tile avx512[] = {{12, 2}, {6, 4}, {4, 4}, {2, 4}, {1, 4}};
+  static const ll_register_tile avx512_plain[] = {{6, 4}, {4, 4}, {3, 4}, {2, 4}, {1, 4}};
   static const ll_register_tile avx2[] = {{6, 1}, {4, 1}, {2, 2}, {1, 4}};
   static const ll_register_tile neon[] = {{5, 1}, {4, 1}, {2, 2}, {1, 4}};
   static const ll_register_tile sse[] = {{2, 1}, {1, 2}};
-#define NUMBERS(fma, f16, list) ((ll_numbers){fma, f16, list, (int)DP_COUNT(list)})
+#define NUMBERS(fma, f16, list) ((ll_numbers){fma, f16, list, (int)DP_COUNT(list), list, (int)DP_COUNT(list)})
   if (strncmp(triple, "aarch64", 7) == 0) return NUMBERS(true, true, neon);
   bool fma = has_feature(features, "fma"), f16 = has_feature(features, "f16c");
-  if (has_feature(features, "avx512f")) return NUMBERS(true, true, avx512);
+  if (has_feature(features, "avx512f")) {
+    ll_numbers numbers = NUMBERS(true, true, avx512);
+    numbers.plain_tiles = avx512_plain;
+    numbers.plain_tile_count = (int)DP_COUNT(avx512_plain);
+    return numbers;
+  }
   if (has_feature(features, "avx2")) return NUMBERS(fma, f16, avx2);
   return NUMBERS(fma, f16, sse);
 }

@@ -90,6 +90,36 @@ LLVMValueRef ll_fma(ll *l, LLVMValueRef x, LLVMValueRef y, LLVMValueRef z) {
   return ll_intrinsic(l, "llvm.fma", &type, 1, arguments, 3);
 }
 
+/* By bits: shifted with the rounding added, above f16's normal range infinity or NaN, below it by adding a number whose last
+ * bit is worth as much as a subnormal's. */
+static LLVMValueRef narrow_f16_by_bits(ll *l, LLVMValueRef x) {
+  bool vector = LLVMGetTypeKind(LLVMTypeOf(x)) == LLVMVectorTypeKind;
+  LLVMTypeRef wide = vector ? l->v_i32 : l->i32, half = vector ? LLVMVectorType(l->i16, TILE_LANES) : l->i16;
+#define C32(n) (vector ? ll_splat(l, LLVMConstInt(l->i32, n, false)) : LLVMConstInt(l->i32, n, false))
+  LLVMValueRef bits = LLVMBuildBitCast(l->b, x, wide, "");
+  LLVMValueRef magnitude = LLVMBuildAnd(l->b, bits, C32(0x7fffffff), "");
+  LLVMValueRef odd = LLVMBuildAnd(l->b, LLVMBuildLShr(l->b, magnitude, C32(13), ""), C32(1), "");
+  LLVMValueRef normal = LLVMBuildAdd(l->b, LLVMBuildAdd(l->b, magnitude, odd, ""), C32(0xfff - 0x38000000u), "");
+  normal = LLVMBuildLShr(l->b, normal, C32(13), "");
+  LLVMValueRef small = LLVMBuildBitCast(l->b, magnitude, LLVMTypeOf(x), "");
+  small = LLVMBuildFAdd(l->b, small, vector ? ll_const(l, 0.5) : LLVMConstReal(l->f32, 0.5), "");
+  small = LLVMBuildSub(l->b, LLVMBuildBitCast(l->b, small, wide, ""), C32(0x3f000000), "");
+  LLVMValueRef nan = LLVMBuildOr(l->b, C32(0x7e00),
+                                 LLVMBuildAnd(l->b, LLVMBuildLShr(l->b, magnitude, C32(13), ""), C32(0x3ff), ""), "");
+  LLVMValueRef result = LLVMBuildSelect(l->b, LLVMBuildICmp(l->b, LLVMIntULT, magnitude, C32(0x38800000), ""), small, normal, "");
+  result = LLVMBuildSelect(l->b, LLVMBuildICmp(l->b, LLVMIntUGE, magnitude, C32(0x477ff000), ""), C32(0x7c00), result, "");
+  result = LLVMBuildSelect(l->b, LLVMBuildICmp(l->b, LLVMIntUGT, magnitude, C32(0x7f800000), ""), nan, result, "");
+  LLVMValueRef sign = LLVMBuildAnd(l->b, LLVMBuildLShr(l->b, bits, C32(16), ""), C32(0x8000), "");
+#undef C32
+  return LLVMBuildTrunc(l->b, LLVMBuildOr(l->b, result, sign, ""), half, "");
+}
+
+LLVMValueRef ll_narrow_f16(ll *l, LLVMValueRef x) {
+  if (!l->numbers.f16) return narrow_f16_by_bits(l, x);
+  bool vector = LLVMGetTypeKind(LLVMTypeOf(x)) == LLVMVectorTypeKind;
+  return LLVMBuildFPTrunc(l->b, x, vector ? LLVMVectorType(l->f16, TILE_LANES) : l->f16, "");
+}
+
 /* ---- scalar functions */
 
 static LLVMValueRef less(ll *l, LLVMValueRef a, LLVMValueRef b, LLVMValueRef then, LLVMValueRef otherwise) {

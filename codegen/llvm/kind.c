@@ -262,11 +262,12 @@ static void embed_rows(ll_kind *k, int index, ir_dtype storage, LLVMValueRef bas
 /* Keys (part 0) or values of (page, head) of this layer. */
 static LLVMValueRef cache_at(ll_kind *k, const tile_cache *cache, LLVMValueRef page, LLVMValueRef head, int part) {
   ll *l = k->l;
+  int64_t size = ir_dtype_block_bytes(cache->storage);
   LLVMValueRef kv = ll_step_ptr(l, k->step, offsetof(tile_step, kv));
   LLVMValueRef unit = ll_add(l, ll_muli(l, k->layer, cache->heads), head);
   LLVMValueRef bytes = ll_add(l, ll_muli(l, page, l->program->page_bytes),
-                              ll_muli(l, unit, (cache->key_floats + cache->value_floats) * 4));
-  return ll_at(l, kv, ll_addi(l, bytes, cache->offset + (part ? cache->key_floats * 4 : 0)));
+                              ll_muli(l, unit, (cache->key_elements + cache->value_elements) * size));
+  return ll_at(l, kv, ll_addi(l, bytes, cache->offset + (part ? cache->key_elements * size : 0)));
 }
 
 static LLVMValueRef last_position(ll_kind *k) {
@@ -283,25 +284,26 @@ static void cache_product(ll_kind *k, int index) {
   const tile_op *op = &k->kind->ops[index];
   const tile_cache *cache = &l->program->caches[op->ref];
   bool keys = op->code == TILE_mma_keys;
+  int64_t size = ir_dtype_block_bytes(cache->storage);
   LLVMValueRef pages = ll_step_ptr(l, k->step, offsetof(tile_step, segment_pages));
   LLVMValueRef entry = ll_add(l, ll_load_i32(l, pages, k->row), k->chunk);
   LLVMValueRef page = ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, pages)), entry);
   LLVMValueRef w = cache_at(k, cache, page, k->col, keys ? 0 : 1), depth, stride, blocks;
   if (keys) {
     depth = ll_int(l, cache->dim[0]);
-    stride = ll_int(l, cache->key_floats * 4);
+    stride = ll_int(l, cache->key_elements * size);
     blocks = ll_int(l, TILE_CHUNK / TILE_LANES);
   } else {
     make(k, index, op->operands[1]);
     LLVMValueRef left = LLVMBuildSub(l->b, ll_addi(l, last_position(k), 1), ll_muli(l, k->chunk, TILE_CHUNK), "");
     depth = ll_min(l, left, ll_int(l, TILE_CHUNK));
-    stride = ll_int(l, TILE_CHUNK * TILE_BLOCK * 4);
-    blocks = ll_int(l, cache->value_floats / TILE_CHUNK / TILE_LANES);
+    stride = ll_int(l, TILE_CHUNK * TILE_BLOCK * size);
+    blocks = ll_int(l, cache->value_elements / TILE_CHUNK / TILE_LANES);
   }
   LLVMValueRef lda, a = product_rows(k, op->operands[0], &lda);
   LLVMValueRef arguments[] = {a, lda, w, stride, depth, blocks, ll_scratch_at(k, index, ll_int(l, 0), ll_int(l, 0)),
                               ll_int(l, k->stride[index]), k->rows, ll_int(l, keys ? 0 : 1)};
-  ll_call(l, ll_product(l, IR_f32), arguments, 10);
+  ll_call(l, ll_product(l, cache->storage), arguments, 10);
 }
 
 /* One element, or 16 of one head, of row r, column c: keys lie a block apart from dim to dim, values side by side. */
@@ -315,16 +317,18 @@ static void append_elements(ll_kind *k, const tile_op *op, LLVMValueRef slot, LL
   LLVMValueRef page = LLVMBuildLShr(l->b, slot, ll_int(l, 6), "");
   LLVMValueRef position = LLVMBuildAnd(l->b, slot, ll_int(l, TILE_CHUNK - 1), "");
   LLVMValueRef base = cache_at(k, cache, page, head, op->part), element;
+  int64_t size = ir_dtype_block_bytes(cache->storage);
+  if (cache->storage == IR_f16) value = ll_narrow_f16(l, value);
   if (op->part == 0) {
     element = ll_add(l, ll_muli(l, e, TILE_BLOCK), position);
     for (int lane = 0; lane < (vector ? TILE_LANES : 1); lane++) {
       LLVMValueRef one = vector ? LLVMBuildExtractElement(l->b, value, LLVMConstInt(l->i32, (unsigned)lane, false), "") : value;
-      ll_store(l, one, ll_at(l, base, ll_muli(l, ll_addi(l, element, lane * TILE_BLOCK), 4)), 4);
+      ll_store(l, one, ll_at(l, base, ll_muli(l, ll_addi(l, element, lane * TILE_BLOCK), size)), (unsigned)size);
     }
   } else {
     element = ll_add(l, ll_muli(l, LLVMBuildLShr(l->b, e, ll_int(l, 6), ""), TILE_CHUNK), position);
     element = ll_add(l, ll_muli(l, element, TILE_BLOCK), LLVMBuildAnd(l->b, e, ll_int(l, TILE_BLOCK - 1), ""));
-    ll_store(l, value, ll_at(l, base, ll_muli(l, element, 4)), 4);
+    ll_store(l, value, ll_at(l, base, ll_muli(l, element, size)), (unsigned)size);
   }
 }
 

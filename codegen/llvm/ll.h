@@ -22,6 +22,9 @@ typedef struct ll_numbers {
   bool fma, f16; /* has fused multiply-add, has f16 to f32 */
   const ll_register_tile *tiles; /* what the registers allow, descending rows; the last has one row */
   int tile_count;
+  /* The same for f32, f16, bf16, whose weights take little to decode: whole lines of them, for the memory's sake. */
+  const ll_register_tile *plain_tiles;
+  int plain_tile_count;
 } ll_numbers;
 
 typedef struct ll {
@@ -61,6 +64,8 @@ LLVMValueRef ll_lane_ids(ll *l);         /* <16 x i32> 0..15 */
 LLVMValueRef ll_fma(ll *l, LLVMValueRef x, LLVMValueRef y, LLVMValueRef z); /* any float type */
 LLVMValueRef ll_intrinsic(ll *l, const char *name, LLVMTypeRef *overloads, int overload_count, LLVMValueRef *arguments,
                           int count);
+/* f32, or 16 of them, to f16, to nearest even; as i16 where the machine has no such instruction. */
+LLVMValueRef ll_narrow_f16(ll *l, LLVMValueRef x);
 LLVMValueRef ll_scalar(ll *l, tile_opcode code, LLVMValueRef x, LLVMValueRef y);
 LLVMValueRef ll_tree(ll *l, LLVMValueRef v, bool greatest); /* the fixed tree over 16 lanes, to an f32 */
 LLVMValueRef ll_function(ll *l, const char *name, LLVMTypeRef *parameters, int count, bool exported);

@@ -218,8 +218,9 @@ LLVMValueRef ll_product(ll *l, ir_dtype storage) {
               LLVMGetParam(function, 3), LLVMGetParam(function, 4), LLVMGetParam(function, 5),
               LLVMGetParam(function, 6), LLVMGetParam(function, 7), LLVMGetParam(function, 9)};
   LLVMValueRef rows = LLVMGetParam(function, 8), done = ll_int(l, 0);
-  for (int i = 0; i < l->numbers.tile_count; i++) {
-    ll_register_tile shape = l->numbers.tiles[i];
+  bool plain = ir_dtype_block_elements(storage) == 1;
+  for (int i = 0; i < (plain ? l->numbers.plain_tile_count : l->numbers.tile_count); i++) {
+    ll_register_tile shape = (plain ? l->numbers.plain_tiles : l->numbers.tiles)[i];
     LLVMValueRef left = LLVMBuildSub(l->b, rows, done, "");
     LLVMValueRef end = ll_add(l, done, ll_muli(l, LLVMBuildSDiv(l->b, left, ll_int(l, shape.rows), ""), shape.rows));
     LLVMBasicBlockRef some = ll_block(l, "some"), none = ll_block(l, "none");

@@ -44,6 +44,7 @@ typedef struct dp_options {
   int threads;           /* 0: one a core */
   int64_t context;       /* tokens that the KV cache holds; 0: what the weights file says, at most 4096 */
   int64_t step_tokens;   /* new tokens a step at most; 0: 512 */
+  const char *kv_type;   /* the KV cache's elements: "f32" (NULL) or "f16", which rounds them: half the memory */
   const char *cache_dir; /* compiled code; NULL: $DIPPER_CACHE, $XDG_CACHE_HOME/dipper or ~/.cache/dipper; "": none */
   const char *backend;   /* "llvm", "interp"; NULL: the best there is */
   const char *triple, *cpu, *features; /* code for another machine (to look at); NULL: this one */
@@ -167,6 +168,43 @@ dp_status dp_compile_object(const dp_options *options, dp_text *object);
 dp_status dp_list_weights(const char *path, bool json, dp_text *text);
 /* All weights of the model as safetensors with HF's names. type: "f32", "f16", "bf16". */
 dp_status dp_save_weights(const dp_options *options, const char *path, const char *type);
+
+/* ---- what the workers did
+ * --------------------------------------------------------------------------------------------------- */
+
+/* A record of every task that ran, where and when. A trace is of one model and freed before it. */
+typedef struct dp_trace dp_trace;
+
+/* From now on the steps of the model are recorded. Memory for max_tasks tasks a thread (0: about a million, 64 MB of
+ * them touched only as they are used) is set aside; what finds no room is counted and dropped. */
+dp_status dp_trace_start(dp_model *model, int64_t max_tasks);
+dp_status dp_trace_stop(dp_model *model, dp_trace **trace);
+void dp_trace_free(dp_trace *trace); /* NULL is fine */
+
+typedef struct dp_trace_totals {
+  int64_t steps, tokens, tasks;
+  int64_t dropped; /* tasks and steps that found no room */
+  int threads;
+  double wall_s;                     /* of the steps */
+  double busy_s, waiting_s, idle_s;  /* of all threads: threads * wall_s in sum */
+} dp_trace_totals;
+dp_trace_totals dp_trace_get_totals(const dp_trace *trace);
+
+/* A timeline in the Trace Event Format, for ui.perfetto.dev: tasks and waits of each worker, steps, idle workers. */
+dp_status dp_trace_json(const dp_trace *trace, dp_text *json);
+/* For people: busy, waiting (by what was waited for), idle; the critical path. */
+dp_status dp_trace_summary(const dp_trace *trace, dp_text *text);
+
+/* The work and time of one kind of task. Names are the model's. */
+typedef struct dp_op_profile {
+  const char *name;
+  int64_t calls;  /* tasks */
+  double busy_s;  /* of all threads */
+  double wall_s;  /* of the clock on the wall, split among tasks that run at once */
+  double flop;
+  int64_t weight_bytes, kv_bytes; /* read, each byte once a step */
+} dp_op_profile;
+const dp_op_profile *dp_trace_ops(const dp_trace *trace, int *count); /* in program order; the trace's */
 
 #ifdef __cplusplus
 }

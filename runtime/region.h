@@ -1,0 +1,21 @@
+/* runtime/region.h: memory from the system in large pieces: zeroed, in huge pages where there are any, given as it is
+ * touched. */
+#ifndef DIPPER_RUNTIME_REGION_H
+#define DIPPER_RUNTIME_REGION_H
+
+#include "base/base.h"
+
+/* {0} is an empty one. */
+typedef struct rt_region {
+  char *data;
+  size_t size;
+} rt_region;
+
+/* At least `size` bytes; `what` they are for stands in the message. */
+dp_status rt_region_map(rt_region *region, int64_t size, const char *what);
+/* The same, but refuses what the system could not keep: mapped memory would be granted now and the process killed
+ * later. `advice` ends the message. */
+dp_status rt_region_map_free(rt_region *region, int64_t size, const char *what, const char *advice);
+void rt_region_unmap(rt_region *region);
+
+#endif

@@ -1,0 +1,23 @@
+/* runtime/resident.h: weights in memory, in the layout that kernels read: what a tile program's slots point to. */
+#ifndef DIPPER_RUNTIME_RESIDENT_H
+#define DIPPER_RUNTIME_RESIDENT_H
+
+#include "ir/ir.h"
+#include "runtime/weights.h"
+
+typedef struct rt_resident rt_resident;
+
+typedef struct rt_resident_options {
+  int workers; /* threads that pack, the caller included; >= 1 */
+} rt_resident_options;
+
+/* Brings the weights of `program` into memory. Neither program nor binding nor its file are needed afterwards. */
+dp_status rt_resident_new(const tile_program *program, const rt_binding *binding, const rt_resident_options *options,
+                          rt_resident **resident);
+void rt_resident_free(rt_resident *resident); /* NULL is fine */
+
+/* What a step wants: by slot, as in tile_step. */
+const void *const *rt_resident_slots(const rt_resident *resident);
+const uint8_t *rt_resident_types(const rt_resident *resident);
+
+#endif
