@@ -421,7 +421,8 @@ static dp_status check_siblings(const check *c, const site *s) {
     for (int j = 0; j < s->count; j++) {
       const touch *x = &s->touches[i], *y = &s->touches[j];
       bool same_task = x->row == y->row && x->col == y->col;
-      if ((same_task && (x->form != IN_SLAB || congruent(c, x->buffer, y->buffer))) || !siblings_conflict(c, x, y)) continue;
+      if (!siblings_conflict(c, x, y)) continue;
+      if (same_task && (x->form != IN_SLAB || congruent(c, x->buffer, y->buffer))) continue;
       return report(c, s, 0, x, s, 0, y,
                     same_task ? "a task uses two buffers in the same memory"
                               : "race between tasks of one group and row tile");
