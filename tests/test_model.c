@@ -12,6 +12,7 @@
 
 #define GOLDEN DIPPER_TEST_DIR "/golden/"
 #define LLAMA DIPPER_SOURCE_DIR "/models/llama.dip"
+#define QWEN3 DIPPER_SOURCE_DIR "/models/qwen3.dip"
 #define SMOLLM2 DIPPER_SOURCE_DIR "/build/weights/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 static void check_ok(dp_status status, const char *what) {
@@ -20,7 +21,7 @@ static void check_ok(dp_status status, const char *what) {
 
 static dp_model *open_model(dp_options options) {
   dp_model *model = NULL;
-  options.path = LLAMA;
+  if (!options.path) options.path = LLAMA;
   if (!options.context) options.context = 1024;
   check_ok(dp_model_open(&options, &model), options.weights);
   return model;
@@ -69,10 +70,10 @@ static void check_same_bits(const float *a, const float *b, size_t rows, size_t 
 
 /* ---- against transformers */
 
-static void check_tiny(const char *name, const char *file) {
+static void check_tiny(const char *text, const char *name, const char *file) {
   char path[1024];
   snprintf(path, sizeof path, GOLDEN "%s/%s", name, file);
-  dp_model *model = open_model((dp_options){.weights = path, .threads = 2});
+  dp_model *model = open_model((dp_options){.path = text, .weights = path, .threads = 2});
   snprintf(path, sizeof path, GOLDEN "%s/logits.json", name);
   json_t *cases = load_json(path), *one;
   size_t index, columns = (size_t)dp_model_get_info(model).vocabulary;
@@ -98,9 +99,23 @@ static void check_tiny(const char *name, const char *file) {
 }
 
 START_TEST(tiny_models_agree_with_transformers) {
-  check_tiny("tiny_llama", "model.safetensors");
-  check_tiny("tiny_tied", "model.safetensors");
-  check_tiny("tiny_gguf", "model.gguf");
+  check_tiny(LLAMA, "tiny_llama", "model.safetensors");
+  check_tiny(LLAMA, "tiny_tied", "model.safetensors");
+  check_tiny(LLAMA, "tiny_gguf", "model.gguf");
+  check_tiny(QWEN3, "tiny_qwen3", "model.safetensors");
+}
+END_TEST
+
+/* Of the full-size shapes, as their makers publish them. */
+START_TEST(parameters_are_as_many_as_published) {
+  static const struct { const char *text, *count; } models[] = {{LLAMA, " 134515008 "}, {QWEN3, " 596049920 "}};
+  for (size_t i = 0; i < DP_COUNT(models); i++) {
+    dp_text summary;
+    dp_status status = dp_check(&(dp_options){.path = models[i].text}, &summary);
+    ck_assert_msg(status.code == DP_OK, "%s: %s", models[i].text, dp_status_text(&status));
+    ck_assert_msg(strstr(summary.text, models[i].count) != NULL, "%s: not%sparameters", summary.text, models[i].count);
+    dp_text_free(&summary);
+  }
 }
 END_TEST
 
@@ -528,6 +543,7 @@ int main(void) {
   tcase_set_timeout(golden, 300);
   tcase_set_timeout(contract, 300);
   tcase_add_test(golden, tiny_models_agree_with_transformers);
+  tcase_add_test(golden, parameters_are_as_many_as_published);
   tcase_add_test(golden, smollm2_logits_agree_with_transformers);
   tcase_add_test(golden, greedy_answers_are_those_of_transformers);
   tcase_add_test(golden, perplexity_agrees_to_three_digits);

@@ -19,7 +19,8 @@ import tokenizers
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config,
+                          Qwen3ForCausalLM)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NEW_TOKENS = 128
@@ -307,17 +308,18 @@ def tiny_cases(model, seed):
     for length in (1, 9, 70):
         ids = rng.integers(0, model.config.vocab_size, length).tolist()
         logits = logits_of(model, ids)
-        error = np.abs(logits - plain_logits(model, ids)).max() / np.abs(logits).max()
-        assert error < 1e-5, error
+        if isinstance(model, LlamaForCausalLM):
+            error = np.abs(logits - plain_logits(model, ids)).max() / np.abs(logits).max()
+            assert error < 1e-5, error
         cases.append({"tokens": ids, "logits": [short(row) for row in logits[-8:]]})
     return cases
 
 
-def tiny(name, seed, dtype, classic=False, **config):
-    """A random Llama of HF's own class, as safetensors with config.json, and its logits."""
+def tiny(name, seed, dtype, classic=False, kind=(LlamaForCausalLM, LlamaConfig), **config):
+    """A random model of HF's own class, as safetensors with config.json, and its logits."""
     torch.manual_seed(seed)
     theta = config.pop("rope_theta")
-    model = LlamaForCausalLM(LlamaConfig(max_position_embeddings=512, **config,
+    model = kind[0](kind[1](max_position_embeddings=512, **config,
                                          rope_parameters={"rope_type": "default", "rope_theta": theta})).eval()
     for parameter in model.parameters():
         parameter.copy_(torch.randn_like(parameter) * 0.2 + (1.0 if parameter.dim() == 1 else 0.0))
@@ -334,7 +336,7 @@ def tiny(name, seed, dtype, classic=False, **config):
             json.dump(written, out, indent=2, sort_keys=True)
             out.write("\n")
     # Read back, not cast back: .to(bfloat16) has also rounded the rotary frequencies, and casting would not restore them.
-    again = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    again = kind[0].from_pretrained(folder, dtype=torch.float32).eval()
     save(f"{name}/logits.json", tiny_cases(again, seed))
 
 
@@ -391,6 +393,10 @@ def main():
         tiny("tiny_tied", 8, torch.bfloat16, vocab_size=130, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
              num_attention_heads=6, num_key_value_heads=3, rope_theta=500.0, rms_norm_eps=1e-6, tie_word_embeddings=True)
         tiny_gguf("tiny_gguf", 9)
+    if "qwen3" in only or "tiny" in only:
+        tiny("tiny_qwen3", 10, torch.float32, kind=(Qwen3ForCausalLM, Qwen3Config), vocab_size=101, hidden_size=48,
+             intermediate_size=80, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, head_dim=20,
+             rope_theta=10000.0, rms_norm_eps=1e-6, tie_word_embeddings=True)
     if not arguments.gguf:
         return
     model, tokenizer = load(arguments.gguf)
