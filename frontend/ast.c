@@ -103,13 +103,15 @@ ast_statement *ast_assign(fe_parser *parser, ast_name name, ast_expr *value, dp_
   return result;
 }
 
-ast_statement *ast_for(fe_parser *parser, ast_name name, ast_expr *count, ast_statements body, dp_loc loc) {
+ast_statement *ast_for(fe_parser *parser, ast_name name, ast_expr *first, ast_expr *end, ast_statements body,
+                       dp_loc loc) {
   if (body.depth >= AST_MAX_DEPTH / 4) {
     dp_error(parser->diags, loc, "loops are nested more than %d levels deep", AST_MAX_DEPTH / 4);
     body = (ast_statements){0};
   }
-  ast_statement *result = statement(parser, AST_FOR, count, loc);
+  ast_statement *result = statement(parser, AST_FOR, end, loc);
   result->name = name;
+  result->first = first;
   result->body = body;
   return result;
 }
@@ -151,6 +153,10 @@ void ast_add_constants(fe_parser *parser, ast_model *model, ast_definitions defi
     *(model->last_constant ? &model->last_constant->next : &model->constants) = constant;
     model->last_constant = constant;
   }
+}
+
+ast_weight ast_range(ast_expr *first, dp_loc loc) {
+  return (ast_weight){.first = first, .stack = {.loc = loc, .given = true}};
 }
 
 void ast_add_weight(fe_parser *parser, ast_model *model, ast_weight weight) {

@@ -77,7 +77,7 @@ typedef struct ast_statements {
 
 typedef enum ast_statement_kind {
   AST_ASSIGN, /* name = value; */
-  AST_FOR,    /* for name in value { body } */
+  AST_FOR,    /* for name in first .. value { body } */
   AST_RETURN, /* return value; */
   AST_DROP,   /* value; */
 } ast_statement_kind;
@@ -87,6 +87,7 @@ struct ast_statement {
   dp_loc loc;
   ast_name name;
   ast_expr *value;
+  ast_expr *first; /* AST_FOR: NULL is 0 */
   ast_statements body;
   ast_statement *next;
   fe_symbol *symbol;   /* the variable that is assigned, or the loop's index */
@@ -117,7 +118,10 @@ typedef struct ast_shape {
 
 typedef struct ast_source {
   ast_name pattern;
-  ast_expr *paired; /* heads, or NULL */
+  bool transposed;
+  ast_expr *run, *step, *first; /* rows run of step at first; NULL where not given */
+  ast_expr *paired;             /* heads, or NULL */
+  ast_expr *plus;               /* or NULL */
 } ast_source;
 
 typedef struct ast_sources {
@@ -127,11 +131,13 @@ typedef struct ast_sources {
 
 typedef struct ast_weight {
   ast_name name;
-  ast_shape stack, shape; /* stack.given: one tensor a layer */
+  ast_shape stack, shape; /* stack.given: one tensor a layer, or for each of two numbers */
+  ast_expr *first;        /* the first layer, the stack's first dimension being the end; NULL is 0 */
   ast_name dtype;         /* text is NULL when not given */
   bool optional;
   ast_sources sources;
-  ast_name tied; /* `or` name; text is NULL when not given */
+  ast_name tied;  /* `or` name; text is NULL when not given */
+  ast_expr *fill; /* `or` number, or NULL */
   struct ast_weight *next;
 } ast_weight;
 
@@ -204,6 +210,8 @@ typedef struct fe_parser {
   uint32_t file;
   void *scanner;
   size_t offset;   /* of the next byte the lexer reads */
+  bool in_sources; /* behind a weight's `from`: more words are keywords */
+  bool in_weight;
   dp_loc previous; /* the last token that was read before the current one */
   dp_loc current;
   struct fe_token *last;
@@ -237,7 +245,8 @@ ast_expr *ast_call(fe_parser *parser, ast_name name, ast_arguments arguments, dp
 ast_expr *ast_as(fe_parser *parser, ast_expr *operand, ast_exprs shape, dp_loc loc);
 
 ast_statement *ast_assign(fe_parser *parser, ast_name name, ast_expr *value, dp_loc loc);
-ast_statement *ast_for(fe_parser *parser, ast_name name, ast_expr *count, ast_statements body, dp_loc loc);
+ast_statement *ast_for(fe_parser *parser, ast_name name, ast_expr *first, ast_expr *end, ast_statements body,
+                       dp_loc loc);
 ast_statement *ast_return(fe_parser *parser, ast_expr *value, dp_loc loc);
 ast_statement *ast_drop(fe_parser *parser, ast_expr *value, dp_loc loc);
 ast_statements ast_then(ast_statements statements, ast_statement *statement); /* NULL adds nothing */
@@ -246,6 +255,7 @@ ast_function *ast_function_new(fe_parser *parser, ast_name name, ast_parameters 
                                ast_statements body, bool is_graph, dp_loc end);
 void ast_add_function(ast_functions *functions, ast_function *function);
 void ast_add_constants(fe_parser *parser, ast_model *model, ast_definitions definitions, bool is_dim);
+ast_weight ast_range(ast_expr *first, dp_loc loc);
 void ast_add_weight(fe_parser *parser, ast_model *model, ast_weight weight);
 /* from "key" after a definition, or , "key" after that. */
 void ast_add_key(fe_parser *parser, ast_definitions *definitions, ast_name key, bool first);

@@ -35,10 +35,18 @@ static char attribute_kind(ir_opcode code, const char *attribute) {
   return 0;
 }
 
-bool fe_has_attribute(fe_symbol_kind kind, ir_opcode code, const char *name) {
-  static const char *const of_attend[] = {"cache", "scale", "causal"};
+static int operand_position(ir_opcode code, const char *operand) {
+  const char *name, *rest;
+  int length;
+  for (int i = 0; spec_word(ir_op_info_of(code)->operands, i, &name, &length, &rest); i++)
+    if ((int)strlen(operand) == length && strncmp(operand, name, (size_t)length) == 0) return i;
+  return -1;
+}
+
+bool fe_takes_name(fe_symbol_kind kind, ir_opcode code, const char *name) {
+  static const char *const of_attend[] = {"cache", "scale", "causal", "window"};
   char attribute = attribute_kind(code, name);
-  if (kind != FE_SYM_ATTEND) return attribute == 'i' || attribute == 'f';
+  if (kind != FE_SYM_ATTEND) return attribute == 'i' || attribute == 'f' || operand_position(code, name) >= 0;
   for (size_t i = 0; i < DP_COUNT(of_attend); i++)
     if (strcmp(name, of_attend[i]) == 0) return true;
   return false;
@@ -53,7 +61,7 @@ bool fe_is_flag(fe_symbol_kind kind, ir_opcode code, const ast_argument *argumen
 
 /* "rms_norm(x, weight, eps)" */
 const char *fe_signature(fe_compiler *c, fe_symbol_kind kind, ir_opcode code) {
-  if (kind == FE_SYM_ATTEND) return "attend(q, k, v, causal, scale = number, cache = kv[l])";
+  if (kind == FE_SYM_ATTEND) return "attend(q, k, v, causal, window = w, scale = number, cache = kv[l])";
   const ir_op_info *info = ir_op_info_of(code);
   const char *specs[] = {info->operands, info->attrs}, *name, *rest, *separator = "";
   dp_str text = {0};
@@ -78,9 +86,9 @@ enum { MOST_OPERANDS = 8, MOST_ATTRIBUTES = 8 };
 typedef struct op_call {
   fe_compiler *c;
   ir_opcode code;
-  fe_value operands[MOST_OPERANDS];
+  fe_value operands[MOST_OPERANDS]; /* by position; those not given are FE_POISON */
   dp_loc places[MOST_OPERANDS];
-  int operand_count;
+  bool given[MOST_OPERANDS];
   ir_attr attrs[MOST_ATTRIBUTES];
   int attr_count;
   bool failed;
@@ -125,6 +133,14 @@ static bool is_optional_operand(ir_opcode code, int position) {
          (!strchr(rest, ' ') || strchr(rest, '?') < strchr(rest, ' '));
 }
 
+static void set_operand(op_call *call, int position, const fe_value *value, dp_loc loc) {
+  if (call->given[position]) fe_error(call->c, loc, "this operand is given twice");
+  call->failed |= call->given[position] || value->kind == FE_POISON;
+  call->given[position] = true;
+  call->operands[position] = *value;
+  call->places[position] = loc;
+}
+
 static void op_argument(op_call *call, const ast_argument *argument, int *position) {
   fe_compiler *c = call->c;
   const ir_op_info *info = ir_op_info_of(call->code);
@@ -139,13 +155,13 @@ static void op_argument(op_call *call, const ast_argument *argument, int *positi
   double number;
   /* An optional operand is left out by a number in its place, which is then an attribute. */
   while (!argument->name.text && fe_is_number(&value, &number) && is_optional_operand(call->code, *position)) ++*position;
-  if (argument->name.text) {
+  int named = argument->name.text ? operand_position(call->code, argument->name.text) : -1;
+  if (named >= 0) {
+    set_operand(call, named, &value, argument->value->loc);
+  } else if (argument->name.text) {
     set_attribute(call, argument->name.text, &value, argument->value->loc);
   } else if (*position < operands && *position < MOST_OPERANDS) {
-    call->places[*position] = argument->value->loc;
-    call->operands[(*position)++] = value;
-    call->operand_count++;
-    call->failed |= value.kind == FE_POISON;
+    set_operand(call, (*position)++, &value, argument->value->loc);
   } else if (spec_word(info->attrs, *position - operands, &name, &length, &rest)) {
     ++*position;
     set_attribute(call, dp_arena_strndup(c->arena, name, (size_t)length), &value, argument->value->loc);
@@ -161,8 +177,8 @@ static bool complete(op_call *call, dp_loc loc) {
   const ir_op_info *info = ir_op_info_of(call->code);
   const char *name, *rest;
   int length;
-  for (int i = call->operand_count; spec_word(info->operands, i, &name, &length, &rest); i++) {
-    if (strchr(rest, '?')) continue;
+  for (int i = 0; i < MOST_OPERANDS && spec_word(info->operands, i, &name, &length, &rest); i++) {
+    if (call->given[i] || is_optional_operand(call->code, i)) continue;
     fe_error(call->c, loc, "'%.*s' is missing: %s", length, name, fe_signature(call->c, FE_SYM_OP, call->code));
     return false;
   }
@@ -202,23 +218,50 @@ static fe_value eval_op(fe_compiler *c, const ast_expr *expr) {
   for (int i = 0; i < expr->arguments.count; i++) op_argument(&call, &expr->arguments.items[i], &position);
   if (call.failed || !complete(&call, expr->loc)) return fe_poison;
   double numbers[MOST_OPERANDS];
-  int number_count = 0;
-  while (number_count < call.operand_count && fe_is_number(&call.operands[number_count], &numbers[number_count]))
-    number_count++;
-  fe_value folded;
-  if (number_count == call.operand_count && fold_op(c, call.code, numbers, expr->loc, &folded)) return folded;
-  ir_value *operands[MOST_OPERANDS];
-  for (int i = 0; i < call.operand_count; i++) {
-    operands[i] = fe_tensor(c, &call.operands[i], call.places[i]);
-    if (!operands[i]) return fe_poison;
+  int count = 0, number_count = 0;
+  for (int i = 0; i < MOST_OPERANDS; i++) {
+    if (!call.given[i]) continue;
+    count++;
+    if (fe_is_number(&call.operands[i], &numbers[number_count])) number_count++;
   }
-  return fe_emit(c, call.code, operands, call.operand_count, call.attrs, call.attr_count, expr->loc);
+  fe_value folded;
+  if (number_count == count && fold_op(c, call.code, numbers, expr->loc, &folded)) return folded;
+  ir_value *operands[MOST_OPERANDS];
+  count = 0;
+  for (int i = 0; i < MOST_OPERANDS; i++) {
+    if (!call.given[i]) continue;
+    const fe_value *value = &call.operands[i];
+    bool index = value->kind == FE_INDEX && call.code == IR_OP_every;
+    operands[count] = index ? value->loop->index : fe_tensor(c, value, call.places[i]);
+    if (!operands[count++]) return fe_poison;
+  }
+  return fe_emit(c, call.code, operands, count, call.attrs, call.attr_count, expr->loc);
+}
+
+/* ---- functions of numbers ---------------------------------------------------------------------------------------- */
+
+static fe_value eval_math(fe_compiler *c, const ast_expr *expr) {
+  double x[2] = {0};
+  for (int i = 0; i < expr->arguments.count && i < 2; i++) {
+    const ast_expr *argument = expr->arguments.items[i].value;
+    fe_value value = fe_eval(c, argument);
+    if (fe_is_number(&value, &x[i])) continue;
+    if (value.kind != FE_POISON)
+      fe_error(c, argument->loc, "'%s' takes numbers that are known before the model runs, but this is %s",
+               expr->name.text, fe_value_text(c, &value));
+    return fe_poison;
+  }
+  double result = fe_math(expr->symbol, x);
+  if (isfinite(result)) return fe_number(result);
+  fe_error(c, expr->loc, "%s of %g is not a number that can be used", expr->name.text, x[0]);
+  return fe_poison;
 }
 
 /* ---- attend ------------------------------------------------------------------------------------------------------ */
 
 typedef struct attention {
   ir_value *q, *k, *v;
+  ir_value *window; /* NULL: none */
   bool causal;
   const char *cache; /* NULL: not given */
   fe_value layer;
@@ -258,6 +301,11 @@ static bool attend_argument(fe_compiler *c, const ast_argument *argument, attent
     a->has_scale = true;
     return known_number(c, name, &scale, value->loc, &a->scale);
   }
+  if (strcmp(name, "window") == 0) {
+    fe_value window = fe_eval(c, value);
+    a->window = fe_tensor(c, &window, value->loc);
+    return a->window;
+  }
   if (strcmp(name, "causal") == 0) {
     fe_value causal = fe_eval(c, value);
     if (causal.kind == FE_DIM && !causal.dim.symbol && (causal.dim.add == 0 || causal.dim.add == 1)) {
@@ -274,6 +322,7 @@ static bool attend_argument(fe_compiler *c, const ast_argument *argument, attent
 /* A layer of a cache is written once a step: two attends that share one would read each other's keys. */
 static bool claim_cache(fe_compiler *c, const attention *a, dp_loc loc) {
   const fe_loop *loop = a->layer.loop;
+  int64_t end = loop->first + loop->count;
   for (const fe_loop *at = c->loop; at; at = at->outer) {
     if (at == loop || at->count == 1) continue;
     fe_error(c, loc, "the loop over '%s' comes back to the same layers of cache '%s', and would overwrite them",
@@ -282,12 +331,12 @@ static bool claim_cache(fe_compiler *c, const attention *a, dp_loc loc) {
   }
   for (int i = 0; i < c->cache_count; i++) {
     const fe_cache_use *use = &c->caches[i];
-    if (strcmp(use->name, a->cache) != 0 || use->begin >= loop->count || use->end <= 0) continue;
+    if (strcmp(use->name, a->cache) != 0 || use->begin >= end || use->end <= loop->first) continue;
     fe_error(c, loc, "another attend writes the same layers of cache '%s'; give this one a cache of its own", a->cache);
     if (memcmp(&use->loc, &loc, sizeof loc) != 0) fe_note(c, use->loc, "the other one");
     return false;
   }
-  DP_PUSH(c->arena, c->caches, c->cache_count, c->cache_cap) = (fe_cache_use){a->cache, 0, loop->count, loc};
+  DP_PUSH(c->arena, c->caches, c->cache_count, c->cache_cap) = (fe_cache_use){a->cache, loop->first, end, loc};
   return true;
 }
 
@@ -331,10 +380,10 @@ static fe_value eval_attend(fe_compiler *c, const ast_expr *expr) {
   }
   ir_value *keys = append(c, &a, a.k, layer, 0, expr->loc), *values = append(c, &a, a.v, layer, 1, expr->loc);
   if (!keys || !values) return fe_poison;
-  ir_value *operands[] = {a.q, keys, values};
+  ir_value *operands[] = {a.q, keys, values, a.window};
   const ir_attr attrs[] = {ir_attr_f("scale", a.has_scale ? a.scale : 1 / sqrt((double)hd.add)),
                            ir_attr_i("causal", a.causal)};
-  return fe_emit(c, IR_OP_attend, operands, 3, attrs, 2, expr->loc);
+  return fe_emit(c, IR_OP_attend, operands, a.window ? 4 : 3, attrs, 2, expr->loc);
 }
 
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
@@ -344,6 +393,7 @@ fe_value fe_eval_call(fe_compiler *c, const ast_expr *expr) {
   if (!callee) return fe_poison;
   if (callee->kind == FE_SYM_ATTEND) return eval_attend(c, expr);
   if (callee->kind == FE_SYM_OP) return eval_op(c, expr);
+  if (callee->kind == FE_SYM_MATH) return eval_math(c, expr);
   int count = expr->arguments.count;
   fe_value *arguments = DP_NEW_ARRAY(c->arena, fe_value, count);
   for (int i = 0; i < count; i++) arguments[i] = fe_eval(c, expr->arguments.items[i].value);

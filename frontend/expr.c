@@ -50,8 +50,11 @@ ir_value *fe_tensor(fe_compiler *c, const fe_value *value, dp_loc loc) {
   case FE_DIM:
     fe_error(c, loc, "%s is only known when the model runs, and only shapes may depend on it", value->dim.symbol);
     break;
+  case FE_CHOSEN: fe_error(c, loc, "w[ids] of a weight of matrices stands on the right of '@' only"); break;
   case FE_TRANSPOSED: fe_error(c, loc, "'.T' stands on the right of '@' only"); break;
-  case FE_INDEX: fe_error(c, loc, "a loop's variable chooses the layer of a weight or cache, nothing else"); break;
+  case FE_INDEX:
+    fe_error(c, loc, "a loop's variable chooses the layer of a weight or cache, or is every's; nothing else");
+    break;
   case FE_STACK:
     fe_error(c, loc, "'%s' has one tensor a layer; say which: %s[l]", value->weight->name, value->weight->name);
     fe_note(c, value->weight->loc, "'%s' is declared here", value->weight->name);
@@ -122,6 +125,10 @@ static bool is_weight(const ir_value *value) {
 
 static fe_value eval_transposed(fe_compiler *c, const ast_expr *expr) {
   fe_value value = fe_eval(c, expr->left);
+  if (value.kind == FE_CHOSEN && !value.transposed) {
+    value.transposed = true;
+    return value;
+  }
   ir_value *tensor = fe_tensor(c, &value, expr->left->loc);
   if (!tensor) return fe_poison;
   if (is_weight(tensor)) return (fe_value){.kind = FE_TRANSPOSED, .tensor = tensor};
@@ -139,11 +146,14 @@ static fe_value eval_product(fe_compiler *c, const ast_expr *expr, const fe_valu
              fe_value_text(c, sides[i]));
     return fe_poison;
   }
-  bool transposed = w->kind == FE_TRANSPOSED;
-  ir_value *operands[] = {fe_tensor(c, x, expr->left->loc), transposed ? w->tensor : fe_tensor(c, w, expr->right->loc)};
-  const ir_attr attr = ir_attr_i("transposed", transposed);
+  bool taken = w->kind == FE_TRANSPOSED || w->kind == FE_CHOSEN;
+  ir_value *operands[] = {fe_tensor(c, x, expr->left->loc), taken ? w->tensor : fe_tensor(c, w, expr->right->loc),
+                          w->ids};
+  const ir_attr attr = ir_attr_i("transposed", w->kind == FE_TRANSPOSED || w->transposed);
   if (!operands[0] || !operands[1]) return fe_poison;
-  return fe_emit(c, IR_OP_matmul, operands, 2, &attr, 1, expr->loc);
+  if (w->kind == FE_CHOSEN) return fe_emit(c, IR_OP_expert_matmul, operands, 3, &attr, 1, expr->loc);
+  bool heads = operands[0]->type.rank == 3 && operands[1]->type.rank == 3 && is_weight(operands[1]);
+  return fe_emit(c, heads ? IR_OP_head_matmul : IR_OP_matmul, operands, 2, &attr, 1, expr->loc);
 }
 
 static fe_value eval_binary(fe_compiler *c, const ast_expr *expr) {
@@ -193,14 +203,20 @@ ir_value *fe_layer_index(fe_compiler *c, const fe_value *index, dp_loc loc) {
 }
 
 static bool check_range(fe_compiler *c, const fe_symbol *weight, int64_t layers, const fe_value *index, dp_loc loc) {
-  if (index->kind == FE_INDEX && index->loop->count > layers)
-    fe_error(c, loc, "the loop counts to %lld, but '%s' has %lld layers", (long long)index->loop->count, weight->name,
-             (long long)layers);
-  else if (index->kind == FE_DIM && !index->dim.symbol && (index->dim.add < 0 || index->dim.add >= layers))
-    fe_error(c, loc, "'%s' has layers 0 to %lld, but not %lld", weight->name, (long long)layers - 1,
-             (long long)index->dim.add);
+  int64_t begin = ir_find_weight(c->module, weight->name)->first_layer, end = begin + layers;
+  int64_t first = index->kind == FE_INDEX ? index->loop->first : index->dim.add;
+  int64_t last = index->kind == FE_INDEX ? first + index->loop->count : first + 1;
+  bool known = index->kind == FE_INDEX || (index->kind == FE_DIM && !index->dim.symbol);
+  if (!known || (first >= begin && last <= end)) return true;
+  if (index->kind == FE_DIM)
+    fe_error(c, loc, "'%s' has layers %lld to %lld, but not %lld", weight->name, (long long)begin, (long long)end - 1,
+             (long long)first);
+  else if (first || begin)
+    fe_error(c, loc, "the loop is over %lld .. %lld, but '%s' has layers %lld .. %lld", (long long)first,
+             (long long)last, weight->name, (long long)begin, (long long)end);
   else
-    return true;
+    fe_error(c, loc, "the loop counts to %lld, but '%s' has %lld layers", (long long)last, weight->name,
+             (long long)layers);
   fe_note(c, weight->loc, "'%s' is declared here", weight->name);
   return false;
 }
@@ -233,6 +249,8 @@ static fe_value eval_index(fe_compiler *c, const ast_expr *expr) {
       fe_note(c, expr->left->symbol->loc, "'%s' is not declared with [layers]", expr->left->symbol->name);
     return fe_poison;
   }
+  if (is_weight(base.tensor) && base.tensor->type.rank == 3)
+    return (fe_value){.kind = FE_CHOSEN, .tensor = base.tensor, .ids = index.tensor};
   ir_value *operands[] = {base.tensor, index.tensor};
   return fe_emit(c, IR_OP_gather, operands, 2, NULL, 0, expr->loc);
 }

@@ -28,17 +28,16 @@ static const ast_statement *last_assignment(const ast_statements *statements, co
   return last;
 }
 
-static bool loop_count(fe_compiler *c, const ast_statement *loop, int64_t *count) {
-  ir_dim dim;
-  if (!fe_eval_dim(c, loop->value, "a loop's count", &dim)) return false;
-  *count = dim.add;
-  if (dim.symbol)
-    fe_error(c, loop->value->loc, "a loop's count is known before the model runs; %s is not", dim.symbol);
-  else if (dim.add > INT32_MAX)
-    fe_error(c, loop->value->loc, "a loop runs at most 2^31-1 times");
-  else
-    return true;
-  return false;
+static bool loop_range(fe_compiler *c, const ast_statement *statement, fe_loop *loop) {
+  ir_dim end;
+  const ast_expr *expr = statement->value;
+  if (!fe_eval_dim(c, expr, "a loop's count", &end)) return false;
+  if (end.symbol) fe_error(c, expr->loc, "a loop's count is known before the model runs; %s is not", end.symbol);
+  else if (end.add > INT32_MAX) fe_error(c, expr->loc, "a loop runs at most 2^31-1 times");
+  if (end.symbol || end.add > INT32_MAX) return false;
+  if (statement->first && !fe_eval_first(c, statement->first, end.add, expr->loc, &loop->first)) return false;
+  loop->count = end.add - loop->first;
+  return true;
 }
 
 /* The values before the loop; those that cannot be carried are poisoned. */
@@ -86,8 +85,8 @@ static int loops_around(const fe_compiler *c) {
 
 static void lower_for(fe_compiler *c, const ast_statement *statement) {
   fe_value *slots = c->frame->slots;
-  int64_t turns = 1;
-  bool good = loop_count(c, statement, &turns);
+  fe_loop loop = {.outer = c->loop, .count = 1};
+  bool good = loop_range(c, statement, &loop);
   if (loops_around(c) == FE_MOST_LOOPS) {
     fe_error(c, statement->loc, "more than %d loops inside each other", FE_MOST_LOOPS);
     good = false;
@@ -105,7 +104,7 @@ static void lower_for(fe_compiler *c, const ast_statement *statement) {
     for (int i = 0; i < count; i++) slots[carried[i]->slot] = fe_poison;
     return;
   }
-  fe_loop loop = {.outer = c->loop, .count = turns, .index = ir_add_arg(body, &index, statement->name.text)};
+  loop.index = ir_add_arg(body, &index, statement->name.text);
   for (int i = 0; i < count; i++)
     slots[carried[i]->slot] = (fe_value){.kind = FE_TENSOR,
                                          .tensor = ir_add_arg(body, &init[i]->type, carried[i]->name)};
@@ -120,8 +119,10 @@ static void lower_for(fe_compiler *c, const ast_statement *statement) {
   c->block = outer;
   c->loop = loop.outer;
 
-  const ir_attr attr = ir_attr_i("count", turns);
-  ir_op *op = good ? ir_emit(outer, NULL, IR_OP_loop, init, count, &attr, 1, body, statement->loc, c->diags) : NULL;
+  const ir_attr attrs[] = {ir_attr_i("count", loop.count), ir_attr_i("first", loop.first)};
+  ir_op *op = good ? ir_emit(outer, NULL, IR_OP_loop, init, count, attrs, loop.first ? 2 : 1, body, statement->loc,
+                             c->diags)
+                   : NULL;
   for (int i = 0; i < count; i++) {
     slots[carried[i]->slot] = op ? (fe_value){.kind = FE_TENSOR, .tensor = op->results[i]} : fe_poison;
     if (op) fe_name_value(c, op->results[i], carried[i]->name);

@@ -2,6 +2,7 @@
  * its imports, and the model. Locals are resolve.c's own. */
 #include "frontend/sema.h"
 
+#include <math.h>
 #include <string.h>
 
 static fe_symbol **bucket(fe_scope *scope, const char *name) {
@@ -61,6 +62,7 @@ const char *fe_symbol_phrase(const fe_symbol *symbol) {
   case FE_SYM_LOCAL: return "a variable";
   case FE_SYM_STEP: return "a dimension of the step";
   case FE_SYM_POSITIONS: return "the positions of the step's tokens, i32[T],";
+  case FE_SYM_MATH: return "a built-in function of numbers";
   case FE_SYM_OP:
   case FE_SYM_ATTEND: break;
   }
@@ -80,6 +82,19 @@ static bool callable(ir_opcode code) {
   }
 }
 
+static const struct {
+  const char *name;
+  int arguments;
+  double (*one)(double);
+  double (*two)(double, double);
+} math[] = {{"log", 1, log, NULL}, {"pow", 2, NULL, pow}, {"floor", 1, floor, NULL}, {"ceil", 1, ceil, NULL}};
+
+double fe_math(const fe_symbol *symbol, const double *x) {
+  for (size_t i = 0; i < DP_COUNT(math); i++)
+    if (strcmp(math[i].name, symbol->name) == 0) return math[i].one ? math[i].one(x[0]) : math[i].two(x[0], x[1]);
+  return NAN;
+}
+
 void fe_builtins(fe_compiler *c) {
   const dp_loc nowhere = {0};
   static const char *const steps[] = {"T", "S"};
@@ -93,6 +108,8 @@ void fe_builtins(fe_compiler *c) {
   for (int code = 0; code < IR_OP_COUNT; code++)
     if (callable((ir_opcode)code))
       add(c, &c->builtins, FE_SYM_OP, ir_op_info_of((ir_opcode)code)->name, nowhere)->code = (ir_opcode)code;
+  for (size_t i = 0; i < DP_COUNT(math); i++)
+    add(c, &c->builtins, FE_SYM_MATH, math[i].name, nowhere)->slot = math[i].arguments;
   c->library.outer = &c->builtins;
   c->model_scope.outer = &c->library;
 }

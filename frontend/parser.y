@@ -65,7 +65,9 @@ static int next_token(DIP_STYPE *value, dp_loc *loc, fe_parser *parser, void *sc
 
 %token AS "'as'" CONST "'const'" DIM "'dim'" FN "'fn'" FOR "'for'" FROM "'from'" GRAPH "'graph'" IMPORT "'import'"
        IN "'in'" MODEL "'model'" OPTIONAL "'optional'" OR "'or'" PAIRED "'paired'" RETURN "'return'" WEIGHT "'weight'"
-       ARROW "'->'"
+       ARROW "'->'" DOTS "'..'"
+/* words of a weight's sources, names elsewhere */
+%token AT "'at'" OF "'of'" PLUS "'plus'" ROWS "'rows'" TRANSPOSED "'transposed'"
 %token <ast_name> NAME "a name" STRING "a string"
 %token <int64_t> INT "an integer"
 %token <double> FLOAT "a number"
@@ -77,7 +79,10 @@ static int next_token(DIP_STYPE *value, dp_loc *loc, fe_parser *parser, void *sc
 %type <ast_definitions> definitions
 %type <ast_weight> weight weight_head typed_weight
 %type <ast_sources> sources
-%type <ast_source> source
+%type <ast_source> source window
+%type <bool> transposed
+%type <ast_expr *> paired plus number
+%type <ast_weight> range
 %type <ast_parameters> parameters parameter_list
 %type <ast_parameter> parameter result
 %type <ast_shape> shape optional_shape
@@ -128,6 +133,7 @@ weight:
   weight_head                      { $$ = $1; }
 | weight_head "'from'" sources     { $$ = $1; $$.sources = $3; }
 | weight_head "'from'" sources "'or'" "a name"  { $$ = $1; $$.sources = $3; $$.tied = $5; }
+| weight_head "'from'" sources "'or'" number  { $$ = $1; $$.sources = $3; $$.fill = $5; }
 | weight_head "'or'" "a name"      { $$ = $1; $$.tied = $3; }
 
 weight_head:
@@ -141,14 +147,55 @@ typed_weight:
 | "'weight'" "a name" shape shape optional_dtype {
     $$ = (ast_weight){.name = $2, .stack = $3, .shape = $4, .dtype = $5};
   }
+| "'weight'" "a name" range shape optional_dtype {
+    $$ = $3;
+    $$.name = $2;
+    $$.shape = $4;
+    $$.dtype = $5;
+  }
+
+/* Layers that do not begin with 0; the first dimension is their end. */
+range:
+  '[' expr "'..'" expr ']'         { $$ = ast_range($2, @$); ADD($$.stack.dims) = $4; }
+| '[' expr "'..'" expr ',' exprs ']' {
+    $$ = ast_range($2, @$);
+    ADD($$.stack.dims) = $4;
+    for (int i = 0; i < $6.count; i++) ADD($$.stack.dims) = $6.items[i];
+  }
+
+number:
+  "an integer"                     { $$ = ast_int(parser, $1, @$); }
+| "a number"                       { $$ = ast_float(parser, $1, @$); }
+| '-' number                       { $$ = ast_negate(parser, $2, @$); }
 
 sources:
   source                           { $$ = (ast_sources){0}; ADD($$) = $1; }
 | sources ',' source               { $$ = $1; ADD($$) = $3; }
 
-source:
-  "a string"                       { $$ = (ast_source){$1, NULL}; }
-| "a string" "'paired'" expr       { $$ = (ast_source){$1, $3}; }
+source: "a string" transposed window paired plus {
+    $$ = $3;
+    $$.pattern = $1;
+    $$.transposed = $2;
+    $$.paired = $4;
+    $$.plus = $5;
+  }
+
+transposed:
+  %empty                           { $$ = false; }
+| "'transposed'"                   { $$ = true; }
+
+window:
+  %empty                           { $$ = (ast_source){.run = NULL}; }
+| "'rows'" expr "'of'" expr        { $$ = (ast_source){.run = $2, .step = $4}; }
+| "'rows'" expr "'of'" expr "'at'" expr  { $$ = (ast_source){.run = $2, .step = $4, .first = $6}; }
+
+paired:
+  %empty                           { $$ = NULL; }
+| "'paired'" expr                  { $$ = $2; }
+
+plus:
+  %empty                           { $$ = NULL; }
+| "'plus'" expr                    { $$ = $2; }
 
 function:
   "'fn'" "a name" '(' parameters ')' block {
@@ -202,7 +249,8 @@ statements:
 
 statement:
   "a name" '=' expr ';'            { $$ = ast_assign(parser, $1, $3, @$); }
-| "'for'" "a name" "'in'" expr block  { $$ = ast_for(parser, $2, $4, $5, @1); }
+| "'for'" "a name" "'in'" expr block  { $$ = ast_for(parser, $2, NULL, $4, $5, @1); }
+| "'for'" "a name" "'in'" expr "'..'" expr block  { $$ = ast_for(parser, $2, $4, $6, $7, @1); }
 | "'return'" expr ';'              { $$ = ast_return(parser, $2, @1); }
 | expr ';'                         { $$ = ast_drop(parser, $1, @1); }
 | "'for'" error block              { $$ = NULL; yyerrok; }

@@ -101,6 +101,7 @@ static void resolve_name(resolver *r, ast_expr *expr) {
   switch (symbol->kind) {
   case FE_SYM_FUNCTION:
   case FE_SYM_OP:
+  case FE_SYM_MATH:
   case FE_SYM_ATTEND:
     fe_error(r->c, expr->loc, "'%s' is %s: call it, %s(...)", symbol->name, fe_symbol_phrase(symbol), symbol->name);
     break;
@@ -128,6 +129,22 @@ static void resolve_arguments_of_function(resolver *r, const ast_expr *call, con
   }
 }
 
+static void resolve_arguments_of_math(resolver *r, ast_expr *call, fe_symbol *callee) {
+  int given = call->arguments.count, wanted = callee->slot;
+  call->symbol = given == wanted ? callee : NULL;
+  if (given != wanted)
+    fe_error(r->c, call->loc, "'%s' takes %d number%s but is given %d", callee->name, wanted, wanted == 1 ? "" : "s",
+             given);
+  for (int i = 0; i < given; i++) {
+    const ast_argument *argument = &call->arguments.items[i];
+    if (argument->name.text) {
+      fe_error(r->c, argument->name.loc, "'%s' takes numbers without names", callee->name);
+      call->symbol = NULL;
+    }
+    resolve_expr(r, argument->value);
+  }
+}
+
 /* A cache is not declared: its name means nothing else. */
 static void resolve_cache(resolver *r, const ast_argument *argument) {
   ast_expr *value = argument->value;
@@ -142,7 +159,7 @@ static bool resolve_argument_of_op(resolver *r, const ast_argument *argument, co
   fe_compiler *c = r->c;
   const char *name = argument->name.text;
   if (fe_is_flag(op->kind, op->code, argument)) return true;
-  if (name && !fe_has_attribute(op->kind, op->code, name)) {
+  if (name && !fe_takes_name(op->kind, op->code, name)) {
     fe_error(c, argument->name.loc, "'%s' has no attribute '%s': %s", op->name, name,
              fe_signature(c, op->kind, op->code));
     return false;
@@ -176,6 +193,9 @@ static void resolve_call(resolver *r, ast_expr *call) {
     if (r->function) add_call(r, call);
     resolve_arguments_of_function(r, call, callee->function);
     call->symbol = call->arguments.count == callee->function->parameters.count ? callee : NULL;
+    return;
+  case FE_SYM_MATH:
+    resolve_arguments_of_math(r, call, callee);
     return;
   case FE_SYM_OP:
   case FE_SYM_ATTEND:
@@ -249,6 +269,7 @@ static int by_slot(const void *a, const void *b) {
 static void resolve_statements(resolver *r, const ast_statements *statements);
 
 static void resolve_for(resolver *r, ast_statement *statement) {
+  if (statement->first) resolve_expr(r, statement->first);
   resolve_expr(r, statement->value);
   open_loop loop = {.outer = r->loop, .first_slot = r->function->slot_count};
   int before = r->count;
@@ -382,15 +403,21 @@ static void declare_model(fe_compiler *c) {
   declare_functions(c, &c->model_scope, &c->model->functions);
 }
 
+static void resolve_source(resolver *r, const ast_source *source) {
+  ast_expr *const exprs[] = {source->run, source->step, source->first, source->paired, source->plus};
+  for (size_t i = 0; i < DP_COUNT(exprs); i++)
+    if (exprs[i]) resolve_expr(r, exprs[i]);
+}
+
 static void resolve_model(fe_compiler *c) {
   resolver r = {.c = c, .scope = &c->model_scope};
   for (ast_constant *constant = c->model->constants; constant; constant = constant->next)
     resolve_expr(&r, constant->definition.value);
   for (ast_weight *weight = c->model->weights; weight; weight = weight->next) {
+    if (weight->first) resolve_expr(&r, weight->first);
     resolve_exprs(&r, &weight->stack.dims);
     resolve_exprs(&r, &weight->shape.dims);
-    for (int i = 0; i < weight->sources.count; i++)
-      if (weight->sources.items[i].paired) resolve_expr(&r, weight->sources.items[i].paired);
+    for (int i = 0; i < weight->sources.count; i++) resolve_source(&r, &weight->sources.items[i]);
   }
 }
 

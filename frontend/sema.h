@@ -17,6 +17,7 @@ typedef enum fe_kind {
   FE_TRANSPOSED, /* w.T: the right side of @ and nothing else */
   FE_INDEX,      /* a loop's variable */
   FE_STACK,      /* a weight with one tensor a layer, not indexed yet */
+  FE_CHOSEN,     /* w[ids] of a weight of matrices: the right side of @ and nothing else */
 } fe_kind;
 
 typedef struct fe_loop fe_loop;
@@ -26,6 +27,8 @@ typedef struct fe_value {
   ir_dim dim;
   double number;
   ir_value *tensor;
+  ir_value *ids;           /* FE_CHOSEN */
+  bool transposed;         /* FE_CHOSEN */
   const fe_loop *loop;     /* FE_INDEX */
   const fe_symbol *weight; /* FE_STACK */
 } fe_value;
@@ -45,6 +48,7 @@ typedef enum fe_symbol_kind {
   FE_SYM_STEP,
   FE_SYM_POSITIONS,
   FE_SYM_OP,
+  FE_SYM_MATH, /* a function of numbers only */
   FE_SYM_ATTEND,
 } fe_symbol_kind;
 
@@ -58,7 +62,7 @@ struct fe_symbol {
   ir_opcode code;         /* op */
   ast_weight *weight;
   ast_function *function; /* function, graph */
-  int slot;               /* local: where a frame keeps it */
+  int slot;               /* local: where a frame keeps it; math: how many numbers it takes */
   fe_symbol *next;        /* in its bucket, or the next outer local */
 };
 
@@ -75,7 +79,7 @@ typedef struct fe_scope {
 
 struct fe_loop {
   const fe_loop *outer;
-  int64_t count;
+  int64_t first, count;
   ir_value *index;
 };
 
@@ -153,6 +157,8 @@ void fe_resolve(fe_compiler *c);
 /* constants.c: dims and consts: --set beats metadata beats the text. */
 void fe_constants(fe_compiler *c);
 
+double fe_math(const fe_symbol *symbol, const double *x); /* log, pow, floor, ceil */
+
 /* weights.c: declarations to ir_weights. */
 void fe_weights(fe_compiler *c);
 
@@ -161,6 +167,7 @@ fe_value fe_integer(int64_t value);
 fe_value fe_dim_arithmetic(fe_compiler *c, char op, ir_dim a, ir_dim b, dp_loc loc);
 /* 1 to FE_LARGEST_DIM; `what` names it in messages. */
 bool fe_eval_dim(fe_compiler *c, const ast_expr *expr, const char *what, ir_dim *dim);
+bool fe_eval_first(fe_compiler *c, const ast_expr *expr, int64_t end, dp_loc end_loc, int64_t *first); /* of first .. end */
 bool fe_eval_shape(fe_compiler *c, const ast_exprs *exprs, dp_loc loc, ir_type *type); /* sets rank and dims */
 bool fe_eval_dtype(fe_compiler *c, ast_name name, ir_dtype *dtype);
 /* Checks an argument against its parameter, giving the names that the parameter's shape binds their values. */
@@ -171,7 +178,7 @@ const char *fe_type_text(fe_compiler *c, const ir_type *type);
 const char *fe_value_text(fe_compiler *c, const fe_value *value);
 
 /* call.c: what the resolver asks about ops. `kind` is FE_SYM_OP, of `code`, or FE_SYM_ATTEND. */
-bool fe_has_attribute(fe_symbol_kind kind, ir_opcode code, const char *name);
+bool fe_takes_name(fe_symbol_kind kind, ir_opcode code, const char *name); /* of an argument */
 bool fe_is_flag(fe_symbol_kind kind, ir_opcode code, const ast_argument *argument); /* a bare word like `causal` */
 const char *fe_signature(fe_compiler *c, fe_symbol_kind kind, ir_opcode code);      /* "rms_norm(x, weight, eps)" */
 

@@ -32,6 +32,7 @@ const char *fe_value_text(fe_compiler *c, const fe_value *value) {
   case FE_TENSOR: return fe_type_text(c, &value->tensor->type);
   case FE_TRANSPOSED: return "a transposed weight";
   case FE_INDEX: return "a loop's variable";
+  case FE_CHOSEN: return "chosen matrices of a weight";
   case FE_STACK: return dp_arena_printf(c->arena, "the weight '%s' of all layers", value->weight->name);
   }
   return "nothing";
@@ -104,6 +105,21 @@ bool fe_eval_dim(fe_compiler *c, const ast_expr *expr, const char *what, ir_dim 
     fe_error(c, expr->loc, "%s is at most 2^40, but this is %s", what, dim_text(c, *dim));
   else
     return true;
+  return false;
+}
+
+bool fe_eval_first(fe_compiler *c, const ast_expr *expr, int64_t end, dp_loc end_loc, int64_t *first) {
+  fe_value value = fe_eval(c, expr);
+  if (value.kind == FE_POISON) return false;
+  if (value.kind != FE_DIM || value.dim.symbol || value.dim.add < 0) {
+    fe_error(c, expr->loc, "expected an integer of at least 0 that is known before the model runs, but this "
+             "is %s", fe_value_text(c, &value));
+    return false;
+  }
+  *first = value.dim.add;
+  if (*first < end) return true;
+  fe_error(c, (dp_loc){expr->loc.file, expr->loc.begin, end_loc.end}, "%lld .. %lld is an empty range",
+           (long long)*first, (long long)end);
   return false;
 }
 
