@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A tied weight is counted where it is tied to. */
+/* A tied weight is counted where it is tied to; a vector that files need not have is none of the model's own. */
 static int64_t parameters(const ir_module *module) {
   int64_t total = 0;
   for (int i = 0; i < module->weight_count; i++)
-    if (!module->weights[i].tied) total += ir_static_size(&module->weights[i].type, 0);
+    if (!module->weights[i].tied && !module->weights[i].filled) total += ir_static_size(&module->weights[i].type, 0);
   return total;
 }
 

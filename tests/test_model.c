@@ -12,7 +12,8 @@
 
 #define GOLDEN DIPPER_TEST_DIR "/golden/"
 #define LLAMA DIPPER_SOURCE_DIR "/models/llama.dip"
-#define QWEN3 DIPPER_SOURCE_DIR "/models/qwen3.dip"
+#define MODELS DIPPER_SOURCE_DIR "/models/"
+#define QWEN3 MODELS "qwen3.dip"
 #define SMOLLM2 DIPPER_SOURCE_DIR "/build/weights/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 static void check_ok(dp_status status, const char *what) {
@@ -103,12 +104,30 @@ START_TEST(tiny_models_agree_with_transformers) {
   check_tiny(LLAMA, "tiny_tied", "model.safetensors");
   check_tiny(LLAMA, "tiny_gguf", "model.gguf");
   check_tiny(QWEN3, "tiny_qwen3", "model.safetensors");
+  check_tiny(LLAMA, "tiny_llama3", "");
+  check_tiny(MODELS "qwen2.dip", "tiny_qwen2", "");
+  check_tiny(MODELS "gpt2.dip", "tiny_gpt2", "");
+  check_tiny(MODELS "gemma3.dip", "tiny_gemma3", "");
+  check_tiny(MODELS "mixtral.dip", "tiny_mixtral", ""); /* sharded by an index */
+  check_tiny(MODELS "qwen3moe.dip", "tiny_qwen3moe", "");
+  check_tiny(MODELS "deepseek.dip", "tiny_deepseek", "");
+  check_tiny(MODELS "deepseek_lite.dip", "tiny_deepseek_lite", "");
 }
 END_TEST
 
 /* Of the full-size shapes, as their makers publish them. */
 START_TEST(parameters_are_as_many_as_published) {
-  static const struct { const char *text, *count; } models[] = {{LLAMA, " 134515008 "}, {QWEN3, " 596049920 "}};
+  static const struct { const char *text, *count; } models[] = {
+    {LLAMA, " 134515008 "},
+    {MODELS "qwen2.dip", " 494032768 "},
+    {QWEN3, " 596049920 "},
+    {MODELS "gpt2.dip", " 124439808 "},
+    {MODELS "gemma3.dip", " 999885952 "},
+    {MODELS "mixtral.dip", " 46702792704 "},
+    {MODELS "qwen3moe.dip", " 30532122624 "},
+    {MODELS "deepseek.dip", " 671026419200 "},
+    {MODELS "deepseek_lite.dip", " 15706484224 "},
+  };
   for (size_t i = 0; i < DP_COUNT(models); i++) {
     dp_text summary;
     dp_status status = dp_check(&(dp_options){.path = models[i].text}, &summary);
@@ -273,18 +292,28 @@ typedef struct subject {
   const char *weights;
   const char *sets[8];
   int set_count;
+  const char *path;
 } subject;
 
 static const subject subjects[] = {
-    {"random:1", {"layers=3", "d=64", "heads=4", "kv_heads=2", "hd=16", "vocab=211", "ff=96"}, 7},
-    {"random:2", {"layers=2", "d=48", "heads=6", "kv_heads=3", "hd=8", "vocab=130", "ff=80"}, 7},
-    {"random:3", {"layers=2", "d=96", "heads=3", "kv_heads=1", "hd=32", "vocab=97", "ff=200"}, 7},
-    {"random:4", {"layers=2", "d=72", "heads=2", "kv_heads=2", "hd=36", "vocab=70", "ff=33"}, 7},
-    {SMOLLM2, {NULL}, 0},
+    {"random:1", {"layers=3", "d=64", "heads=4", "kv_heads=2", "hd=16", "vocab=211", "ff=96"}, 7, NULL},
+    {"random:2", {"layers=2", "d=48", "heads=6", "kv_heads=3", "hd=8", "vocab=130", "ff=80"}, 7, NULL},
+    {"random:3", {"layers=2", "d=96", "heads=3", "kv_heads=1", "hd=32", "vocab=97", "ff=200"}, 7, NULL},
+    {"random:4", {"layers=2", "d=72", "heads=2", "kv_heads=2", "hd=36", "vocab=70", "ff=33"}, 7, NULL},
+    {GOLDEN "tiny_llama3", {NULL}, 0, LLAMA},
+    {GOLDEN "tiny_qwen2", {NULL}, 0, MODELS "qwen2.dip"},
+    {GOLDEN "tiny_qwen3", {NULL}, 0, QWEN3},
+    {GOLDEN "tiny_gpt2", {NULL}, 0, MODELS "gpt2.dip"},
+    {GOLDEN "tiny_gemma3", {NULL}, 0, MODELS "gemma3.dip"},
+    {GOLDEN "tiny_mixtral", {NULL}, 0, MODELS "mixtral.dip"},
+    {GOLDEN "tiny_qwen3moe", {NULL}, 0, MODELS "qwen3moe.dip"},
+    {GOLDEN "tiny_deepseek", {NULL}, 0, MODELS "deepseek.dip"},
+    {GOLDEN "tiny_deepseek_lite", {NULL}, 0, MODELS "deepseek_lite.dip"},
+    {SMOLLM2, {NULL}, 0, NULL},
 };
 
 static dp_options options_of(const subject *s, int threads) {
-  return (dp_options){.weights = s->weights, .sets = s->sets, .set_count = s->set_count, .threads = threads};
+  return (dp_options){.path = s->path, .weights = s->weights, .sets = s->sets, .set_count = s->set_count, .threads = threads};
 }
 
 static float *reference(const subject *s, int32_t *ids, size_t *columns) {
