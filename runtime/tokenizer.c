@@ -24,6 +24,9 @@ struct dp_tokenizer {
   int added_text_count;
   bool nfc;
   dp_token_specials specials;
+  bool is_wordpiece, cleanup;
+  dp_bert_rules bert;
+  dp_wordpiece wordpiece;
 };
 
 enum { TOKEN_EXISTS = 1, TOKEN_SPECIAL = 2, TOKEN_END = 4, TOKEN_ADDED = 8 };
@@ -86,7 +89,7 @@ static dp_status store_texts(dp_tokenizer *t, const dp_tokenizer_parts *parts) {
       continue;
     }
     size_t length = 0; /* an added token that the model knows too is a byte letter, if it looks like one */
-    if ((token->added && !token->in_model) || !dp_byte_letters_decode(token->text, t->bytes + at, &length)) {
+    if (parts->is_wordpiece || (token->added && !token->in_model) || !dp_byte_letters_decode(token->text, t->bytes + at, &length)) {
       length = token->text.length;
       memcpy(t->bytes + at, token->text.text, length);
     }
@@ -104,15 +107,15 @@ static dp_status add_words(dp_tokenizer *t, const dp_tokenizer_parts *parts, cha
   for (int i = 0; i < t->token_count; i++) {
     const dp_token_part *token = &parts->tokens[i];
     size_t length;
-    if (!token->text.text || !token->in_model || !dp_byte_letters_decode(token->text, spare, &length) || !length)
-      continue;
+    if (!token->text.text || !token->in_model || !token->text.length) continue;
+    if (!parts->is_wordpiece && (!dp_byte_letters_decode(token->text, spare, &length) || !length)) continue;
     int32_t other;
     if (!dp_bpe_add_word(&t->bpe, i, &other))
       return dp_fail(DP_INVALID, "tokens %d and %d have the same text '%.*s'", (int)other, i,
                      (int)(token->text.length > 80 ? 80 : token->text.length), token->text.text);
   }
   for (int i = 0; i < 256; i++)
-    if (t->bpe.byte_ids[i] >= 0) return DP_SUCCESS;
+    if (parts->is_wordpiece || t->bpe.byte_ids[i] >= 0) return DP_SUCCESS;
   return dp_fail(DP_INVALID, "the vocabulary has no single-byte token: it is not a byte-level one");
 }
 
@@ -208,6 +211,10 @@ static void mark_ends(dp_tokenizer *t) {
 
 static dp_status build(dp_tokenizer *t, dp_tokenizer_parts *parts) {
   t->nfc = parts->nfc;
+  t->is_wordpiece = parts->is_wordpiece;
+  t->cleanup = parts->cleanup;
+  t->bert = parts->bert;
+  t->wordpiece = parts->wordpiece;
   t->specials = parts->specials;
   const int *ids[] = {&t->specials.bos, &t->specials.eos, &t->specials.eot, &t->specials.unknown, &t->specials.pad};
   const char *const names[] = {"bos", "eos", "eot", "unknown", "padding"};
@@ -366,7 +373,8 @@ typedef struct encoding {
   dp_ids *out;
   dp_bpe_work bpe_work;
   dp_split_work *split_work;
-  dp_str form; /* a piece in form C */
+  dp_str form; /* a piece in form C, or as BERT normalizes it */
+  dp_str piece;
 } encoding;
 
 static dp_status encode_word(void *context, const char *word, size_t n) {
@@ -374,7 +382,13 @@ static dp_status encode_word(void *context, const char *word, size_t n) {
   return dp_bpe_encode(&e->tokenizer->bpe, word, n, &e->bpe_work, e->out);
 }
 
+static dp_status encode_bert_word(void *context, const char *word, size_t n) {
+  encoding *e = context;
+  return dp_wordpiece_encode(&e->tokenizer->wordpiece, &e->tokenizer->bpe, word, n, &e->piece, e->out);
+}
+
 static dp_status encode_words(encoding *e, const char *text, size_t n) {
+  if (e->tokenizer->is_wordpiece) return dp_bert_split(text, n, encode_bert_word, e);
   return dp_splitter_run(e->tokenizer->splitter, &e->split_work, text, n, encode_word, e);
 }
 
@@ -400,6 +414,13 @@ static dp_status encode_normalized(encoding *e, const char *text, size_t n) {
     text = e->form.text;
     n = e->form.length;
   }
+  if (e->tokenizer->bert.present) {
+    dp_str_clear(&e->form);
+    DP_TRY(dp_bert_normalize(&e->tokenizer->bert, text, n, &e->form));
+    text = e->form.text;
+    n = e->form.length;
+    if (!n) return DP_SUCCESS;
+  }
   return encode_around(e, &e->tokenizer->added_normalized, text, n, encode_words);
 }
 
@@ -419,6 +440,7 @@ dp_status dp_tokenizer_encode(const dp_tokenizer *t, const char *text, size_t n,
   if (status.code != DP_OK) out->count = count;
   dp_str_free(&repaired);
   dp_str_free(&e.form);
+  dp_str_free(&e.piece);
   dp_bpe_work_free(&e.bpe_work);
   dp_split_work_free(e.split_work);
   return status;
@@ -427,11 +449,15 @@ dp_status dp_tokenizer_encode(const dp_tokenizer *t, const char *text, size_t n,
 /* ---- decoding --------------------------------------------------------------------------------------------------- */
 
 dp_status dp_tokenizer_decode(const dp_tokenizer *t, const int32_t *ids, size_t n, bool show_special, dp_str *out) {
+  bool first = true;
   for (size_t i = 0; i < n; i++) {
     size_t length;
     const char *text = dp_token_text(t, ids[i], &length);
     if (!text) return no_such_id(t, ids[i]);
-    if (show_special || !(t->flags[ids[i]] & TOKEN_SPECIAL)) dp_str_addn(out, text, length);
+    if (!show_special && (t->flags[ids[i]] & TOKEN_SPECIAL)) continue;
+    if (t->is_wordpiece) dp_wordpiece_show(&t->wordpiece, text, length, first, t->cleanup, out);
+    else dp_str_addn(out, text, length);
+    first = false;
   }
   return out->failed ? dp_fail(DP_NO_MEMORY, "no memory to decode %zu tokens", n) : DP_SUCCESS;
 }

@@ -1,4 +1,5 @@
-/* runtime/tokenizer.h: text into token ids and back: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM, ...).
+/* runtime/tokenizer.h: text into token ids and back: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM, ...),
+ * and WordPiece (BERT) from a tokenizer.json.
  *
  * The ids are those of Hugging Face's `tokenizers`, byte for byte. A tokenizer is made once, from a GGUF file's
  * metadata or from a tokenizer.json; after that it is const, and any number of threads may use it at once. */

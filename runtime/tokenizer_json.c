@@ -46,10 +46,24 @@ static const json_t *sequence_at(const json_t *object, const char *members, size
 /* ---- normalizer, pre-tokenizer, post-processor, decoder ------------------------------------------------------------
  */
 
+static dp_status read_bert_normalizer(const json_t *normalizer, dp_tokenizer_parts *parts) {
+  dp_bert_rules *rules = &parts->bert;
+  if (rules->present || parts->nfc) return dp_fail(DP_UNSUPPORTED, "a BertNormalizer beside others is not handled");
+  rules->present = true;
+  DP_TRY(get_bool(normalizer, "clean_text", true, &rules->clean_text));
+  DP_TRY(get_bool(normalizer, "handle_chinese_chars", true, &rules->chinese));
+  DP_TRY(get_bool(normalizer, "lowercase", true, &rules->lowercase));
+  return get_bool(normalizer, "strip_accents", rules->lowercase, &rules->strip_accents);
+}
+
 static dp_status read_normalizer(const json_t *normalizer, dp_tokenizer_parts *parts) {
   for (size_t i = 0; i < sequence_length(normalizer, "normalizers"); i++) {
     const json_t *one = sequence_at(normalizer, "normalizers", i);
-    if (!is_type(one, "NFC")) return unsupported(one, "a normalizer");
+    if (is_type(one, "BertNormalizer")) {
+      DP_TRY(read_bert_normalizer(one, parts));
+      continue;
+    }
+    if (parts->bert.present || !is_type(one, "NFC")) return unsupported(one, "a normalizer");
     parts->nfc = true;
   }
   return DP_SUCCESS;
@@ -103,6 +117,12 @@ static dp_status read_pre_tokenizer(const json_t *pre_tokenizer, dp_splitter *sp
                     : dp_fail(DP_UNSUPPORTED, "only byte-level tokenizers are handled: no ByteLevel pre-tokenizer");
 }
 
+static dp_status read_bert_pre_tokenizer(const json_t *pre_tokenizer) {
+  if (is_type(pre_tokenizer, "BertPreTokenizer")) return DP_SUCCESS;
+  return is_absent(pre_tokenizer) ? dp_fail(DP_UNSUPPORTED, "a WordPiece model without a pre-tokenizer is not handled")
+                                  : unsupported(pre_tokenizer, "beside WordPiece, a pre-tokenizer");
+}
+
 /* The id of a template's special token; -1: it is the text, or not to be found. */
 static int template_id(const json_t *processor, const json_t *piece) {
   const char *name = json_string_value(json_object_get(json_object_get(piece, "SpecialToken"), "id"));
@@ -116,6 +136,20 @@ static dp_status read_post_processor(const json_t *post_processor, dp_token_spec
   for (size_t i = 0; i < sequence_length(post_processor, "processors"); i++) {
     const json_t *one = sequence_at(post_processor, "processors", i);
     if (is_type(one, "ByteLevel")) continue; /* it trims offsets, not ids */
+    if (is_type(one, "BertProcessing")) {
+      const json_t *cls = json_array_get(json_object_get(one, "cls"), 1);
+      const json_t *sep = json_array_get(json_object_get(one, "sep"), 1);
+      if (!json_is_integer(cls) || !json_is_integer(sep)) return dp_fail(DP_INVALID, "BertProcessing without ids");
+      int *const ids[] = {&specials->bos, &specials->eos};
+      const json_t *const values[] = {cls, sep};
+      for (int k = 0; k < 2; k++) {
+        json_int_t id = json_integer_value(values[k]);
+        if (id < 0 || id >= MAX_TOKENS) return dp_fail(DP_INVALID, "BertProcessing with the id %lld", (long long)id);
+        *ids[k] = (int)id;
+      }
+      specials->add_bos = specials->add_eos = true;
+      continue;
+    }
     if (!is_type(one, "TemplateProcessing")) return unsupported(one, "a post-processor");
     const json_t *pieces = json_object_get(one, "single");
     size_t count = json_array_size(pieces);
@@ -133,7 +167,11 @@ static dp_status read_post_processor(const json_t *post_processor, dp_token_spec
   return DP_SUCCESS;
 }
 
-static dp_status read_decoder(const json_t *decoder) {
+static dp_status read_decoder(const json_t *decoder, dp_tokenizer_parts *parts) {
+  if (parts->is_wordpiece && !is_absent(decoder)) {
+    if (!is_type(decoder, "WordPiece")) return unsupported(decoder, "a decoder");
+    return get_bool(decoder, "cleanup", true, &parts->cleanup);
+  }
   for (size_t i = 0; i < sequence_length(decoder, "decoders"); i++)
     if (!is_type(sequence_at(decoder, "decoders", i), "ByteLevel"))
       return unsupported(sequence_at(decoder, "decoders", i), "a decoder");
@@ -143,8 +181,26 @@ static dp_status read_decoder(const json_t *decoder) {
 /* ---- model and added tokens ----------------------------------------------------------------------------------------
  */
 
+static dp_status check_wordpiece(const json_t *model, dp_tokenizer_parts *parts) {
+  dp_wordpiece *wordpiece = &parts->wordpiece;
+  const json_t *prefix = json_object_get(model, "continuing_subword_prefix");
+  const json_t *most = json_object_get(model, "max_input_chars_per_word");
+  dp_text text = json_is_string(prefix) ? text_of(prefix) : (dp_text){"##", 2};
+  if (!is_absent(prefix) && !json_is_string(prefix)) return dp_fail(DP_INVALID, "the prefix is not a text");
+  if (text.length >= sizeof wordpiece->prefix) return dp_fail(DP_UNSUPPORTED, "a prefix of %zu bytes", text.length);
+  memcpy(wordpiece->prefix, text.text, text.length);
+  wordpiece->prefix_length = text.length;
+  wordpiece->most_characters = json_is_integer(most) ? json_integer_value(most) : 100;
+  if (!json_is_object(json_object_get(model, "vocab"))) return dp_fail(DP_INVALID, "the model has no vocab");
+  if (!json_is_string(json_object_get(model, "unk_token")))
+    return dp_fail(DP_INVALID, "a WordPiece model needs an unk_token");
+  parts->is_wordpiece = true;
+  return DP_SUCCESS;
+}
+
 static dp_status check_model(const json_t *model, dp_tokenizer_parts *parts) {
   if (!json_is_object(model)) return dp_fail(DP_INVALID, "no model");
+  if (is_type(model, "WordPiece")) return check_wordpiece(model, parts);
   if (json_object_get(model, "type") && !is_type(model, "BPE")) return unsupported(model, "a model");
   const json_t *dropout = json_object_get(model, "dropout");
   if (!is_absent(dropout) && json_number_value(dropout) != 0.0)
@@ -259,9 +315,11 @@ static dp_status read_root(const json_t *root, dp_tokenizer_parts *parts) {
   DP_TRY(check_model(model, parts));
   const json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges");
   DP_TRY(read_normalizer(json_object_get(root, "normalizer"), parts));
-  DP_TRY(read_pre_tokenizer(json_object_get(root, "pre_tokenizer"), parts->splitter));
+  const json_t *pre_tokenizer = json_object_get(root, "pre_tokenizer");
+  DP_TRY(parts->is_wordpiece ? read_bert_pre_tokenizer(pre_tokenizer)
+                             : read_pre_tokenizer(pre_tokenizer, parts->splitter));
   DP_TRY(read_post_processor(json_object_get(root, "post_processor"), &parts->specials));
-  DP_TRY(read_decoder(json_object_get(root, "decoder")));
+  DP_TRY(read_decoder(json_object_get(root, "decoder"), parts));
   DP_TRY(count_tokens(vocab, added, &parts->token_count));
   if (json_array_size(merges) >= INT32_MAX) return dp_fail(DP_INVALID, "%zu merges", json_array_size(merges));
   parts->merge_count = (int)json_array_size(merges);
@@ -277,6 +335,7 @@ static dp_status read_root(const json_t *root, dp_tokenizer_parts *parts) {
     const json_t *id = json_is_string(unknown) ? json_object_get(vocab, json_string_value(unknown)) : NULL;
     if (!id) return dp_fail(DP_INVALID, "unk_token is not in the vocabulary");
     parts->unknown_symbol = parts->specials.unknown = (int)json_integer_value(id);
+    parts->wordpiece.unknown = parts->unknown_symbol;
   }
   return DP_SUCCESS;
 }

@@ -6,6 +6,7 @@
 #include "base/base.h"
 #include "runtime/tokenizer.h"
 #include "runtime/tokenizer_split.h"
+#include "runtime/wordpiece.h"
 
 typedef struct dp_text {
   const char *text;
@@ -33,6 +34,9 @@ typedef struct dp_tokenizer_parts {
   bool nfc, ignore_merges, fuse_unknown;
   int unknown_symbol; /* what a byte without a token becomes; -1: nothing */
   dp_token_specials specials;
+  bool is_wordpiece, cleanup; /* then tokens are texts as they stand, without merges */
+  dp_bert_rules bert;
+  dp_wordpiece wordpiece;
 } dp_tokenizer_parts;
 
 dp_status dp_tokenizer_build(dp_tokenizer_parts *parts, dp_tokenizer **out);
