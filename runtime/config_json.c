@@ -118,6 +118,9 @@ static dp_status read_config(rt_weights_file *file) {
   const char *architecture = json_string_value(json_object_get(root, "model_type"));
   if (architecture) file->architecture = dp_arena_strdup(file->arena, architecture);
   json_decref(root);
+  DP_TRY(load_object(file, "sentence_bert_config.json", &root));
+  rt_add_json_members(file, "sentence_bert_config.", root, 0);
+  json_decref(root);
   return DP_SUCCESS;
 }
 

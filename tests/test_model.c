@@ -118,6 +118,38 @@ START_TEST(tiny_models_agree_with_transformers) {
 }
 END_TEST
 
+/* With the tokens around them and cut as the files say; the same bits alone, together and in small steps. */
+START_TEST(sentences_become_the_vectors_of_hf) {
+  json_t *golden = load_json(GOLDEN "tiny_bert/sentences.json"), *texts = json_object_get(golden, "texts");
+  enum { MOST = 16, COLUMNS = 48 };
+  const char *all[MOST];
+  size_t count = json_array_size(texts);
+  ck_assert(count > 3 && count <= MOST);
+  for (size_t i = 0; i < count; i++) all[i] = json_string_value(json_array_get(texts, i));
+  float rows[MOST * COLUMNS], row[COLUMNS];
+  dp_model *model = open_model((dp_options){.path = MODELS "minilm.dip", .weights = GOLDEN "tiny_bert", .threads = 2});
+  ck_assert_int_eq(dp_model_get_info(model).columns, COLUMNS);
+  check_ok(dp_embed(model, all, NULL, count, rows), "embed");
+  dp_model_free(model);
+  for (size_t i = 0; i < count; i++)
+    for (size_t c = 0; c < COLUMNS; c++) {
+      double expected = json_number_value(json_array_get(json_array_get(json_object_get(golden, "embeddings"), i), c));
+      ck_assert_msg(fabs(expected - rows[i * COLUMNS + c]) < 1e-6, "text %zu, %zu: %.8g, not %.8g", i, c,
+                    rows[i * COLUMNS + c], expected);
+    }
+  model = open_model((dp_options){.path = MODELS "minilm.dip", .weights = GOLDEN "tiny_bert", .threads = 1, .context = 64});
+  for (size_t i = 0; i < count; i++) {
+    check_ok(dp_embed(model, &all[i], NULL, 1, row), "alone");
+    ck_assert_mem_eq(row, rows + i * COLUMNS, sizeof row);
+  }
+  float again[MOST * COLUMNS];
+  check_ok(dp_embed(model, all, NULL, count, again), "in small steps");
+  ck_assert_mem_eq(again, rows, count * COLUMNS * sizeof *rows);
+  dp_model_free(model);
+  json_decref(golden);
+}
+END_TEST
+
 /* Of the full-size shapes, as their makers publish them. */
 START_TEST(parameters_are_as_many_as_published) {
   static const struct { const char *text, *count; } models[] = {
@@ -577,6 +609,7 @@ int main(void) {
   tcase_set_timeout(golden, 300);
   tcase_set_timeout(contract, 300);
   tcase_add_test(golden, tiny_models_agree_with_transformers);
+  tcase_add_test(golden, sentences_become_the_vectors_of_hf);
   tcase_add_test(golden, parameters_are_as_many_as_published);
   tcase_add_test(golden, smollm2_logits_agree_with_transformers);
   tcase_add_test(golden, greedy_answers_are_those_of_transformers);

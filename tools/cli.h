@@ -5,6 +5,7 @@
  *   io.c       errors, output, standard input, token ids
  *   run.c      run: a prompt, standard input, or a conversation
  *   figures.c  logits, eval, bench: numbers out
+ *   embed.c    embed: texts to vectors
  *   trace.c    trace: a timeline of a run
  *   profile.c  profile: time and work of each op, beside the limits that limits.c measures
  *   look.c     check, ir, graph, weights, tokenize: looking inside */
@@ -85,5 +86,6 @@ int cli_ir(const cli_args *args);
 int cli_graph(const cli_args *args);
 int cli_weights(const cli_args *args);
 int cli_tokenize(const cli_args *args);
+int cli_embed(const cli_args *args);
 
 #endif

@@ -53,6 +53,18 @@ static const cli_command commands[] = {
      .least = 1,
      .most = 1,
      .run = cli_eval},
+    {.name = "embed",
+     .arguments = "MODEL.dip --weights DIR [TEXT]",
+     .flags = RUN_FLAGS " --json",
+     .required = "--weights",
+     .summary = "texts to vectors",
+     .description = "Reads TEXT, or standard input with a text a line, and prints a line of numbers for each: what an\n"
+                    "encoder such as models/minilm.dip gives for it. With --json: an array of arrays.",
+     .examples = "  dipper embed models/minilm.dip --weights all-MiniLM-L6-v2 'A cat sat on the mat.'\n"
+                 "  dipper embed models/minilm.dip --weights all-MiniLM-L6-v2 --json < sentences.txt\n",
+     .least = 1,
+     .most = 2,
+     .run = cli_embed},
     {.name = "tokenize",
      .arguments = "--weights FILE [TEXT]",
      .flags = "--weights --decode --json",

@@ -85,6 +85,11 @@ typedef struct dp_message {
 /* The text that the model's chat template makes of a conversation, ending where the assistant begins to speak. */
 dp_status dp_render_chat(const dp_model *model, const dp_message *messages, int count, dp_text *text);
 
+/* Texts to the rows of an encoder (models/minilm.dip): rows [count, info.columns], row i the model's row of text i's last
+ * token. Each text stands between the special tokens that its tokenizer asks for; what is longer than a step, the
+ * context or max_seq_length of sentence_bert_config.json is cut. lengths in bytes; NULL: the texts end at their NUL. */
+dp_status dp_embed(dp_model *model, const char *const *texts, const size_t *lengths, size_t count, float *rows);
+
 /* ---- sessions: one sequence in the KV cache
  * ---------------------------------------------------------------------------- */
 

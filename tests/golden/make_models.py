@@ -2,11 +2,13 @@
 their logits. Beside make_golden.py, with the same packages: python make_models.py [NAME ...]"""
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 torch.set_grad_enabled(False)
@@ -103,8 +105,23 @@ def models():
         routed_scaling_factor=1.0, norm_topk_prob=False, rope_parameters={**yarn, "mscale": 0.707,
                                                                           "mscale_all_dim": 0.707}), {"dtype": torch.bfloat16}
     yield "tiny_bert", 29, t.BertModel, t.BertConfig(
-        vocab_size=101, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
-        max_position_embeddings=160, layer_norm_eps=1e-12), {}
+        vocab_size=400, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=3,
+        max_position_embeddings=160, layer_norm_eps=1e-12), {"dtype": torch.bfloat16}
+
+
+def make_sentences(folder, kind):
+    """Texts and their embeddings, with the tokenizer of make_wordpiece.py, at most 32 tokens each."""
+    shutil.copy(os.path.join(HERE, "wordpiece", "tokenizer.json"), folder)
+    with open(os.path.join(folder, "sentence_bert_config.json"), "w") as out:
+        out.write('{"max_seq_length": 32, "do_lower_case": false}\n')
+    tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+    tokenizer.enable_truncation(32)
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    texts = ["The keeper of the light.", "", "don't they?", "\u00c9clair na\u00efve \u4e2d\u6587", "a long sentence " * 20, "x"]
+    rows = [short(answer(model, tokenizer.encode(text).ids)[0]) for text in texts]
+    with open(os.path.join(folder, "sentences.json"), "w") as out:
+        json.dump({"texts": texts, "embeddings": rows}, out)
+        out.write("\n")
 
 
 def main():
@@ -112,6 +129,8 @@ def main():
     for name, seed, kind, config, options in models():
         if not sys.argv[1:] or name in sys.argv[1:]:
             make(name, seed, kind, config, **options)
+            if name == "tiny_bert":
+                make_sentences(os.path.join(HERE, name), kind)
 
 
 if __name__ == "__main__":
