@@ -3,6 +3,7 @@
 #define DIPPER_IR_H
 
 #include "ir/graph.h"
+#include "ir/packing.h"
 #include "ir/tile.h"
 
 #endif

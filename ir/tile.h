@@ -62,7 +62,7 @@ typedef struct tile_buffer {
 
 typedef enum tile_weight_form {
   TILE_VECTOR, /* f32[cols], padded with zeros to TILE_LANES */
-  TILE_MATRIX, /* packed: blocks of TILE_BLOCK rows, each [k][64] in the storage type (runtime/pack.c), zero rows at the end */
+  TILE_MATRIX, /* packed: blocks of TILE_BLOCK rows, each as ir/packing.h says, zero rows at the end */
 } tile_weight_form;
 
 typedef struct tile_weight {

@@ -2,6 +2,7 @@
  * rows side by side, so that vector loads bring one k of neighbouring rows and a product over all k is one stream through
  * memory (four streams of 16 rows read at a third of the bandwidth). Everything is a 16-row transpose; it is four rounds
  * of "interleave vector i with vector i + 8", each of which rotates the (row, column) address by one bit. */
+#include "runtime/blocks.h"
 #include "runtime/weights.h"
 
 #include <string.h>
@@ -54,9 +55,10 @@ static const uint8_t zeros[64];
 int64_t rt_packed_blocks(int64_t n) { return (n + ROWS - 1) / ROWS; }
 
 int64_t rt_packed_size(ir_dtype dtype, int64_t n, int64_t k) {
-  int64_t row_bytes = k >= 1 ? rt_row_bytes(dtype, k) : -1, size;
-  if (row_bytes < 0 || dtype == IR_i32 || n < 1 || n > INT64_MAX - ROWS) return -1;
-  return __builtin_mul_overflow(row_bytes, rt_packed_blocks(n) * ROWS, &size) ? -1 : size;
+  int64_t size;
+  if (k < 1 || k > INT64_MAX / 8 || rt_row_bytes(dtype, k) < 0 || dtype == IR_i32 || n < 1 || n > INT64_MAX - ROWS)
+    return -1;
+  return __builtin_mul_overflow(ir_packed_row_bytes(dtype, k), rt_packed_blocks(n) * ROWS, &size) ? -1 : size;
 }
 
 /* ---- a quarter of a block: dst is where its first row's first element goes --------------------------------------------------------------------------------------------------- */
@@ -141,6 +143,32 @@ static void pack_q4_1(const lanes *from, int64_t k, uint8_t *dst, int first) {
   }
 }
 
+/* Any quantized type: the images of 16 rows, then line by line. The last 16 lines of an image may overlap the 16 before
+ * them: every image has 16 at least. */
+static void pack_images(ir_dtype dtype, const lanes *from, int64_t k, uint8_t *dst, int first) {
+  ir_packing packing = ir_packing_of(dtype);
+  const size_t block = (size_t)ir_dtype_block_bytes(dtype), lines = (size_t)packing.lines;
+  const uint8_t nothing[RT_IMAGE_BYTES] = {0};
+  uint8_t images[LANES][RT_IMAGE_BYTES], *halves = dst + 2 * first, *whole = dst + first;
+  const lanes all = {.row = {images[0], images[1], images[2], images[3], images[4], images[5], images[6], images[7],
+                             images[8], images[9], images[10], images[11], images[12], images[13], images[14],
+                             images[15]},
+                     .step = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}};
+  const size_t head = (size_t)(packing.has_minimum ? 4 : packing.exponent ? 0 : 2);
+  for (int64_t run = 0; run < k / packing.elements; run++, halves += lines * ROWS, whole += lines * ROWS) {
+    for (int lane = 0; lane < LANES; lane++)
+      rt_block_to_image(dtype, &packing, from->step[lane] ? from->row[lane] + (size_t)run * block : nothing,
+                        images[lane]);
+    for (size_t i = 0; i < head; i += 2) pack_scales(&all, i, halves + i * ROWS);
+    for (size_t at = head; at < lines; at += LANES) {
+      bytes16 v[LANES];
+      size_t line = at + LANES <= lines ? at : lines - LANES;
+      load_transposed(&all, line, v);
+      store_lines(v, LANES, whole + line * ROWS);
+    }
+  }
+}
+
 /* ---- matrices ---------------------------------------------------------------------------------------------------- */
 
 static void pack_quarter(ir_dtype dtype, const lanes *from, int64_t k, uint8_t *block, int first) {
@@ -162,13 +190,14 @@ static void pack_quarter(ir_dtype dtype, const lanes *from, int64_t k, uint8_t *
     pack_q4_1(from, k, block, first);
     break;
   default:
+    pack_images(dtype, from, k, block, first);
     break;
   }
 }
 
 void rt_pack(ir_dtype dtype, int64_t n, int64_t k, const void *rows, size_t row_bytes, int64_t paired_heads, void *dst,
              int64_t first_block, int64_t block_count) {
-  size_t block_bytes = (size_t)rt_row_bytes(dtype, k) * ROWS;
+  size_t block_bytes = (size_t)ir_packed_row_bytes(dtype, k) * ROWS;
   int64_t head_rows = paired_heads > 0 ? n / paired_heads : 0;
   for (int64_t block = first_block; block < first_block + block_count; block++) {
     for (int first = 0; first < ROWS; first += LANES) {
@@ -206,21 +235,12 @@ void rt_pack_transposed(ir_dtype dtype, int64_t n, int64_t k, const void *src, s
 
 /* ---- back again -------------------------------------------------------------------------------------------------- */
 
-static uint8_t packed_nibble(const uint8_t *bytes, int lane, int k) {
-  return bytes[k / 2 * ROWS + lane] >> 4 * (k % 2) & 15;
-}
-
-static void unpack_run(ir_dtype dtype, const uint8_t *run, int lane, uint8_t *dst) {
-  memcpy(dst, run + 2 * lane, 2);
-  if (dtype == IR_q8_0) {
-    for (int i = 0; i < RUN; i++) dst[2 + i] = run[2 * ROWS + i * ROWS + lane];
-    return;
-  }
-  int head = dtype == IR_q4_1 ? 4 : 2; /* bytes of scales a row */
-  if (dtype == IR_q4_1) memcpy(dst + 2, run + 2 * ROWS + 2 * lane, 2);
-  const uint8_t *nibbles = run + head * ROWS;
-  for (int j = 0; j < RUN / 2; j++)
-    dst[head + j] = (uint8_t)(packed_nibble(nibbles, lane, j) | packed_nibble(nibbles, lane, j + RUN / 2) << 4);
+static void unpack_run(ir_dtype dtype, const ir_packing *packing, const uint8_t *run, int lane, uint8_t *dst) {
+  uint8_t image[RT_IMAGE_BYTES];
+  int head = packing->has_minimum ? 4 : packing->exponent ? 0 : 2;
+  for (int i = 0; i < head; i += 2) memcpy(image + i, run + i * ROWS + 2 * lane, 2);
+  for (int i = head; i < packing->lines; i++) image[i] = run[i * ROWS + lane];
+  rt_block_from_image(dtype, packing, image, dst);
 }
 
 void rt_unpack_row(ir_dtype dtype, int64_t n, int64_t k, const void *packed, int64_t row, void *dst) {
@@ -228,12 +248,13 @@ void rt_unpack_row(ir_dtype dtype, int64_t n, int64_t k, const void *packed, int
   size_t unit = (size_t)ir_dtype_block_bytes(dtype);
   int64_t units = k / ir_dtype_block_elements(dtype);
   int lane = (int)(row % ROWS);
-  const uint8_t *from = (const uint8_t *)packed + (size_t)(row / ROWS) * (size_t)units * unit * ROWS;
+  const uint8_t *from = (const uint8_t *)packed + row / ROWS * ROWS * ir_packed_row_bytes(dtype, k);
   uint8_t *to = dst;
-  for (int64_t i = 0; i < units; i++, from += unit * ROWS, to += unit) {
-    if (ir_dtype_block_elements(dtype) == 1)
-      memcpy(to, from + (size_t)lane * unit, unit);
-    else
-      unpack_run(dtype, from, lane, to);
+  if (ir_dtype_block_elements(dtype) == 1) {
+    for (int64_t i = 0; i < units; i++, from += unit * ROWS, to += unit) memcpy(to, from + (size_t)lane * unit, unit);
+    return;
   }
+  ir_packing packing = ir_packing_of(dtype);
+  for (int64_t i = 0; i < units; i++, from += packing.lines * ROWS, to += unit)
+    unpack_run(dtype, &packing, from, lane, to);
 }

@@ -127,13 +127,14 @@ uint16_t rt_f32_to_bf16(float value); /* to nearest, ties to even; nan becomes q
 /* Bytes of n elements; n must be a multiple of the type's block. -1 when it is not, or on overflow. */
 int64_t rt_row_bytes(ir_dtype dtype, int64_t n);
 
-/* Decodes n elements (a multiple of the block) of f32, f16, bf16, q8_0, q4_0, q4_1; src needs no alignment. i32 is not
- * a weight's type: zeros. One float result per element, the same on every machine: d * q for q8_0, d * (q - 8) for
- * q4_0, d * q + m for q4_1, each operation rounded to f32. */
+/* Decodes n elements (a multiple of the block) of any type in ir/dtypes.def; src needs no alignment. i32 is not a
+ * weight's type: zeros. One float result per element, the same on every machine, the bits that the `gguf` Python package
+ * gives: what dtypes.def says, each operation rounded to f32. */
 void rt_dequantize_row(ir_dtype dtype, const void *src, float *dst, int64_t n);
 
-/* Encodes n floats (a multiple of the block) into the same types; the bits of the `gguf` Python package for finite
- * values. Not finite ones give some encoding, no trap. */
+/* Encodes n floats (a multiple of the block) into the same types: f16, bf16, q8_0, q4_0 and q4_1 to the bits of the
+ * `gguf` Python package for finite values, the others to a valid block that fits (for random weights and tests; ggml's
+ * own quantizers search longer). Not finite ones give some encoding, no trap. */
 void rt_quantize_row(ir_dtype dtype, const float *src, void *dst, int64_t n);
 
 /* ---- binding: a file's tensors for a module's weights ------------------------------------------------------------ */
@@ -219,12 +220,9 @@ void rt_bound_forget(const rt_bound *bound, int64_t first, int64_t end);
 /* ---- packing: the layout that generated kernels read (pack.c) ---------------------------------------------------- */
 
 /* W[n, k] of storage type D, rows padded with zeros to a multiple of RT_PACK_ROWS = 64, lies in blocks of 64 rows, one
- * after another, each 64 * rt_row_bytes(D, k) bytes:
- *   f32, f16, bf16: [k][64] elements
- *   q8_0: for each 32 of k: f16 d[64], int8 q[32][64]
- *   q4_0: for each 32 of k: f16 d[64], byte[16][64]: byte (i, row) holds k = 2i low, k = 2i+1 high, 0..15 as in GGUF
- *   q4_1: for each 32 of k: f16 d[64], f16 m[64], byte[16][64] as for q4_0
- * Padding rows are all zero bytes: weights that are exactly 0. */
+ * after another, each 64 * ir_packed_row_bytes(D, k) bytes, as ir/packing.h describes: f32, f16, bf16 [k][64] elements,
+ * the others runs of lines, for instance q4_1: for each 32 of k f16 d[64], f16 m[64], byte[16][64], whose byte (i, row)
+ * holds k = 2i low, k = 2i + 1 high, 0..15 as in GGUF. Padding rows are all zero bytes: weights that are exactly 0. */
 enum { RT_PACK_ROWS = 64 };
 
 int64_t rt_packed_blocks(int64_t n);                          /* blocks of 64 rows, padding included */

@@ -1,10 +1,12 @@
 /* tests/test_pack.c: stored elements and the packed layout: what is decoded is what the formats define, to the bit, and
  * packing moves every element to the place weights.h gives it, and nowhere else.
  * The golden blocks come from the `gguf` Python package (gguf.quants.quantize and dequantize), version 0.19. */
+#include "ir/packing.h"
 #include "runtime/weights.h"
 
 #include <check.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,7 +68,8 @@ static const uint32_t golden_q4_1_decoded[64] = {
 };
 /* clang-format on */
 
-static const ir_dtype stored[] = {IR_f32, IR_f16, IR_bf16, IR_q8_0, IR_q4_0, IR_q4_1};
+static const ir_dtype stored[] = {IR_f32,  IR_f16,  IR_bf16, IR_q8_0, IR_q4_0, IR_q4_1,   IR_q5_0,  IR_q5_1,
+                                  IR_q2_k, IR_q3_k, IR_q4_k, IR_q5_k, IR_q6_k, IR_iq4_nl, IR_mxfp4, IR_int4};
 
 static uint64_t next_random(uint64_t *state) {
   *state += 0x9e3779b97f4a7c15u;
@@ -119,6 +122,56 @@ static double half_value(unsigned half) {
   return half & 0x8000 ? -value : value;
 }
 
+/* formats.gguf: made by make_formats.py. */
+START_TEST(blocks_of_every_gguf_type_decode_as_the_gguf_package_does) {
+  rt_weights_file *file;
+  ck_assert_int_eq(rt_weights_open(DIPPER_TEST_DIR "/golden/formats.gguf", &file).code, DP_OK);
+  static const char *const names[] = {"Q5_0", "Q5_1", "Q2_K",   "Q3_K",  "Q4_K", "Q5_K",
+                                      "Q6_K", "IQ4_NL", "MXFP4", "Q8_0", "Q4_0", "Q4_1"};
+  for (size_t t = 0; t < DP_COUNT(names); t++) {
+    char blocks[32], decoded[32];
+    snprintf(blocks, sizeof blocks, "blocks.%s", names[t]);
+    snprintf(decoded, sizeof decoded, "expected.%s", names[t]);
+    const rt_tensor *tensor = rt_weights_find(file, blocks), *expected = rt_weights_find(file, decoded);
+    ck_assert(tensor && tensor->supported && expected && tensor->elements == expected->elements);
+    uint8_t *shifted = malloc(tensor->bytes + 1); /* nothing promises alignment */
+    float *values = malloc((size_t)tensor->elements * sizeof *values);
+    memcpy(shifted + 1, tensor->data, tensor->bytes);
+    rt_dequantize_row(tensor->dtype, shifted + 1, values, tensor->elements);
+    for (int64_t i = 0; i < tensor->elements; i++) {
+      uint32_t want;
+      memcpy(&want, expected->data + 4 * i, 4);
+      ck_assert_msg(bits_of(values[i]) == want, "%s: element %d is %a, not %a", names[t], (int)i, values[i],
+                    float_of(want));
+    }
+    free(shifted);
+    free(values);
+  }
+  rt_weights_close(file);
+}
+END_TEST
+
+/* How far encoded values may be from the given ones, as a part of the block's range. */
+START_TEST(encoding_keeps_what_the_bits_allow) {
+  static const struct {
+    ir_dtype dtype;
+    float part;
+  } types[] = {{IR_q5_0, 0.034f},  {IR_q5_1, 0.018f}, {IR_q2_k, 0.26f},   {IR_q3_k, 0.17f}, {IR_q4_k, 0.045f},
+               {IR_q5_k, 0.03f}, {IR_q6_k, 0.02f}, {IR_iq4_nl, 0.08f}, {IR_mxfp4, 0.13f}, {IR_int4, 0.075f}};
+  uint64_t state = 9;
+  for (size_t t = 0; t < DP_COUNT(types); t++) {
+    float row[512], back[512], worst = 0;
+    uint8_t bytes[1024];
+    for (int i = 0; i < 512; i++) row[i] = (float)((int)(next_random(&state) % 2001) - 1000) / 1000;
+    rt_quantize_row(types[t].dtype, row, bytes, 512);
+    rt_dequantize_row(types[t].dtype, bytes, back, 512);
+    for (int i = 0; i < 512; i++) worst = fmaxf(worst, fabsf(row[i] - back[i]) / 2);
+    ck_assert_msg(worst <= types[t].part, "%s: off by %g of the range", ir_dtype_name(types[t].dtype), worst);
+    ck_assert(worst > 0);
+  }
+}
+END_TEST
+
 START_TEST(every_half_decodes_to_its_value_and_comes_back) {
   for (unsigned half = 0; half < 65536; half++) {
     float value = rt_f16_to_f32((uint16_t)half);
@@ -165,12 +218,12 @@ START_TEST(encoding_values_that_are_not_finite_stays_in_bounds) {
   static const float strange[] = {INFINITY, -INFINITY, NAN, 3e38f, -3e38f, 1e-45f, 0.0f, -0.0f};
   uint64_t state = 1;
   for (int round = 0; round < 200; round++) {
-    float *row = malloc(64 * sizeof *row), *back = malloc(64 * sizeof *back);
-    for (int i = 0; i < 64; i++) row[i] = strange[next_random(&state) % DP_COUNT(strange)];
+    float *row = malloc(256 * sizeof *row), *back = malloc(256 * sizeof *back);
+    for (int i = 0; i < 256; i++) row[i] = strange[next_random(&state) % DP_COUNT(strange)];
     for (size_t t = 0; t < DP_COUNT(stored); t++) {
-      uint8_t *bytes = malloc((size_t)rt_row_bytes(stored[t], 64));
-      rt_quantize_row(stored[t], row, bytes, 64);
-      rt_dequantize_row(stored[t], bytes, back, 64);
+      uint8_t *bytes = malloc((size_t)rt_row_bytes(stored[t], 256));
+      rt_quantize_row(stored[t], row, bytes, 256);
+      rt_dequantize_row(stored[t], bytes, back, 256);
       free(bytes);
     }
     free(row);
@@ -181,34 +234,70 @@ END_TEST
 
 /* ---- packing ----------------------------------------------------------------------------------------------------- */
 
-/* Element (row, k) of a packed matrix, read as weights.h describes the layout: plain, and independent of pack.c. */
-static float packed_element(ir_dtype dtype, int64_t k_size, const uint8_t *packed, int64_t row, int64_t k) {
-  const uint8_t *block = packed + row / 64 * 64 * rt_row_bytes(dtype, k_size);
-  int64_t lane = row % 64, run = k / 32, i = k % 32;
-  uint16_t d, m;
-  float value;
+static float half_at(const uint8_t *at) {
+  uint16_t half;
+  memcpy(&half, at, 2);
+  return rt_f16_to_f32(half);
+}
+
+/* Bits of element i of lines that hold 8 / bits elements a byte. */
+static int bits_at(const uint8_t *lines, int bits, int64_t i) {
+  return lines[i * bits / 8 * 64] >> (i * bits % 8) & ((1 << bits) - 1);
+}
+
+/* Element i of a run of lines, spelled out for each type; `run` points to the row's byte of the first line. */
+static float run_element(ir_dtype dtype, const uint8_t *run, int lane, int64_t i) {
+  float d = half_at(run + lane), m = half_at(run + lane + 128);
+  ir_packing p = ir_packing_of(dtype); /* for the tables of levels only */
+#define LINE(n) (run + 64 * (n))
   switch (dtype) {
-  case IR_f32:
+  case IR_q8_0:
+    return d * (int8_t)*LINE(2 + i);
+  case IR_q4_0:
+    return d * (bits_at(LINE(2), 4, i) - 8);
+  case IR_q4_1:
+    return d * bits_at(LINE(4), 4, i) + m;
+  case IR_q5_0:
+    return d * (bits_at(LINE(2), 4, i) + 16 * bits_at(LINE(18), 1, i) - 16);
+  case IR_q5_1:
+    return d * (bits_at(LINE(4), 4, i) + 16 * bits_at(LINE(20), 1, i)) + m;
+  case IR_q2_k:
+    return d * (*LINE(4 + i / 16) & 15) * bits_at(LINE(20), 2, i) - m * (*LINE(4 + i / 16) >> 4);
+  case IR_q3_k:
+    return d * (int8_t)*LINE(2 + i / 16) * (bits_at(LINE(18), 2, i) + 4 * bits_at(LINE(82), 1, i) - 4);
+  case IR_q4_k:
+    return d * *LINE(4 + i / 32) * bits_at(LINE(20), 4, i) - m * *LINE(12 + i / 32);
+  case IR_q5_k:
+    return d * *LINE(4 + i / 32) * (bits_at(LINE(20), 4, i) + 16 * bits_at(LINE(148), 1, i)) - m * *LINE(12 + i / 32);
+  case IR_q6_k:
+    return d * (int8_t)*LINE(2 + i / 16) * (bits_at(LINE(18), 4, i) + 16 * bits_at(LINE(146), 2, i) - 32);
+  case IR_iq4_nl:
+    return d * p.table[bits_at(LINE(2), 4, i)];
+  case IR_mxfp4:
+    return ldexpf(p.table[bits_at(LINE(1), 4, i)], *run - 128);
+  case IR_int4:
+    return d * (bits_at(LINE(3), 4, i) - *LINE(2));
+  default:
+    return NAN;
+  }
+#undef LINE
+}
+
+/* Element (row, k) of a packed matrix, read as ir/packing.h describes the layout: plain, and independent of pack.c. */
+static float packed_element(ir_dtype dtype, int64_t k_size, const uint8_t *packed, int64_t row, int64_t k) {
+  const uint8_t *block = packed + row / 64 * 64 * ir_packed_row_bytes(dtype, k_size);
+  int64_t lane = row % 64, elements = ir_dtype_block_elements(dtype);
+  uint16_t half;
+  float value;
+  if (elements > 1)
+    return run_element(dtype, block + k / elements * 64 * ir_packed_row_bytes(dtype, elements) + lane, (int)lane,
+                       k % elements);
+  if (dtype == IR_f32) {
     memcpy(&value, block + 4 * (k * 64 + lane), 4);
     return value;
-  case IR_f16:
-  case IR_bf16:
-    memcpy(&d, block + 2 * (k * 64 + lane), 2);
-    return dtype == IR_f16 ? rt_f16_to_f32(d) : rt_bf16_to_f32(d);
-  case IR_q8_0:
-    block += run * 64 * 34;
-    memcpy(&d, block + 2 * lane, 2);
-    return rt_f16_to_f32(d) * (int8_t)block[128 + i * 64 + lane];
-  case IR_q4_0:
-    block += run * 64 * 18;
-    memcpy(&d, block + 2 * lane, 2);
-    return rt_f16_to_f32(d) * ((block[128 + i / 2 * 64 + lane] >> (i % 2 ? 4 : 0) & 15) - 8);
-  default:
-    block += run * 64 * 20;
-    memcpy(&d, block + 2 * lane, 2);
-    memcpy(&m, block + 128 + 2 * lane, 2);
-    return rt_f16_to_f32(d) * (block[256 + i / 2 * 64 + lane] >> (i % 2 ? 4 : 0) & 15) + rt_f16_to_f32(m);
   }
+  memcpy(&half, block + 2 * (k * 64 + lane), 2);
+  return dtype == IR_f16 ? rt_f16_to_f32(half) : rt_bf16_to_f32(half);
 }
 
 /* n random rows of k elements, row_bytes apart, in memory of exactly that size. */
@@ -218,6 +307,9 @@ static uint8_t *random_rows(ir_dtype dtype, int64_t n, int64_t k, int64_t row_by
   for (int64_t r = 0; r < n; r++) {
     for (int64_t i = 0; i < k; i++) row[i] = (float)((int)(next_random(state) % 2001) - 1000) / 512;
     rt_quantize_row(dtype, row, rows + r * row_bytes, k);
+    bool any = ir_dtype_block_elements(dtype) > 1 && next_random(state) % 2; /* any bytes are blocks */
+    for (int64_t i = 0; any && i < rt_row_bytes(dtype, k); i++)
+      rows[r * row_bytes + i] = (uint8_t)(next_random(state) >> 20);
   }
   free(row);
   return rows;
@@ -225,7 +317,7 @@ static uint8_t *random_rows(ir_dtype dtype, int64_t n, int64_t k, int64_t row_by
 
 static void check_packed(ir_dtype dtype, int64_t n, int64_t k, int64_t heads, uint64_t *state) {
   int64_t row_bytes = rt_row_bytes(dtype, k), size = rt_packed_size(dtype, n, k), blocks = rt_packed_blocks(n);
-  ck_assert_int_eq(size, blocks * 64 * row_bytes);
+  ck_assert_int_eq(size, blocks * 64 * ir_packed_row_bytes(dtype, k));
   uint8_t *rows = random_rows(dtype, n, k, row_bytes, state), *packed = malloc((size_t)size);
   memset(packed, 0xa5, (size_t)size);
   int64_t split = (int64_t)(next_random(state) % (uint64_t)blocks); /* as two threads would share it */
@@ -240,7 +332,8 @@ static void check_packed(ir_dtype dtype, int64_t n, int64_t k, int64_t heads, ui
     rt_dequantize_row(dtype, source, expected, k);
     for (int64_t i = 0; i < k; i++) {
       float got = packed_element(dtype, k, packed, r, i);
-      ck_assert_msg(bits_of(got) == bits_of(expected[i]), "%s [%d, %d] heads %d: element (%d, %d) is %a, not %a",
+      bool same = bits_of(got) == bits_of(expected[i]) || (isnan(got) && isnan(expected[i]));
+      ck_assert_msg(same, "%s [%d, %d] heads %d: element (%d, %d) is %a, not %a",
                     ir_dtype_name(dtype), (int)n, (int)k, (int)heads, (int)r, (int)i, got, expected[i]);
     }
     rt_unpack_row(dtype, n, k, packed, r, row);
@@ -257,13 +350,13 @@ static void check_packed(ir_dtype dtype, int64_t n, int64_t k, int64_t heads, ui
 START_TEST(every_element_lands_where_the_layout_says) {
   uint64_t state = 42;
   for (size_t t = 0; t < DP_COUNT(stored); t++) {
-    bool quantized = ir_dtype_block_elements(stored[t]) > 1;
+    int64_t unit = ir_dtype_block_elements(stored[t]);
     for (int round = 0; round < 40; round++) {
       int64_t n = 1 + (int64_t)(next_random(&state) % 70), k = 1 + (int64_t)(next_random(&state) % 70);
-      check_packed(stored[t], n, quantized ? (k + 31) / 32 * 32 : k, 0, &state);
+      check_packed(stored[t], n, (k + unit - 1) / unit * unit, 0, &state);
     }
-    check_packed(stored[t], 32, 64, 0, &state);
-    check_packed(stored[t], 1, 32, 0, &state);
+    check_packed(stored[t], 32, 2 * unit, 0, &state);
+    check_packed(stored[t], 1, unit, 0, &state);
   }
 }
 END_TEST
@@ -271,10 +364,11 @@ END_TEST
 START_TEST(rotation_pairs_are_undone) {
   uint64_t state = 43;
   for (size_t t = 0; t < DP_COUNT(stored); t++) {
-    check_packed(stored[t], 3 * 8, 32, 3, &state);
-    check_packed(stored[t], 9 * 64, 64, 9, &state);
-    check_packed(stored[t], 2, 32, 1, &state);
-    check_packed(stored[t], 5 * 6, 96, 5, &state);
+    int64_t unit = ir_dtype_block_elements(stored[t]);
+    check_packed(stored[t], 3 * 8, unit, 3, &state);
+    check_packed(stored[t], 9 * 64, 2 * unit, 9, &state);
+    check_packed(stored[t], 2, unit, 1, &state);
+    check_packed(stored[t], 5 * 6, 3 * unit, 5, &state);
   }
   ck_assert_int_eq(rt_paired_row(0, 64), 0);
   ck_assert_int_eq(rt_paired_row(1, 64), 2);
@@ -339,6 +433,8 @@ int main(void) {
   Suite *suite = suite_create("pack");
   TCase *elements = tcase_create("elements");
   tcase_add_test(elements, quantized_blocks_equal_the_gguf_package_bit_for_bit);
+  tcase_add_test(elements, blocks_of_every_gguf_type_decode_as_the_gguf_package_does);
+  tcase_add_test(elements, encoding_keeps_what_the_bits_allow);
   tcase_add_test(elements, every_half_decodes_to_its_value_and_comes_back);
   tcase_add_test(elements, halves_round_to_nearest_ties_to_even);
   tcase_add_test(elements, encoding_values_that_are_not_finite_stays_in_bounds);

@@ -57,7 +57,9 @@ static void ck_bits(const fixture *f, int buffer, int64_t row, int64_t col, floa
 /* ---- what the ops compute */
 
 static const char *const products[] = {"matmul_f32",  "matmul_f16",  "matmul_bf16",
-                                       "matmul_q8_0", "matmul_q4_0", "matmul_q4_1"};
+                                       "matmul_q8_0", "matmul_q4_0", "matmul_q4_1",
+                                       "matmul_q5_0", "matmul_q5_1", "matmul_q2_k", "matmul_q3_k", "matmul_q4_k",
+                                       "matmul_q5_k", "matmul_q6_k", "matmul_iq4_nl", "matmul_mxfp4", "matmul_int4"};
 
 START_TEST(products_of_every_storage_type_match_f64) {
   for (uint64_t seed = 0; seed < seed_count(); seed++) {

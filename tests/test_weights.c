@@ -32,9 +32,9 @@ static dp_str sample_gguf(uint32_t version) {
   put_tensor(&s, "token_embd.weight", 2, (int64_t[]){5, 32}, TYPE_Q8_0, 0);
   put_tensor(&s, "scale", 0, NULL, TYPE_F32, 192);
   put_tensor(&s, "blk.0.w", 3, (int64_t[]){2, 3, 4}, TYPE_F16, 224);
-  put_tensor(&s, "odd", 2, (int64_t[]){2, 256}, TYPE_Q6_K, 288);
+  put_tensor(&s, "odd", 2, (int64_t[]){2, 256}, TYPE_IQ2_S, 288);
   pad(&s, 32);
-  for (int i = 0; i < 288 + 420; i++) dp_str_addc(&s, (char)(i * 7));
+  for (int i = 0; i < 288 + 164; i++) dp_str_addc(&s, (char)(i * 7));
   return s;
 }
 
@@ -79,8 +79,8 @@ static void check_sample_gguf(uint32_t version) {
   ck_assert_uint_eq(w->data[0], (uint8_t)(224 * 7));
   const rt_tensor *odd = rt_weights_find(file, "odd");
   ck_assert(!odd->supported);
-  ck_assert_str_eq(odd->type_name, "q6_k");
-  ck_assert_uint_eq(odd->bytes, 420);
+  ck_assert_str_eq(odd->type_name, "iq2_s");
+  ck_assert_uint_eq(odd->bytes, 164);
   ck_assert_int_eq(rt_weights_find(file, "scale")->rank, 0);
   ck_assert_uint_eq(rt_weights_find(file, "scale")->bytes, 4);
   ck_assert_ptr_null(rt_weights_find(file, "blk.1.w"));
@@ -475,18 +475,18 @@ START_TEST(listings_show_every_tensor_and_the_totals) {
   rt_weights_file *file = open_memory(&s);
   rt_weights_list(file, false, &text);
   ck_assert_str_eq(text.text, "memory: gguf v3, llama\n"
-                              "name               type  shape             bytes\n"
-                              "token_embd.weight  q8_0  [5, 32]             170\n"
-                              "scale              f32   []                    4\n"
-                              "blk.0.w            f16   [2, 3, 4]            48\n"
-                              "odd                q6_k  [2, 256]            420  (unsupported type)\n"
-                              "4 tensors, 697 parameters, 642 bytes\n");
+                              "name               type   shape             bytes\n"
+                              "token_embd.weight  q8_0   [5, 32]             170\n"
+                              "scale              f32    []                    4\n"
+                              "blk.0.w            f16    [2, 3, 4]            48\n"
+                              "odd                iq2_s  [2, 256]            164  (unsupported type)\n"
+                              "4 tensors, 697 parameters, 386 bytes\n");
   rt_weights_list(file, true, &json);
   ck_assert_ptr_nonnull(
       strstr(json.text, "{\"name\": \"blk.0.w\", \"type\": \"f16\", \"shape\": [2, 3, 4], \"bytes\": 48,"));
   ck_assert_ptr_nonnull(strstr(json.text, "\"llama.eps\": 0.5"));
   ck_assert_ptr_nonnull(strstr(json.text, "\"a.bool\": true"));
-  ck_assert_ptr_nonnull(strstr(json.text, "\"parameters\": 697, \"bytes\": 642}"));
+  ck_assert_ptr_nonnull(strstr(json.text, "\"parameters\": 697, \"bytes\": 386}"));
   dp_str_free(&text);
   dp_str_free(&json);
   rt_weights_close(file);

@@ -126,7 +126,7 @@ START_TEST(everything_that_does_not_fit_is_told_at_once) {
   tensor_plan plan[] = {
       {"token_embd.weights", 2, {VOCAB, D}, TYPE_Q8_0}, {"blk.0.attn_norm.weight", 1, {D}, TYPE_F32},
       {"blk.2.attn_norm.weight", 1, {D}, TYPE_I32},     {"blk.0.attn_q.weight", 2, {D, 32}, TYPE_Q4_1},
-      {"blk.1.attn_q.weight", 2, {D, 32}, TYPE_F32},    {"blk.2.attn_q.weight", 2, {D, 256}, TYPE_Q6_K},
+      {"blk.1.attn_q.weight", 2, {D, 32}, TYPE_F32},    {"blk.2.attn_q.weight", 2, {D, 256}, TYPE_IQ2_S},
   };
   check_not_bound(
       module, plan, DP_COUNT(plan), 0,
@@ -135,7 +135,7 @@ START_TEST(everything_that_does_not_fit_is_told_at_once) {
       "norm, layer 1: no tensor 'blk.{}.attn_norm.weight'|"
       "norm, layer 2: tensor 'blk.{}.attn_norm.weight' is of type i32|"
       "wq, layers 0-1: tensor 'blk.{}.attn_q.weight' has shape [64, 32], the model wants [64, 64]|"
-      "wq, layer 2: tensor 'blk.{}.attn_q.weight' is of type q6_k|"
+      "wq, layer 2: tensor 'blk.{}.attn_q.weight' is of type iq2_s|"
       "1 of the file's 6 tensors is not used by the model: 'token_embd.weights'");
   ir_module_free(module);
 }

@@ -190,32 +190,53 @@ static double put_plain(fixture *f, char *packed, ir_dtype type, int64_t cols, i
   return type == IR_f16 ? wide_f16(half) : (double)value;
 }
 
-/* 32 weights of a row from k on. */
+/* A plane of codes of one row: random bits, put together `bits` a time. */
+static int put_code(fixture *f, char *lines, int bits, int i) {
+  char *byte = &lines[i * bits / 8 * TILE_BLOCK];
+  int shift = i * bits % 8, mask = (1 << bits) - 1, code = (int)(next_random(f) >> 20) & mask;
+  *byte = (char)((*byte & ~(mask << shift)) | code << shift);
+  return code;
+}
+
+static int put_byte(fixture *f, char *at) { return (uint8_t)(*at = (char)(next_random(f) >> 20)); }
+
+static double put_half(fixture *f, char *at) {
+  uint16_t half = random_half(f);
+  memcpy(at, &half, 2);
+  return wide_f16(half);
+}
+
+/* The weights of one run (ir/packing.h) of a row from k on. */
 static void put_run(fixture *f, char *packed, ir_dtype type, int64_t cols, int64_t row, int64_t k, double *values) {
-  int size = ir_dtype_block_bytes(type), lane = (int)(row % TILE_BLOCK),
-      scales = 2 * TILE_BLOCK * (type == IR_q4_1 ? 2 : 1);
-  char *run = packed + row / TILE_BLOCK * TILE_BLOCK * (cols / 32 * size) + k / 32 * TILE_BLOCK * size;
-  uint16_t d = random_half(f), m = random_half(f);
-  memcpy(run + 2 * lane, &d, 2);
-  if (type == IR_q4_1) memcpy(run + 2 * TILE_BLOCK + 2 * lane, &m, 2);
-  for (int i = 0; i < 32; i++) {
-    int q = (int)(next_random(f) >> 20 & 255);
-    if (type == IR_q8_0) {
-      run[scales + i * TILE_BLOCK + lane] = (char)q;
-      values[i] = wide_f16(d) * (int8_t)q;
-      continue;
+  ir_packing p = ir_packing_of(type);
+  int64_t block = row / TILE_BLOCK * TILE_BLOCK * ir_packed_row_bytes(type, cols), lane = row % TILE_BLOCK;
+  char *halves = packed + block + k / p.elements * TILE_BLOCK * p.lines + 2 * lane, *run = halves - lane;
+#define LINE(n) (&run[(n) * TILE_BLOCK])
+  double d = p.exponent ? ldexp(1, put_byte(f, run) % 8 - 5) : put_half(f, halves), m = 0;
+  if (p.exponent) run[0] = (char)(ilogb(d) + 128);
+  if (p.has_minimum) m = put_half(f, halves + p.minimum_at * TILE_BLOCK);
+  int zero = p.has_zero ? put_byte(f, LINE(p.zero_at)) & 15 : p.offset, group_count = p.elements / p.group;
+  if (p.has_zero) *LINE(p.zero_at) = (char)zero;
+  for (int g = 0; g < group_count; g++) {
+    int number = p.groups == IR_GROUP_none ? 1 : put_byte(f, LINE(p.groups_at + g)), least = 0;
+    if (p.groups == IR_GROUP_i8) number = (int8_t)number;
+    if (p.groups == IR_GROUP_u8) least = put_byte(f, LINE(p.groups_at + group_count + g));
+    if (p.groups == IR_GROUP_nibbles) least = number >> 4, number &= 15;
+    for (int i = g * p.group; i < (g + 1) * p.group; i++) {
+      int code = put_code(f, LINE(p.low_at), p.low_bits, i);
+      if (p.high_bits) code |= put_code(f, LINE(p.high_at), p.high_bits, i) << p.low_bits;
+      if (p.low_bits == 8) code = (int8_t)code;
+      values[i] = d * number * (p.table ? p.table[code] : code - zero);
+      if (p.has_minimum) values[i] = p.groups == IR_GROUP_none ? values[i] + m : values[i] - m * least;
     }
-    q &= 15;
-    char *pair = &run[scales + i / 2 * TILE_BLOCK + lane];
-    *pair = (char)(i % 2 ? (*pair & 15) | q << 4 : (*pair & 0xf0) | q);
-    values[i] = type == IR_q4_0 ? wide_f16(d) * (q - 8) : wide_f16(d) * q + wide_f16(m);
   }
+#undef LINE
 }
 
 static void *pack_weight(fixture *f, const tile_weight *w, ir_dtype type, double *values) {
   int64_t rows = w->form == TILE_VECTOR ? 1 : round_up(w->rows, TILE_BLOCK);
   int64_t cols = w->form == TILE_VECTOR ? round_up(w->cols, TILE_LANES) : w->cols;
-  int64_t row_bytes = cols / ir_dtype_block_elements(type) * ir_dtype_block_bytes(type);
+  int64_t row_bytes = ir_packed_row_bytes(type, cols);
   char *packed = memory(f, (size_t)(rows * row_bytes));
   if (w->form == TILE_VECTOR) {
     float *numbers = (float *)(void *)packed;
@@ -227,7 +248,8 @@ static void *pack_weight(fixture *f, const tile_weight *w, ir_dtype type, double
     if (ir_dtype_block_elements(type) == 1)
       for (int64_t k = 0; k < w->cols; k++) values[r * w->cols + k] = put_plain(f, packed, type, w->cols, r, k);
     else
-      for (int64_t k = 0; k < w->cols; k += 32) put_run(f, packed, type, w->cols, r, k, &values[r * w->cols + k]);
+      for (int64_t k = 0; k < w->cols; k += ir_dtype_block_elements(type))
+        put_run(f, packed, type, w->cols, r, k, &values[r * w->cols + k]);
   }
   return packed;
 }
@@ -408,8 +430,8 @@ static void make_inputs(fixture *f) {
 /* ---- the programs */
 
 static void build_matmul(fixture *f, ir_dtype type) {
-  bool blocks = ir_dtype_block_elements(type) > 1;
-  int64_t k_cols = blocks ? 32 * between(f, 1, 6) : between(f, 1, 200), n = between(f, 1, 250);
+  int unit = ir_dtype_block_elements(type);
+  int64_t k_cols = unit > 1 ? unit * between(f, 1, unit == 32 ? 6 : 2) : between(f, 1, 200), n = between(f, 1, 250);
   int tile = 64 * (int)between(f, 1, 3);
   f->part.x = add_buffer(f, "x", TILE_TOKENS, k_cols);
   f->part.y = add_output(f, "y", TILE_TOKENS, n);
@@ -431,9 +453,24 @@ static void build_matmul_bf16(fixture *f) { build_matmul(f, IR_bf16); }
 static void build_matmul_q8_0(fixture *f) { build_matmul(f, IR_q8_0); }
 static void build_matmul_q4_0(fixture *f) { build_matmul(f, IR_q4_0); }
 static void build_matmul_q4_1(fixture *f) { build_matmul(f, IR_q4_1); }
+static void build_matmul_q5_0(fixture *f) { build_matmul(f, IR_q5_0); }
+static void build_matmul_q5_1(fixture *f) { build_matmul(f, IR_q5_1); }
+static void build_matmul_q2_k(fixture *f) { build_matmul(f, IR_q2_k); }
+static void build_matmul_q3_k(fixture *f) { build_matmul(f, IR_q3_k); }
+static void build_matmul_q4_k(fixture *f) { build_matmul(f, IR_q4_k); }
+static void build_matmul_q5_k(fixture *f) { build_matmul(f, IR_q5_k); }
+static void build_matmul_q6_k(fixture *f) { build_matmul(f, IR_q6_k); }
+static void build_matmul_iq4_nl(fixture *f) { build_matmul(f, IR_iq4_nl); }
+static void build_matmul_mxfp4(fixture *f) { build_matmul(f, IR_mxfp4); }
+static void build_matmul_int4(fixture *f) { build_matmul(f, IR_int4); }
 
-static const unsigned every_type =
-    1u << IR_f32 | 1u << IR_f16 | 1u << IR_bf16 | 1u << IR_q8_0 | 1u << IR_q4_0 | 1u << IR_q4_1;
+/* Every type that rows of `cols` elements can have. */
+static unsigned types_for(int64_t cols) {
+  unsigned types = 0;
+  for (int type = 0; type < IR_DTYPE_COUNT; type++)
+    if (type != IR_i32 && cols % ir_dtype_block_elements((ir_dtype)type) == 0) types |= 1u << type;
+  return types;
+}
 
 /* x * rsqrt(mean(x^2) + eps) * weight */
 static int add_norm(fixture *f, tile_kind *kind, int x, int n, int weight) {
@@ -483,7 +520,7 @@ static void build_layers(fixture *f) {
   f->part.x = add_buffer(f, "x", TILE_TOKENS, N);
   f->part.y = add_buffer(f, "y", TILE_TOKENS, N);
   f->part.output = add_output(f, "out", TILE_TOKENS, N);
-  f->part.weight = add_matrix(f, "w", N, N, LAYERS, every_type);
+  f->part.weight = add_matrix(f, "w", N, N, LAYERS, types_for(N));
   int norm = add_vector(f, "norm", N, LAYERS);
   add_section(f, LAYERS);
   tile_kind k = start_kind(f, "product", TILE_TOKENS, N, 64);
@@ -505,10 +542,10 @@ static void build_layers(fixture *f) {
 }
 
 static void build_embed(fixture *f) {
-  int tokens = add_input(f, "tokens"), cols = 32 * (int)between(f, 1, 5);
+  int tokens = add_input(f, "tokens"), cols = (int)(between(f, 0, 1) ? 256 : 32 * between(f, 1, 5));
   tile_kind k = start_kind(f, "embed", TILE_TOKENS, cols, cols);
   for (int type = 0; type < IR_DTYPE_COUNT; type++) {
-    if (!(every_type >> type & 1)) continue;
+    if (!(types_for(cols) >> type & 1)) continue;
     int w = add_matrix(f, ir_dtype_name((ir_dtype)type), VOCABULARY, cols, 1, 1u << type);
     int row = OP_BY_INPUT(.code = TILE_embed, .ref = w, .index = tokens, .cols = cols);
     STORE(row, add_output(f, ir_dtype_name((ir_dtype)type), TILE_TOKENS, cols), cols);
@@ -811,6 +848,16 @@ static const struct {
     {"matmul_q8_0", build_matmul_q8_0},
     {"matmul_q4_0", build_matmul_q4_0},
     {"matmul_q4_1", build_matmul_q4_1},
+    {"matmul_q5_0", build_matmul_q5_0},
+    {"matmul_q5_1", build_matmul_q5_1},
+    {"matmul_q2_k", build_matmul_q2_k},
+    {"matmul_q3_k", build_matmul_q3_k},
+    {"matmul_q4_k", build_matmul_q4_k},
+    {"matmul_q5_k", build_matmul_q5_k},
+    {"matmul_q6_k", build_matmul_q6_k},
+    {"matmul_iq4_nl", build_matmul_iq4_nl},
+    {"matmul_mxfp4", build_matmul_mxfp4},
+    {"matmul_int4", build_matmul_int4},
     {"layers", build_layers},
     {"embed", build_embed},
     {"reduce", build_reduce},

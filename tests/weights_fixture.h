@@ -21,7 +21,7 @@ enum {
   TYPE_Q4_0 = 2,
   TYPE_Q4_1 = 3,
   TYPE_Q8_0 = 8,
-  TYPE_Q6_K = 14,
+  TYPE_IQ2_S = 22,
   TYPE_I32 = 26,
   TYPE_BF16 = 30
 };
@@ -171,8 +171,8 @@ static inline dp_str build_gguf(const tensor_plan *plan, int count) {
     put_tensor(&s, plan[i].name, plan[i].rank, plan[i].dims, plan[i].type, data.length);
     int64_t elements = 1;
     for (int d = 0; d < plan[i].rank; d++) elements *= plan[i].dims[d];
-    if (plan[i].type == TYPE_Q6_K) {
-      put_zeros(&data, (size_t)elements / 256 * 210);
+    if (plan[i].type == TYPE_IQ2_S) {
+      put_zeros(&data, (size_t)elements / 256 * 82);
     } else {
       float *values = malloc((size_t)elements * sizeof *values);
       for (int64_t e = 0; e < elements; e++) values[e] = planned(plan[i].name, e);

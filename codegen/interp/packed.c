@@ -1,6 +1,5 @@
-/* codegen/interp/packed.c: packed matrices (tile.h, TILE_MATRIX): blocks of 64 rows, in each the 64 weights of one k
- * side by side, quantized types in runs of 32 k with their 64 scales first. Decoding is exact, or rounded once (q4_1).
- */
+/* codegen/interp/packed.c: packed matrices (tile.h, TILE_MATRIX; ir/packing.h): blocks of 64 rows, in each the 64 weights
+ * of one k side by side. Decoding is exact, or rounded once (types with a minimum). */
 #include "codegen/interp/interp.h"
 
 #include <math.h>
@@ -27,37 +26,57 @@ static float widen_f16(uint16_t half) {
 }
 
 int64_t interp_row_bytes(ir_dtype storage, int64_t k) {
-  return k / ir_dtype_block_elements(storage) * ir_dtype_block_bytes(storage);
+  return ir_packed_row_bytes(storage, k);
+}
+
+static float decode_plain(ir_dtype storage, const char *at) {
+  float value;
+  if (storage == IR_f16) return widen_f16(read_u16(at));
+  if (storage == IR_bf16) return float_of_bits((uint32_t)read_u16(at) << 16);
+  memcpy(&value, at, sizeof value);
+  return value;
+}
+
+/* Bits of element i in a plane of codes that begins at `lines`. */
+static int code_bits(const uint8_t *lines, int bits, int64_t i) {
+  int64_t elements = 8 / bits;
+  return lines[i / elements * TILE_BLOCK] >> i % elements * bits & ((1 << bits) - 1);
+}
+
+/* Element i of a run of lines, in the lane that `run` points to. */
+static float decode_line(const ir_packing *p, const uint8_t *run, const char *halves, int64_t i) {
+  int64_t group = i / p->group, count = p->elements / p->group;
+  int code = code_bits(run + p->low_at * TILE_BLOCK, p->low_bits, i);
+  if (p->high_bits) code |= code_bits(run + p->high_at * TILE_BLOCK, p->high_bits, i) << p->low_bits;
+  if (p->low_bits == 8) code = (int8_t)code;
+  float q = (float)(p->table ? p->table[code] : code - (p->has_zero ? run[p->zero_at * TILE_BLOCK] : p->offset));
+  float d = p->exponent ? float_of_bits(run[0] < 2 ? 0x200000u << run[0] : (uint32_t)(run[0] - 1) << 23)
+                        : widen_f16(read_u16(halves));
+  float m = p->has_minimum ? widen_f16(read_u16(halves + p->minimum_at * TILE_BLOCK)) : 0;
+  const uint8_t *numbers = run + (p->groups_at + group) * TILE_BLOCK;
+  if (p->groups == IR_GROUP_i8) d *= (float)(int8_t)numbers[0];
+  if (p->groups == IR_GROUP_u8) d *= (float)numbers[0], m *= -(float)numbers[count * TILE_BLOCK];
+  if (p->groups == IR_GROUP_nibbles) d *= (float)(numbers[0] & 15), m *= -(float)(numbers[0] >> 4);
+  return p->has_minimum ? fmaf(d, q, m) : d * q;
+}
+
+typedef struct decoder {
+  ir_dtype storage;
+  ir_packing packing; /* of types with more than one element a block */
+} decoder;
+
+static decoder decoder_of(ir_dtype storage) {
+  decoder d = {.storage = storage};
+  if (ir_dtype_block_elements(storage) > 1) d.packing = ir_packing_of(storage);
+  return d;
 }
 
 /* The weight of one k in one lane of a block. */
-static float decode(ir_dtype storage, const char *block, int64_t k, int lane) {
-  const char *plain = block + (k * TILE_BLOCK + lane) * ir_dtype_block_bytes(storage);
-  const char *run = block + k / 32 * TILE_BLOCK * ir_dtype_block_bytes(storage);
-  const char *d = run + lane * 2, *m = run + 2 * TILE_BLOCK + lane * 2;
-  int64_t step = k % 32;
-  float value;
-  switch (storage) {
-  case IR_f32:
-    memcpy(&value, plain, sizeof value);
-    return value;
-  case IR_f16:
-    return widen_f16(read_u16(plain));
-  case IR_bf16:
-    return float_of_bits((uint32_t)read_u16(plain) << 16);
-  case IR_q8_0:
-    return widen_f16(read_u16(d)) * (float)(int8_t)run[2 * TILE_BLOCK + step * TILE_BLOCK + lane];
-  case IR_q4_0: {
-    unsigned pair = (uint8_t)run[2 * TILE_BLOCK + step / 2 * TILE_BLOCK + lane];
-    return widen_f16(read_u16(d)) * (float)((int)(step & 1 ? pair >> 4 : pair & 15) - 8);
-  }
-  case IR_q4_1: {
-    unsigned pair = (uint8_t)run[4 * TILE_BLOCK + step / 2 * TILE_BLOCK + lane];
-    return fmaf(widen_f16(read_u16(d)), (float)(step & 1 ? pair >> 4 : pair & 15), widen_f16(read_u16(m)));
-  }
-  default:
-    return NAN;
-  }
+static float decode(const decoder *d, const char *block, int64_t k, int lane) {
+  const ir_packing *p = &d->packing;
+  if (p->lines == 0) return decode_plain(d->storage, block + (k * TILE_BLOCK + lane) * ir_dtype_block_bytes(d->storage));
+  const char *run = block + k / p->elements * p->lines * TILE_BLOCK;
+  return decode_line(p, (const uint8_t *)run + lane, run + 2 * lane, k % p->elements);
 }
 
 /* One k of one block for all rows: c[r, lane] += a[r] * weights[lane]. */
@@ -86,18 +105,20 @@ void interp_product(ir_dtype storage, const char *w, int64_t block_bytes, int64_
 #ifdef __x86_64__
   if (__builtin_cpu_supports("fma")) step = multiply_add_fma;
 #endif
+  decoder weight = decoder_of(storage);
   for (int64_t n = 0; n < cols; n += TILE_BLOCK) {
     int lanes = cols - n < TILE_BLOCK ? (int)(cols - n) : TILE_BLOCK;
     const char *block = w + n / TILE_BLOCK * block_bytes;
     for (int64_t i = 0; i < k; i++) {
       float weights[TILE_BLOCK];
-      for (int lane = 0; lane < lanes; lane++) weights[lane] = decode(storage, block, i, lane);
+      for (int lane = 0; lane < lanes; lane++) weights[lane] = decode(&weight, block, i, lane);
       step(weights, a + i, lda, rows, c + n, ldc, lanes);
     }
   }
 }
 
 void interp_embed(ir_dtype storage, const char *w, int64_t k, int64_t row, int64_t from, int64_t cols, float *to) {
+  decoder weight = decoder_of(storage);
   const char *block = w + row / TILE_BLOCK * TILE_BLOCK * interp_row_bytes(storage, k);
-  for (int64_t i = 0; i < cols; i++) to[i] = decode(storage, block, from + i, (int)(row % TILE_BLOCK));
+  for (int64_t i = 0; i < cols; i++) to[i] = decode(&weight, block, from + i, (int)(row % TILE_BLOCK));
 }

@@ -19,7 +19,7 @@
 static const char pipeline[] = "default<O2>";
 
 /* Raised whenever the code generated for the same tile program changes. */
-static const char version[] = "6";
+static const char version[] = "7";
 
 /* ---- targets */
 
@@ -76,8 +76,10 @@ static ll_numbers numbers_of(const char *triple, const char *features) {
   static const ll_register_tile avx2[] = {{6, 1}, {4, 1}, {2, 2}, {1, 4}};
   static const ll_register_tile neon[] = {{5, 1}, {4, 1}, {2, 2}, {1, 4}};
   static const ll_register_tile sse[] = {{2, 1}, {1, 2}};
-#define NUMBERS(fma, f16, list) ((ll_numbers){fma, f16, list, (int)DP_COUNT(list), list, (int)DP_COUNT(list)})
+#define NUMBERS(fma, f16, list) ((ll_numbers){fma, f16, shuffle, list, (int)DP_COUNT(list), list, (int)DP_COUNT(list)})
+  ll_shuffle shuffle = LL_SHUFFLE_neon;
   if (strncmp(triple, "aarch64", 7) == 0) return NUMBERS(true, true, neon);
+  shuffle = has_feature(features, "ssse3") || has_feature(features, "avx") ? LL_SHUFFLE_ssse3 : LL_SHUFFLE_none;
   bool fma = has_feature(features, "fma"), f16 = has_feature(features, "f16c");
   if (has_feature(features, "avx512f")) {
     ll_numbers numbers = NUMBERS(true, true, avx512);

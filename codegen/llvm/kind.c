@@ -215,7 +215,7 @@ static void for_each_storage(ll_kind *k, int index, with_storage *emit) {
 }
 
 static int64_t weight_row_bytes(const tile_weight *weight, ir_dtype storage) {
-  return weight->cols / ir_dtype_block_elements(storage) * ir_dtype_block_bytes(storage);
+  return ir_packed_row_bytes(storage, weight->cols);
 }
 
 /* Where a product reads its rows: address and floats from row to row. */

@@ -2,6 +2,7 @@
  *
  *   backend.c  the vtable: target machine, pass pipeline, object, loading, texts
  *   emit.c     loops, addresses, vectors; the scalar functions by codegen/scalar.inc
+ *   decode.c   packed weights to f32
  *   product.c  the register-tiled products: one function a (storage type, register tile), a driver a storage type
  *   kind.c     a task kind to a function: which values live in scratch, the loops that make them
  *   choice.c   rows that chose a batch; the greatest columns, columns at indices
@@ -18,8 +19,11 @@ typedef struct ll_register_tile {
   int rows, blocks;
 } ll_register_tile;
 
+typedef enum ll_shuffle { LL_SHUFFLE_none, LL_SHUFFLE_ssse3, LL_SHUFFLE_neon } ll_shuffle; /* bytes by index */
+
 typedef struct ll_numbers {
   bool fma, f16; /* has fused multiply-add, has f16 to f32 */
+  ll_shuffle shuffle;
   const ll_register_tile *tiles; /* what the registers allow, descending rows; the last has one row */
   int tile_count;
   /* The same for f32, f16, bf16, whose weights take little to decode: whole lines of them, for the memory's sake. */
@@ -82,6 +86,32 @@ typedef struct ll_loop {
 void ll_loop_begin(ll *l, ll_loop *loop, const char *name, LLVMValueRef from, LLVMValueRef to, int64_t step,
                    LLVMValueRef *carried, int carried_count);
 void ll_loop_end(ll *l, ll_loop *loop, LLVMValueRef *next);
+
+/* ---- decode.c */
+
+/* 16 elements of f32, f16 or bf16 as <16 x f32>. */
+LLVMValueRef ll_load_plain(ll *l, ir_dtype storage, LLVMValueRef at);
+
+/* A run (ir/packing.h) of a packed quantized block, being decoded: `vectors` of 16 rows from row `first` on. */
+typedef struct ll_run {
+  ll *l;
+  ir_packing packing;
+  int vectors;
+  bool as_bytes;
+  LLVMValueRef run, first, lines;
+  LLVMValueRef block_scale[4], block_minimum[4], scale[4], minimum[4], zero;
+  LLVMValueRef low[4], high; /* lines of codes at hand */
+} ll_run;
+
+/* Begin; then, where the block has groups, ll_run_group at each; then elements of a group in order, in units of
+ * ll_run_unit: element e (a constant, ascending from 0) of unit `unit` of the run, as one <16 x f32> a vector. */
+void ll_run_begin(ll_run *r, ll *l, ir_dtype storage, int vectors, LLVMValueRef run, LLVMValueRef first);
+void ll_run_group(ll_run *r, LLVMValueRef group);
+int ll_run_unit(const ll_run *r);
+void ll_run_weights(ll_run *r, LLVMValueRef unit, int e, LLVMValueRef *weights);
+
+/* Element k of the row in `lane` of `block`, an f32. */
+LLVMValueRef ll_row_element(ll *l, ir_dtype storage, LLVMValueRef block, LLVMValueRef lane, LLVMValueRef k);
 
 /* ---- product.c */
 

@@ -5,52 +5,6 @@
 
 #include <stdio.h>
 
-/* ---- decoding: 16 of the 64 weights of one k in a packed block (layout: runtime/pack.c) */
-
-/* f16 to f32 without the instruction, exactly: shift exponent and mantissa into place, scale by 2^112, mend inf/nan. */
-static LLVMValueRef widen_f16_by_bits(ll *l, LLVMValueRef half) {
-  LLVMTypeRef type = LLVMTypeOf(half), wide;
-  bool vector = LLVMGetTypeKind(type) == LLVMVectorTypeKind;
-  wide = vector ? l->v_i32 : l->i32;
-  LLVMTypeRef floating = vector ? l->v_f32 : l->f32;
-#define C32(n) (vector ? ll_splat(l, LLVMConstInt(l->i32, n, false)) : LLVMConstInt(l->i32, n, false))
-  LLVMValueRef bits = LLVMBuildZExt(l->b, half, wide, "");
-  LLVMValueRef sign = LLVMBuildShl(l->b, LLVMBuildAnd(l->b, bits, C32(0x8000), ""), C32(16), "");
-  LLVMValueRef rest = LLVMBuildShl(l->b, LLVMBuildAnd(l->b, bits, C32(0x7fff), ""), C32(13), "");
-  LLVMValueRef scale = vector ? ll_const(l, 0x1p112) : LLVMConstReal(l->f32, 0x1p112);
-  LLVMValueRef value = LLVMBuildFMul(l->b, LLVMBuildBitCast(l->b, rest, floating, ""), scale, "");
-  value = LLVMBuildBitCast(l->b, value, wide, "");
-  LLVMValueRef special = LLVMBuildICmp(l->b, LLVMIntUGE, rest, C32(0x0f800000u), "");
-  LLVMValueRef mended = LLVMBuildOr(l->b, rest, C32(0x7f800000u), "");
-  value = LLVMBuildOr(l->b, LLVMBuildSelect(l->b, special, mended, value, ""), sign, "");
-#undef C32
-  return LLVMBuildBitCast(l->b, value, floating, "");
-}
-
-static LLVMValueRef load_f16(ll *l, LLVMValueRef at) {
-  LLVMTypeRef halves = LLVMVectorType(l->numbers.f16 ? l->f16 : l->i16, TILE_LANES);
-  LLVMValueRef raw = ll_load(l, halves, at, 2);
-  return l->numbers.f16 ? LLVMBuildFPExt(l->b, raw, l->v_f32, "") : widen_f16_by_bits(l, raw);
-}
-
-static LLVMValueRef load_plain(ll *l, ir_dtype storage, LLVMValueRef at) {
-  if (storage == IR_f32) return ll_load(l, l->v_f32, at, 4);
-  if (storage == IR_f16) return load_f16(l, at);
-  LLVMValueRef bits = LLVMBuildZExt(l->b, ll_load(l, LLVMVectorType(l->i16, TILE_LANES), at, 2), l->v_i32, "");
-  bits = LLVMBuildShl(l->b, bits, ll_splat(l, LLVMConstInt(l->i32, 16, false)), "");
-  return LLVMBuildBitCast(l->b, bits, l->v_f32, "");
-}
-
-/* Bytes of scales before the quants of a 32-deep run of a block. */
-static int64_t scale_bytes(ir_dtype storage) { return (storage == IR_q4_1 ? 4 : 2) * TILE_BLOCK; }
-
-/* quants: <16 x i32> as stored, before their offset. */
-static LLVMValueRef dequantize(ll *l, ir_dtype storage, LLVMValueRef quants, LLVMValueRef d, LLVMValueRef m) {
-  if (storage == IR_q4_0) quants = LLVMBuildSub(l->b, quants, ll_splat(l, LLVMConstInt(l->i32, 8, false)), "");
-  LLVMValueRef q = LLVMBuildSIToFP(l->b, quants, l->v_f32, "");
-  return storage == IR_q4_1 ? ll_fma(l, d, q, m) : LLVMBuildFMul(l->b, d, q, "");
-}
-
 /* ---- one register tile */
 
 typedef struct tile_state {
@@ -82,50 +36,53 @@ static void plain_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth, LLV
   int64_t bytes = ir_dtype_block_bytes(storage);
   LLVMValueRef line = ll_at(l, ll_at(l, t->block, ll_muli(l, t->first, bytes)), ll_muli(l, loop.index, TILE_BLOCK * bytes));
   for (int v = 0; v < t->shape.blocks; v++)
-    weights[v] = load_plain(l, storage, ll_at(l, line, ll_int(l, v * TILE_LANES * bytes)));
+    weights[v] = ll_load_plain(l, storage, ll_at(l, line, ll_int(l, v * TILE_LANES * bytes)));
   for (int i = 0; i < count; i++) sums[i] = loop.carried[i];
   multiply_add(t, loop.index, weights, sums);
   ll_loop_end(l, &loop, sums);
   for (int i = 0; i < count; i++) acc[i] = loop.carried[i];
 }
 
-static void quantized_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth, LLVMValueRef *acc, int count) {
+/* One group of a run, or the whole of it: elements from first_k of a on, lines of codes from first_unit on. */
+static void group_steps(tile_state *t, ll_run *run, LLVMValueRef first_k, LLVMValueRef first_unit, LLVMValueRef *carried,
+                        int count) {
   ll *l = t->l;
-  bool nibbles = storage != IR_q8_0;
-  int64_t run_bytes = TILE_BLOCK * ir_dtype_block_bytes(storage);
-  LLVMTypeRef bytes_type = LLVMVectorType(l->i8, TILE_LANES);
-  ll_loop runs;
-  ll_loop_begin(l, &runs, "run", ll_int(l, 0), LLVMBuildLShr(l->b, depth, ll_int(l, 5), ""), 1, acc, count);
-  LLVMValueRef d[16], m[16], run = ll_at(l, t->block, ll_muli(l, runs.index, run_bytes));
-  LLVMValueRef scales = ll_at(l, run, ll_muli(l, t->first, 2));
-  LLVMValueRef quants = ll_at(l, ll_at(l, run, ll_int(l, scale_bytes(storage))), t->first);
-  for (int v = 0; v < t->shape.blocks; v++) {
-    LLVMValueRef at = ll_at(l, scales, ll_int(l, v * TILE_LANES * 2));
-    d[v] = load_f16(l, at);
-    m[v] = storage == IR_q4_1 ? load_f16(l, ll_at(l, at, ll_int(l, 2 * TILE_BLOCK))) : NULL;
-  }
-  LLVMValueRef first_k = ll_muli(l, runs.index, 32);
+  int unit = ll_run_unit(run);
+  LLVMValueRef sums[64], weights[16];
   ll_loop steps;
-  ll_loop_begin(l, &steps, "k", ll_int(l, 0), ll_int(l, nibbles ? 16 : 32), 1, runs.carried, count);
-  LLVMValueRef sums[64], raw[16], weights[16];
+  ll_loop_begin(l, &steps, "k", ll_int(l, 0), ll_int(l, run->packing.group / unit), 1, carried, count);
   for (int i = 0; i < count; i++) sums[i] = steps.carried[i];
-  for (int v = 0; v < t->shape.blocks; v++) {
-    LLVMValueRef at = ll_at(l, ll_at(l, quants, ll_muli(l, steps.index, TILE_BLOCK)), ll_int(l, v * TILE_LANES));
-    raw[v] = ll_load(l, bytes_type, at, 1);
-    raw[v] = nibbles ? LLVMBuildZExt(l->b, raw[v], l->v_i32, "") : LLVMBuildSExt(l->b, raw[v], l->v_i32, "");
-  }
-  for (int half = 0; half < (nibbles ? 2 : 1); half++) {
-    for (int v = 0; v < t->shape.blocks; v++) {
-      LLVMValueRef q = raw[v];
-      if (nibbles && half == 0) q = LLVMBuildAnd(l->b, q, ll_splat(l, LLVMConstInt(l->i32, 15, false)), "");
-      if (nibbles && half == 1) q = LLVMBuildLShr(l->b, q, ll_splat(l, LLVMConstInt(l->i32, 4, false)), "");
-      weights[v] = dequantize(l, storage, q, d[v], m[v]);
-    }
-    LLVMValueRef k = nibbles ? ll_addi(l, ll_muli(l, steps.index, 2), half) : steps.index;
-    multiply_add(t, ll_add(l, first_k, k), weights, sums);
+  LLVMValueRef at = ll_add(l, first_unit, steps.index);
+  for (int e = 0; e < unit; e++) {
+    ll_run_weights(run, at, e, weights);
+    multiply_add(t, ll_add(l, first_k, ll_addi(l, ll_muli(l, steps.index, unit), e)), weights, sums);
   }
   ll_loop_end(l, &steps, sums);
-  ll_loop_end(l, &runs, steps.carried);
+  for (int i = 0; i < count; i++) carried[i] = steps.carried[i];
+}
+
+static void quantized_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth, LLVMValueRef *acc, int count) {
+  ll *l = t->l;
+  ir_packing p = ir_packing_of(storage);
+  ll_loop runs, groups;
+  ll_loop_begin(l, &runs, "run", ll_int(l, 0), LLVMBuildUDiv(l->b, depth, ll_int(l, p.elements), ""), 1, acc, count);
+  ll_run run;
+  ll_run_begin(&run, l, storage, t->shape.blocks, ll_at(l, t->block, ll_muli(l, runs.index, p.lines * TILE_BLOCK)),
+               t->first);
+  LLVMValueRef first_k = ll_muli(l, runs.index, p.elements), sums[64];
+  for (int i = 0; i < count; i++) sums[i] = runs.carried[i];
+  if (p.groups == IR_GROUP_none) {
+    group_steps(t, &run, first_k, ll_int(l, 0), sums, count);
+  } else {
+    ll_loop_begin(l, &groups, "group", ll_int(l, 0), ll_int(l, p.elements / p.group), 1, sums, count);
+    for (int i = 0; i < count; i++) sums[i] = groups.carried[i];
+    ll_run_group(&run, groups.index);
+    group_steps(t, &run, ll_add(l, first_k, ll_muli(l, groups.index, p.group)),
+                ll_muli(l, groups.index, p.group / ll_run_unit(&run)), sums, count);
+    ll_loop_end(l, &groups, sums);
+    for (int i = 0; i < count; i++) sums[i] = groups.carried[i];
+  }
+  ll_loop_end(l, &runs, sums);
   for (int i = 0; i < count; i++) acc[i] = runs.carried[i];
 }
 
@@ -239,42 +196,6 @@ LLVMValueRef ll_product(ll *l, ir_dtype storage) {
 
 /* ---- one row of a packed matrix */
 
-static LLVMValueRef scalar_f16(ll *l, LLVMValueRef at) {
-  LLVMValueRef raw = ll_load(l, l->numbers.f16 ? l->f16 : l->i16, at, 2);
-  return l->numbers.f16 ? LLVMBuildFPExt(l->b, raw, l->f32, "") : widen_f16_by_bits(l, raw);
-}
-
-/* Element k of the row in `lane` of `block`. */
-static LLVMValueRef row_element(ll *l, ir_dtype storage, LLVMValueRef block, LLVMValueRef lane, LLVMValueRef k) {
-  if (ir_dtype_block_elements(storage) == 1) {
-    LLVMValueRef index = ll_add(l, ll_muli(l, k, TILE_BLOCK), lane);
-    LLVMValueRef at = ll_at(l, block, ll_muli(l, index, ir_dtype_block_bytes(storage)));
-    if (storage == IR_f32) return ll_load(l, l->f32, at, 4);
-    if (storage == IR_f16) return scalar_f16(l, at);
-    LLVMValueRef bits = LLVMBuildZExt(l->b, ll_load(l, l->i16, at, 2), l->i32, "");
-    return LLVMBuildBitCast(l->b, LLVMBuildShl(l->b, bits, LLVMConstInt(l->i32, 16, false), ""), l->f32, "");
-  }
-  LLVMValueRef run = ll_at(l, block, ll_muli(l, LLVMBuildLShr(l->b, k, ll_int(l, 5), ""),
-                                             TILE_BLOCK * ir_dtype_block_bytes(storage)));
-  LLVMValueRef step = LLVMBuildAnd(l->b, k, ll_int(l, 31), "");
-  LLVMValueRef d = scalar_f16(l, ll_at(l, run, ll_muli(l, lane, 2)));
-  bool nibbles = storage != IR_q8_0;
-  LLVMValueRef line = nibbles ? LLVMBuildLShr(l->b, step, ll_int(l, 1), "") : step;
-  LLVMValueRef at = ll_at(l, run, ll_add(l, ll_addi(l, ll_muli(l, line, TILE_BLOCK), scale_bytes(storage)), lane));
-  LLVMValueRef raw = ll_load(l, l->i8, at, 1), quant;
-  if (nibbles) {
-    LLVMValueRef shift = LLVMBuildTrunc(l->b, ll_muli(l, LLVMBuildAnd(l->b, step, ll_int(l, 1), ""), 4), l->i32, "");
-    quant = LLVMBuildLShr(l->b, LLVMBuildZExt(l->b, raw, l->i32, ""), shift, "");
-    quant = LLVMBuildAnd(l->b, quant, LLVMConstInt(l->i32, 15, false), "");
-    if (storage == IR_q4_0) quant = LLVMBuildSub(l->b, quant, LLVMConstInt(l->i32, 8, false), "");
-  } else {
-    quant = LLVMBuildSExt(l->b, raw, l->i32, "");
-  }
-  LLVMValueRef q = LLVMBuildSIToFP(l->b, quant, l->f32, "");
-  if (storage != IR_q4_1) return LLVMBuildFMul(l->b, d, q, "");
-  return ll_fma(l, d, q, scalar_f16(l, ll_at(l, run, ll_addi(l, ll_muli(l, lane, 2), 2 * TILE_BLOCK))));
-}
-
 LLVMValueRef ll_embed(ll *l, ir_dtype storage) {
   if (l->embeds[storage]) return l->embeds[storage];
   char name[64];
@@ -287,15 +208,16 @@ LLVMValueRef ll_embed(ll *l, ir_dtype storage) {
   l->function = function;
   LLVMPositionBuilderAtEnd(l->b, ll_block(l, "entry"));
   LLVMValueRef depth = LLVMGetParam(function, 1), row = LLVMGetParam(function, 2);
-  LLVMValueRef row_bytes = ll_muli(l, LLVMBuildSDiv(l->b, depth, ll_int(l, ir_dtype_block_elements(storage)), ""),
-                                   ir_dtype_block_bytes(storage));
+  int elements = ir_dtype_block_elements(storage);
+  LLVMValueRef row_bytes = ll_muli(l, LLVMBuildSDiv(l->b, depth, ll_int(l, elements), ""),
+                                   ir_packed_row_bytes(storage, elements));
   LLVMValueRef block = ll_at(l, LLVMGetParam(function, 0),
                              ll_mul(l, LLVMBuildLShr(l->b, row, ll_int(l, 6), ""), ll_muli(l, row_bytes, TILE_BLOCK)));
   LLVMValueRef lane = LLVMBuildAnd(l->b, row, ll_int(l, TILE_BLOCK - 1), "");
   ll_loop loop;
   ll_loop_begin(l, &loop, "k", ll_int(l, 0), depth, 1, NULL, 0);
   LLVMValueRef to = LLVMBuildGEP2(l->b, l->f32, LLVMGetParam(function, 3), &loop.index, 1, "");
-  ll_store(l, row_element(l, storage, block, lane, loop.index), to, 4);
+  ll_store(l, ll_row_element(l, storage, block, lane, loop.index), to, 4);
   ll_loop_end(l, &loop, NULL);
   LLVMBuildRetVoid(l->b);
   l->function = outer;
