@@ -4,7 +4,9 @@ PROMPT ?= Why is the sky blue?
 STAMP := build/.packages
 SMOLLM2 := build/weights/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: help build test demo bench clean
+SECONDS ?= 60
+
+.PHONY: help build test demo bench fuzz clean
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
@@ -20,6 +22,12 @@ demo: build $(SMOLLM2)  ## SmolLM2-135M-Instruct answers PROMPT
 
 bench: build $(SMOLLM2)  ## figures beside llama.cpp's, on the same weights
 	@bench/run.sh
+
+fuzz: $(STAMP)  ## every fuzz target, SECONDS=60 each (3600: an hour each)
+	@tools/setup.sh fuzz
+	@cmake --preset fuzz >/dev/null
+	@cmake --build --preset fuzz
+	@tests/fuzz/run.sh $(SECONDS)
 
 clean:  ## removes build/
 	rm -rf build

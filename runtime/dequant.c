@@ -102,8 +102,14 @@ static group_scale scale_of_group(const ir_packing *p, const uint8_t *image, int
   if (p->has_minimum) s.minimum = rt_f16_to_f32(load_u16(image + p->minimum_at));
   const uint8_t *numbers = image + p->groups_at;
   if (p->groups == IR_GROUP_i8) s.scale *= (float)(int8_t)numbers[group];
-  if (p->groups == IR_GROUP_u8) s.scale *= (float)numbers[group], s.minimum *= -(float)numbers[p->elements / p->group + group];
-  if (p->groups == IR_GROUP_nibbles) s.scale *= (float)(numbers[group] & 15), s.minimum *= -(float)(numbers[group] >> 4);
+  if (p->groups == IR_GROUP_u8) {
+    s.scale *= (float)numbers[group];
+    s.minimum *= -(float)numbers[p->elements / p->group + group];
+  }
+  if (p->groups == IR_GROUP_nibbles) {
+    s.scale *= (float)(numbers[group] & 15);
+    s.minimum *= -(float)(numbers[group] >> 4);
+  }
   return s;
 }
 
@@ -212,9 +218,11 @@ static void encode_q4_1(const float *src, uint8_t *block) {
   }
 }
 
-/* ---- encoding any other block: each group's range of values is laid over the range of its numbers, scales and minimums
- * are rounded to what the block can hold, and each element takes the nearest number. Not what ggml's quantizers search
- * for, which weigh elements: a valid block of nearly the same precision. */
+/* ---- encoding any other block
+ *
+ * Each group's range of values is laid over the range of its numbers, scales and minimums are rounded to what the block
+ * can hold, and each element takes the nearest number. Not what ggml's quantizers search for, which weigh elements: a
+ * valid block of nearly the same precision. */
 
 static float clamp(float x, float low, float high) { return x > low ? x < high ? x : high : low; }
 static float round_half_up(float x) { return floorf(x + 0.5f); }

