@@ -154,11 +154,27 @@ static dp_status tokenizer_from_gguf(const rt_weights_file *file, dp_tokenizer *
   }
   const char **pairs = DP_NEW_ARRAY(arena, const char *, merge_count + 1);
   for (int64_t i = 0; i < merge_count; i++) pairs[i] = dp_arena_strndup(arena, merges[i].text, merges[i].length);
-  bool add_bos = false, add_eos = false, add_space = false;
+  const char *model = rt_weights_string(file, "tokenizer.ggml.model");
+  const rt_meta *scores = rt_weights_find_meta(file, "tokenizer.ggml.scores");
+  const rt_meta *map = rt_weights_find_meta(file, "tokenizer.ggml.precompiled_charsmap");
+  float *values = NULL;
+  if (scores && scores->kind == RT_META_NUMBERS && scores->count == token_count) {
+    values = DP_NEW_ARRAY(arena, float, token_count + 1);
+    for (int64_t i = 0; i < token_count; i++) values[i] = (float)rt_meta_number_at(scores, i);
+  }
+  int64_t map_count = map && map->kind == RT_META_NUMBERS && map->count < 1 << 26 ? map->count : 0;
+  uint8_t *charsmap = DP_NEW_ARRAY(arena, uint8_t, map_count + 1);
+  for (int64_t i = 0; i < map_count; i++) charsmap[i] = (uint8_t)rt_meta_integer_at(map, i);
+  /* What is not said is what the tokenizer's kind does. */
+  bool by_default = model && strcmp(model, "gpt2") != 0, add_space = by_default, remove_spaces = by_default;
+  bool bert = model && strcmp(model, "bert") == 0;
+  bool add_bos = model && (strcmp(model, "llama") == 0 || strcmp(model, "bert") == 0);
+  bool add_eos = model && (strcmp(model, "t5") == 0 || strcmp(model, "bert") == 0);
   rt_weights_bool(file, "tokenizer.ggml.add_bos_token", &add_bos);
   rt_weights_bool(file, "tokenizer.ggml.add_eos_token", &add_eos);
   rt_weights_bool(file, "tokenizer.ggml.add_space_prefix", &add_space);
-  dp_tokenizer_spec spec = {.model = rt_weights_string(file, "tokenizer.ggml.model"),
+  rt_weights_bool(file, "tokenizer.ggml.remove_extra_whitespaces", &remove_spaces);
+  dp_tokenizer_spec spec = {.model = model,
                             .pre = rt_weights_string(file, "tokenizer.ggml.pre"),
                             .vocab_size = (int)token_count,
                             .tokens = texts,
@@ -166,14 +182,18 @@ static dp_status tokenizer_from_gguf(const rt_weights_file *file, dp_tokenizer *
                             .token_types = kinds,
                             .merge_count = (int)merge_count,
                             .merges = pairs,
-                            .bos = special(file, "tokenizer.ggml.bos_token_id"),
-                            .eos = special(file, "tokenizer.ggml.eos_token_id"),
+                            .bos = special(file, bert ? "tokenizer.ggml.cls_token_id" : "tokenizer.ggml.bos_token_id"),
+                            .eos = special(file, bert ? "tokenizer.ggml.seperator_token_id" : "tokenizer.ggml.eos_token_id"),
                             .eot = special(file, "tokenizer.ggml.eot_token_id"),
                             .unknown = special(file, "tokenizer.ggml.unknown_token_id"),
                             .pad = special(file, "tokenizer.ggml.padding_token_id"),
                             .add_bos = add_bos,
                             .add_eos = add_eos,
-                            .add_space_prefix = add_space};
+                            .add_space_prefix = add_space,
+                            .scores = values,
+                            .charsmap = charsmap,
+                            .charsmap_length = (size_t)map_count,
+                            .remove_extra_spaces = remove_spaces};
   dp_status status = dp_tokenizer_new(&spec, tokenizer);
   dp_arena_free(arena);
   return status;

@@ -4,6 +4,8 @@
  * are mostly short, where a scan over the ranks of all pairs is fastest; long words take a heap, O(n log n). */
 #include "runtime/bpe.h"
 
+#include "runtime/unicode.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,7 +71,7 @@ dp_status dp_bpe_init(dp_bpe *bpe, const char *bytes, const uint32_t *offsets, i
   bpe->pair_mask = pair_slots - 1;
   for (size_t i = 0; i < word_slots; i++) bpe->words[i] = (dp_word_slot){0, -1};
   for (size_t i = 0; i < pair_slots; i++) bpe->pairs[i] = (dp_pair_slot){-1, -1, 0, 0};
-  for (int i = 0; i < 256; i++) bpe->byte_ids[i] = -1;
+  for (int i = 0; i < 256; i++) bpe->byte_ids[i] = bpe->byte_tokens[i] = -1;
   return DP_SUCCESS;
 }
 
@@ -145,7 +147,7 @@ void dp_bpe_work_free(dp_bpe_work *work) {
   *work = (dp_bpe_work){0};
 }
 
-static dp_status work_reserve(dp_bpe_work *work, size_t size) {
+dp_status dp_bpe_work_reserve(dp_bpe_work *work, size_t size) {
   if (size <= work->size) return DP_SUCCESS;
   free(work->memory);
   work->memory = malloc(size);
@@ -155,10 +157,31 @@ static dp_status work_reserve(dp_bpe_work *work, size_t size) {
 
 /* ---- merging ---------------------------------------------------------------------------------------------------- */
 
+/* The tokens of the characters; for one that has none those of its bytes, or the unknown one. */
+static size_t first_characters(const dp_bpe *bpe, const char *word, size_t n, int32_t *symbols) {
+  size_t count = 0;
+  bool after_unknown = false;
+  for (size_t at = 0, bytes; at < n; at += bytes) {
+    uint32_t c;
+    int step = dp_utf8_step(word + at, n - at, &c);
+    bytes = step > 0 ? (size_t)step : 1;
+    int32_t id = dp_bpe_find(bpe, word + at, bytes);
+    bool by_bytes = id < 0;
+    for (size_t i = 0; by_bytes && i < bytes; i++) by_bytes = bpe->byte_tokens[(uint8_t)word[at + i]] >= 0;
+    for (size_t i = 0; by_bytes && i < bytes; i++) symbols[count++] = bpe->byte_tokens[(uint8_t)word[at + i]];
+    bool is_unknown = id < 0 && !by_bytes;
+    if (is_unknown) id = bpe->unknown;
+    if (id >= 0 && !(is_unknown && after_unknown && bpe->fuse_unknown)) symbols[count++] = id;
+    after_unknown = is_unknown;
+  }
+  return count;
+}
+
 /* The tokens of the single bytes. A byte without a token vanishes, and its neighbours meet: so does the reference. */
 static size_t first_symbols(const dp_bpe *bpe, const char *word, size_t n, int32_t *symbols) {
   size_t count = 0;
   bool after_unknown = false;
+  if (bpe->by_character) return first_characters(bpe, word, n, symbols);
   for (size_t i = 0; i < n; i++) {
     int32_t id = bpe->byte_ids[(uint8_t)word[i]];
     bool is_unknown = id < 0;
@@ -234,7 +257,7 @@ static void consider(const dp_bpe *bpe, const symbol *symbols, uint32_t at, cand
  * at first and two for each merge: 3n in all. */
 static dp_status merge_by_heap(const dp_bpe *bpe, const char *word, size_t n, dp_bpe_work *work, dp_ids *out) {
   if (n >= NOWHERE) return dp_fail(DP_INVALID, "a word of %zu bytes is too long to encode", n);
-  DP_TRY(work_reserve(work, n * (3 * sizeof(candidate) + sizeof(symbol) + sizeof(int32_t))));
+  DP_TRY(dp_bpe_work_reserve(work, n * (3 * sizeof(candidate) + sizeof(symbol) + sizeof(int32_t))));
   candidate *heap = work->memory;
   symbol *symbols = (symbol *)(heap + 3 * n);
   int32_t *ids = (int32_t *)(symbols + n);

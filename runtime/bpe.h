@@ -31,6 +31,8 @@ typedef struct dp_bpe {
   int32_t byte_ids[256];  /* -1: this byte has no token, and vanishes (or becomes `unknown`) */
   int32_t unknown;        /* -1: none */
   bool fuse_unknown;      /* a run of unknown bytes is one unknown token */
+  bool by_character;      /* words are UTF-8, merging begins with characters */
+  int32_t byte_tokens[256]; /* of which a character without a token is made then; -1: none */
   bool ignore_merges;     /* a word that is a token is that token, whatever the merges say */
   _Atomic uint8_t *whole; /* [token_count]: does merging the bytes of this token give this token? learnt on demand */
 } dp_bpe;
@@ -52,6 +54,7 @@ bool dp_bpe_add_word(dp_bpe *bpe, int32_t id, int32_t *other);
 void dp_bpe_add_merge(dp_bpe *bpe, int32_t left, int32_t right, int32_t rank, int32_t merged);
 int32_t dp_bpe_find(const dp_bpe *bpe, const char *word, size_t n); /* -1: not a token */
 dp_status dp_bpe_encode(const dp_bpe *bpe, const char *word, size_t n, dp_bpe_work *work, dp_ids *out);
+dp_status dp_bpe_work_reserve(dp_bpe_work *work, size_t size); /* what was there is lost */
 void dp_bpe_work_free(dp_bpe_work *work);
 
 /* Makes room for `extra` more ids. */

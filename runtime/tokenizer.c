@@ -27,9 +27,13 @@ struct dp_tokenizer {
   bool is_wordpiece, cleanup;
   dp_bert_rules bert;
   dp_wordpiece wordpiece;
+  dp_piece_rules pieces;
+  dp_normalizer *normalizer;
+  dp_unigram unigram;
+  double *scores;
 };
 
-enum { TOKEN_EXISTS = 1, TOKEN_SPECIAL = 2, TOKEN_END = 4, TOKEN_ADDED = 8 };
+enum { TOKEN_EXISTS = 1, TOKEN_SPECIAL = 2, TOKEN_END = 4, TOKEN_ADDED = 8, TOKEN_BYTE = 16 };
 
 /* ---- byte letters ----------------------------------------------------------------------------------------------- */
 
@@ -68,6 +72,17 @@ bool dp_byte_letters_decode(dp_text text, char *out, size_t *length) {
 
 static dp_status no_memory(void) { return dp_fail(DP_NO_MEMORY, "no memory for a tokenizer"); }
 
+/* Not byte letters. */
+static bool has_plain_texts(const dp_tokenizer_parts *parts) { return parts->is_wordpiece || parts->pieces.present; }
+
+/* "<0x0A>": 10; -1: something else. */
+static int byte_of(dp_text text) {
+  static const char digits[] = "0123456789ABCDEF";
+  if (text.length != 6 || memcmp(text.text, "<0x", 3) != 0 || text.text[5] != '>') return -1;
+  const char *high = memchr(digits, text.text[3], 16), *low = memchr(digits, text.text[4], 16);
+  return high && low ? (int)((high - digits) * 16 + (low - digits)) : -1;
+}
+
 static dp_status store_texts(dp_tokenizer *t, const dp_tokenizer_parts *parts) {
   size_t total = 0;
   for (int i = 0; i < parts->token_count; i++) {
@@ -88,8 +103,15 @@ static dp_status store_texts(dp_tokenizer *t, const dp_tokenizer_parts *parts) {
       t->bytes[at++] = '\0';
       continue;
     }
+    int byte = parts->pieces.shows_bytes ? byte_of(token->text) : -1;
+    if (byte >= 0) { /* shown as what it stands for */
+      t->bytes[at++] = (char)byte;
+      t->bytes[at++] = '\0';
+      t->flags[i] = TOKEN_EXISTS | TOKEN_BYTE;
+      continue;
+    }
     size_t length = 0; /* an added token that the model knows too is a byte letter, if it looks like one */
-    if (parts->is_wordpiece || (token->added && !token->in_model) || !dp_byte_letters_decode(token->text, t->bytes + at, &length)) {
+    if (has_plain_texts(parts) || (token->added && !token->in_model) || !dp_byte_letters_decode(token->text, t->bytes + at, &length)) {
       length = token->text.length;
       memcpy(t->bytes + at, token->text.text, length);
     }
@@ -108,15 +130,25 @@ static dp_status add_words(dp_tokenizer *t, const dp_tokenizer_parts *parts, cha
     const dp_token_part *token = &parts->tokens[i];
     size_t length;
     if (!token->text.text || !token->in_model || !token->text.length) continue;
-    if (!parts->is_wordpiece && (!dp_byte_letters_decode(token->text, spare, &length) || !length)) continue;
+    if (parts->pieces.byte_fallback && byte_of(token->text) >= 0) t->bpe.byte_tokens[byte_of(token->text)] = i;
+    if (t->flags[i] & TOKEN_BYTE) continue;
+    if (!has_plain_texts(parts) && (!dp_byte_letters_decode(token->text, spare, &length) || !length)) continue;
     int32_t other;
     if (!dp_bpe_add_word(&t->bpe, i, &other))
       return dp_fail(DP_INVALID, "tokens %d and %d have the same text '%.*s'", (int)other, i,
                      (int)(token->text.length > 80 ? 80 : token->text.length), token->text.text);
   }
   for (int i = 0; i < 256; i++)
-    if (parts->is_wordpiece || t->bpe.byte_ids[i] >= 0) return DP_SUCCESS;
+    if (has_plain_texts(parts) || t->bpe.byte_ids[i] >= 0) return DP_SUCCESS;
   return dp_fail(DP_INVALID, "the vocabulary has no single-byte token: it is not a byte-level one");
+}
+
+/* A token's text in the vocabulary into the bytes of words. */
+static bool model_text(const dp_tokenizer_parts *parts, dp_text text, char *out, size_t *length) {
+  if (!has_plain_texts(parts)) return dp_byte_letters_decode(text, out, length);
+  memcpy(out, text.text, text.length);
+  *length = text.length;
+  return true;
 }
 
 static dp_status add_merges(dp_tokenizer *t, const dp_tokenizer_parts *parts, char *spare, size_t spare_size) {
@@ -124,9 +156,8 @@ static dp_status add_merges(dp_tokenizer *t, const dp_tokenizer_parts *parts, ch
     dp_text left = parts->merges[i].left, right = parts->merges[i].right;
     int32_t ids[3] = {-1, -1, -1};
     size_t n = 0, m = 0;
-    if (left.length <= spare_size && dp_byte_letters_decode(left, spare, &n) && n)
-      ids[0] = dp_bpe_find(&t->bpe, spare, n);
-    if (right.length <= spare_size - n && dp_byte_letters_decode(right, spare + n, &m) && m)
+    if (left.length <= spare_size && model_text(parts, left, spare, &n) && n) ids[0] = dp_bpe_find(&t->bpe, spare, n);
+    if (right.length <= spare_size - n && model_text(parts, right, spare + n, &m) && m)
       ids[1] = dp_bpe_find(&t->bpe, spare + n, m);
     if (ids[0] >= 0 && ids[1] >= 0) ids[2] = dp_bpe_find(&t->bpe, spare, n + m);
     if (ids[0] < 0 || ids[1] < 0 || ids[2] < 0)
@@ -136,15 +167,24 @@ static dp_status add_merges(dp_tokenizer *t, const dp_tokenizer_parts *parts, ch
                      ids[0] < 0   ? "the left one"
                      : ids[1] < 0 ? "the right one"
                                   : "their joint");
-    dp_bpe_add_merge(&t->bpe, ids[0], ids[1], i, ids[2]);
+    dp_bpe_add_merge(&t->bpe, ids[0], ids[1], parts->merges[i].rank, ids[2]);
   }
   return DP_SUCCESS;
 }
 
-static dp_status copy_added_text(dp_tokenizer *t, dp_text text, bool to_nfc, dp_text *out) {
+static dp_status copy_added_text(dp_tokenizer *t, dp_text text, bool normalized, dp_text *out) {
   dp_str copy = {0};
   dp_status status = DP_SUCCESS;
-  if (to_nfc && dp_utf8_valid_prefix(text.text, text.length) == text.length)
+  if (normalized && t->normalizer) {
+    dp_str buffers[2] = {0};
+    const char *form;
+    size_t length;
+    bool moved;
+    status = dp_normalize(t->normalizer, text.text, text.length, buffers, &form, &length, &moved);
+    if (status.code == DP_OK) dp_str_addn(&copy, form, length);
+    dp_str_free(&buffers[0]);
+    dp_str_free(&buffers[1]);
+  } else if (normalized && t->nfc && dp_utf8_valid_prefix(text.text, text.length) == text.length)
     status = dp_nfc(text.text, text.length, &copy);
   else
     dp_str_addn(&copy, text.text, text.length);
@@ -174,13 +214,32 @@ static dp_status add_added(dp_tokenizer *t, const dp_tokenizer_parts *parts, boo
                               .lstrip = token->lstrip,
                               .rstrip = token->rstrip,
                               .single_word = token->single_word};
-    status = copy_added_text(t, token->text, normalized && t->nfc, &added->text);
+    status = copy_added_text(t, token->text, normalized, &added->text);
   }
   if (status.code != DP_OK) {
     free(tokens);
     return status;
   }
   return dp_added_set_init(set, tokens, kept);
+}
+
+static dp_status add_unigram(dp_tokenizer *t, dp_tokenizer_parts *parts) {
+  size_t count = (size_t)t->token_count + 1;
+  const char **texts = calloc(count, sizeof *texts);
+  size_t *lengths = calloc(count, sizeof *lengths);
+  for (int i = 0; texts && lengths && i < t->token_count; i++) {
+    if (!parts->tokens[i].in_model) continue;
+    texts[i] = parts->tokens[i].text.text;
+    lengths[i] = parts->tokens[i].text.length;
+  }
+  t->scores = parts->scores;
+  parts->scores = NULL;
+  dp_status status = texts && lengths ? dp_unigram_init(&t->unigram, texts, lengths, t->scores, t->token_count) : no_memory();
+  t->unigram.unknown = parts->unknown_symbol;
+  t->unigram.bytes = parts->pieces.byte_fallback ? t->bpe.byte_tokens : NULL;
+  free(texts);
+  free(lengths);
+  return status;
 }
 
 /* Models stop at more than the one token that the file calls eos: these end a turn or a text wherever they exist. */
@@ -215,6 +274,9 @@ static dp_status build(dp_tokenizer *t, dp_tokenizer_parts *parts) {
   t->cleanup = parts->cleanup;
   t->bert = parts->bert;
   t->wordpiece = parts->wordpiece;
+  t->pieces = parts->pieces;
+  t->normalizer = parts->normalizer;
+  parts->normalizer = NULL;
   t->specials = parts->specials;
   const int *ids[] = {&t->specials.bos, &t->specials.eos, &t->specials.eot, &t->specials.unknown, &t->specials.pad};
   const char *const names[] = {"bos", "eos", "eot", "unknown", "padding"};
@@ -227,6 +289,7 @@ static dp_status build(dp_tokenizer *t, dp_tokenizer_parts *parts) {
   t->bpe.unknown = parts->unknown_symbol;
   t->bpe.fuse_unknown = parts->fuse_unknown;
   t->bpe.ignore_merges = parts->ignore_merges;
+  t->bpe.by_character = parts->pieces.present;
   size_t longest = 0;
   for (int i = 0; i < t->token_count; i++)
     if (parts->tokens[i].text.length > longest) longest = parts->tokens[i].text.length;
@@ -236,12 +299,22 @@ static dp_status build(dp_tokenizer *t, dp_tokenizer_parts *parts) {
   if (status.code == DP_OK) status = add_merges(t, parts, spare, 2 * longest);
   free(spare);
   DP_TRY(status);
+  if (parts->pieces.is_unigram) DP_TRY(add_unigram(t, parts));
   DP_TRY(add_added(t, parts, false, &t->added));
   DP_TRY(add_added(t, parts, true, &t->added_normalized));
   mark_ends(t);
   t->splitter = parts->splitter;
   parts->splitter = NULL;
   return DP_SUCCESS;
+}
+
+void dp_tokenizer_parts_free(dp_tokenizer_parts *parts) {
+  free(parts->tokens);
+  free(parts->merges);
+  free(parts->scores);
+  free(parts->texts);
+  dp_splitter_free(parts->splitter);
+  dp_normalizer_free(parts->normalizer);
 }
 
 dp_status dp_tokenizer_build(dp_tokenizer_parts *parts, dp_tokenizer **out) {
@@ -258,6 +331,9 @@ dp_status dp_tokenizer_build(dp_tokenizer_parts *parts, dp_tokenizer **out) {
 void dp_tokenizer_free(dp_tokenizer *t) {
   if (!t) return;
   dp_bpe_free(&t->bpe);
+  dp_unigram_free(&t->unigram);
+  dp_normalizer_free(t->normalizer);
+  free(t->scores);
   dp_splitter_free(t->splitter);
   dp_added_set_free(&t->added);
   dp_added_set_free(&t->added_normalized);
@@ -267,61 +343,6 @@ void dp_tokenizer_free(dp_tokenizer *t) {
   free(t->offsets);
   free(t->flags);
   free(t);
-}
-
-/* ---- from a GGUF's metadata ------------------------------------------------------------------------------------- */
-
-static dp_status read_spec(const dp_tokenizer_spec *spec, dp_tokenizer_parts *parts) {
-  dp_pre_traits traits;
-  DP_TRY(dp_splitter_add_pre(parts->splitter, spec->pre ? spec->pre : "default", &traits));
-  if (spec->add_space_prefix) DP_TRY(dp_splitter_add_space_prefix(parts->splitter));
-  parts->nfc = traits.nfc;
-  parts->ignore_merges = traits.ignore_merges;
-  for (int i = 0; i < spec->vocab_size; i++) {
-    if (!spec->tokens[i]) return dp_fail(DP_INVALID, "token %d has no text", i);
-    int type = spec->token_types ? spec->token_types[i] : DP_TOKEN_NORMAL;
-    bool special = type == DP_TOKEN_CONTROL || type == DP_TOKEN_UNKNOWN;
-    bool added = special || type == DP_TOKEN_USER_DEFINED;
-    parts->tokens[i] = (dp_token_part){
-        .text = {spec->tokens[i], spec->token_lengths ? spec->token_lengths[i] : strlen(spec->tokens[i])},
-        .in_model = type != DP_TOKEN_UNUSED && !(added && traits.ignore_merges),
-        .added = added,
-        .special = special,
-    };
-  }
-  for (int i = 0; i < spec->merge_count; i++) {
-    const char *merge = spec->merges[i];
-    const char *space = merge && *merge ? strchr(merge + 1, ' ') : NULL;
-    if (!space)
-      return dp_fail(DP_INVALID, "merge %d, '%.80s', is not two tokens with a space between", i, merge ? merge : "");
-    parts->merges[i] = (dp_merge_part){{merge, (size_t)(space - merge)}, {space + 1, strlen(space + 1)}};
-  }
-  return DP_SUCCESS;
-}
-
-dp_status dp_tokenizer_new(const dp_tokenizer_spec *spec, dp_tokenizer **out) {
-  *out = NULL;
-  if (!spec->model || strcmp(spec->model, "gpt2") != 0)
-    return dp_fail(DP_UNSUPPORTED, "tokenizer model '%.64s': only byte-level BPE ('gpt2') is handled",
-                   spec->model ? spec->model : "(none)");
-  if (spec->vocab_size <= 0 || !spec->tokens) return dp_fail(DP_INVALID, "the tokenizer has no vocabulary");
-  if (spec->merge_count < 0 || (spec->merge_count && !spec->merges))
-    return dp_fail(DP_INVALID, "the tokenizer has no merges");
-  dp_tokenizer_parts parts = {
-      .tokens = calloc((size_t)spec->vocab_size, sizeof *parts.tokens),
-      .token_count = spec->vocab_size,
-      .merges = calloc((size_t)spec->merge_count + 1, sizeof *parts.merges),
-      .merge_count = spec->merge_count,
-      .splitter = dp_splitter_new(),
-      .unknown_symbol = -1, /* GGUF's unknown token is not the model's: a byte without a token vanishes */
-      .specials = {spec->bos, spec->eos, spec->eot, spec->unknown, spec->pad, spec->add_bos, spec->add_eos},
-  };
-  dp_status status = parts.tokens && parts.merges && parts.splitter ? read_spec(spec, &parts) : no_memory();
-  if (status.code == DP_OK) status = dp_tokenizer_build(&parts, out);
-  free(parts.tokens);
-  free(parts.merges);
-  dp_splitter_free(parts.splitter);
-  return status;
 }
 
 /* ---- questions -------------------------------------------------------------------------------------------------- */
@@ -375,6 +396,9 @@ typedef struct encoding {
   dp_split_work *split_work;
   dp_str form; /* a piece in form C, or as BERT normalizes it */
   dp_str piece;
+  dp_str steps[2];
+  const char *text;    /* the whole, as it was given */
+  const char *stretch; /* what is between added tokens, normalized, where that is the text's beginning; else NULL */
 } encoding;
 
 static dp_status encode_word(void *context, const char *word, size_t n) {
@@ -387,7 +411,44 @@ static dp_status encode_bert_word(void *context, const char *word, size_t n) {
   return dp_wordpiece_encode(&e->tokenizer->wordpiece, &e->tokenizer->bpe, word, n, &e->piece, e->out);
 }
 
+static dp_status encode_piece(encoding *e, const char *word, size_t n) {
+  if (e->tokenizer->pieces.is_unigram) return dp_unigram_encode(&e->tokenizer->unigram, word, n, &e->bpe_work, e->out);
+  return dp_bpe_encode(&e->tokenizer->bpe, word, n, &e->bpe_work, e->out);
+}
+
+/* Blanks to marks, a mark in front, and a word from each mark on. */
+static dp_status encode_marked(void *context, const char *text, size_t n) {
+  encoding *e = context;
+  const dp_piece_rules *rules = &e->tokenizer->pieces;
+  if (!rules->metaspace) return encode_piece(e, text, n);
+  size_t mark = strlen(rules->mark), at = 0;
+  bool wanted = rules->prepend == DP_MARK_ALWAYS || (rules->prepend == DP_MARK_FIRST && text == e->stretch);
+  bool begins = n > 0 && (*text == ' ' || (n >= mark && memcmp(text, rules->mark, mark) == 0));
+  dp_str_clear(&e->piece);
+  if (wanted && !begins) dp_str_addn(&e->piece, rules->mark, mark);
+  for (size_t i = 0; i < n;) {
+    const char *blank = memchr(text + i, ' ', n - i);
+    size_t end = blank ? (size_t)(blank - text) : n;
+    dp_str_addn(&e->piece, text + i, end - i);
+    if (blank) dp_str_addn(&e->piece, rules->mark, mark);
+    i = end + (blank != NULL);
+  }
+  if (e->piece.failed) return no_memory();
+  const char *marked = e->piece.text;
+  size_t length = e->piece.length;
+  if (!rules->split) return encode_piece(e, marked, length);
+  while (at < length) {
+    const char *next = memmem(marked + at + 1, length - at - 1, rules->mark, mark);
+    size_t end = next ? (size_t)(next - marked) : length;
+    DP_TRY(encode_piece(e, marked + at, end - at));
+    at = end;
+  }
+  return DP_SUCCESS;
+}
+
 static dp_status encode_words(encoding *e, const char *text, size_t n) {
+  if (e->tokenizer->pieces.present)
+    return dp_splitter_run(e->tokenizer->splitter, &e->split_work, text, n, encode_marked, e);
   if (e->tokenizer->is_wordpiece) return dp_bert_split(text, n, encode_bert_word, e);
   return dp_splitter_run(e->tokenizer->splitter, &e->split_work, text, n, encode_word, e);
 }
@@ -408,6 +469,11 @@ static dp_status encode_around(encoding *e, const dp_added_set *set, const char 
 }
 
 static dp_status encode_normalized(encoding *e, const char *text, size_t n) {
+  bool first = text == e->text, moved = false;
+  if (e->tokenizer->normalizer)
+    DP_TRY(dp_normalize(e->tokenizer->normalizer, text, n, e->steps, &text, &n, &moved));
+  e->stretch = first && !moved ? text : NULL;
+  if (n == 0) return DP_SUCCESS;
   if (e->tokenizer->nfc && !dp_nfc_is_plain(text, n)) {
     dp_str_clear(&e->form);
     DP_TRY(dp_nfc(text, n, &e->form));
@@ -436,11 +502,14 @@ dp_status dp_tokenizer_encode(const dp_tokenizer *t, const char *text, size_t n,
     text = repaired.text;
     n = repaired.length;
   }
+  e.text = text;
   if (status.code == DP_OK) status = encode_around(&e, &t->added, text, n, encode_normalized);
   if (status.code != DP_OK) out->count = count;
   dp_str_free(&repaired);
   dp_str_free(&e.form);
   dp_str_free(&e.piece);
+  dp_str_free(&e.steps[0]);
+  dp_str_free(&e.steps[1]);
   dp_bpe_work_free(&e.bpe_work);
   dp_split_work_free(e.split_work);
   return status;
@@ -448,12 +517,63 @@ dp_status dp_tokenizer_encode(const dp_tokenizer *t, const char *text, size_t n,
 
 /* ---- decoding --------------------------------------------------------------------------------------------------- */
 
-dp_status dp_tokenizer_decode(const dp_tokenizer *t, const int32_t *ids, size_t n, bool show_special, dp_str *out) {
+/* Of a token's text: marks as blanks, those of the first token of a text left out where the file says so. */
+static void show_piece(const dp_piece_rules *rules, const char *text, size_t n, bool first, dp_str *out) {
+  size_t mark = strlen(rules->shown_from);
+  while (mark) {
+    const char *found = memmem(text, n, rules->shown_from, mark);
+    if (!found) break;
+    dp_str_addn(out, text, (size_t)(found - text));
+    if (!first || !rules->drop_first_marks) dp_str_addc(out, ' ');
+    n -= (size_t)(found - text) + mark;
+    text = found + mark;
+  }
+  dp_str_addn(out, text, n);
+}
+
+/* A run of byte tokens: the text they are, or U+FFFD for each when they are none. */
+static void show_bytes(const char *bytes, size_t n, dp_str *out) {
+  if (dp_utf8_valid_prefix(bytes, n) == n) {
+    dp_str_addn(out, bytes, n);
+    return;
+  }
+  for (size_t i = 0; i < n; i++) dp_str_addn(out, "\xEF\xBF\xBD", 3);
+}
+
+static dp_status decode_pieces(const dp_tokenizer *t, const int32_t *ids, size_t n, bool show_special, dp_str *out) {
+  dp_str bytes = {0}, whole = {0};
   bool first = true;
   for (size_t i = 0; i < n; i++) {
     size_t length;
     const char *text = dp_token_text(t, ids[i], &length);
-    if (!text) return no_such_id(t, ids[i]);
+    if (!show_special && (t->flags[ids[i]] & TOKEN_SPECIAL)) continue;
+    if (t->flags[ids[i]] & TOKEN_BYTE) {
+      dp_str_addn(&bytes, text, length);
+    } else {
+      show_bytes(bytes.text ? bytes.text : "", bytes.length, &whole);
+      dp_str_clear(&bytes);
+      show_piece(&t->pieces, text, length, first, &whole);
+    }
+    first = false;
+  }
+  show_bytes(bytes.text ? bytes.text : "", bytes.length, &whole);
+  size_t skip = 0;
+  while (skip < (size_t)t->pieces.strip_left && skip < whole.length && whole.text[skip] == ' ') skip++;
+  if (whole.length > skip) dp_str_addn(out, whole.text + skip, whole.length - skip);
+  bool failed = whole.failed || bytes.failed || out->failed;
+  dp_str_free(&bytes);
+  dp_str_free(&whole);
+  return failed ? dp_fail(DP_NO_MEMORY, "no memory to decode %zu tokens", n) : DP_SUCCESS;
+}
+
+dp_status dp_tokenizer_decode(const dp_tokenizer *t, const int32_t *ids, size_t n, bool show_special, dp_str *out) {
+  bool first = true;
+  for (size_t i = 0; i < n; i++)
+    if (!exists(t, ids[i])) return no_such_id(t, ids[i]);
+  if (t->pieces.present) return decode_pieces(t, ids, n, show_special, out);
+  for (size_t i = 0; i < n; i++) {
+    size_t length;
+    const char *text = dp_token_text(t, ids[i], &length);
     if (!show_special && (t->flags[ids[i]] & TOKEN_SPECIAL)) continue;
     if (t->is_wordpiece) dp_wordpiece_show(&t->wordpiece, text, length, first, t->cleanup, out);
     else dp_str_addn(out, text, length);
@@ -466,11 +586,33 @@ dp_stream_decoder dp_stream_decoder_new(const dp_tokenizer *tokenizer, bool show
   return (dp_stream_decoder){.tokenizer = tokenizer, .show_special = show_special};
 }
 
+static void push_bytes(dp_stream_decoder *d, const char *text, size_t n, dp_str *out);
+
+/* The blanks that a whole text would lose at its beginning. */
+static void push_piece(dp_stream_decoder *d, const char *text, size_t n, dp_str *out) {
+  const dp_piece_rules *rules = &d->tokenizer->pieces;
+  dp_str shown = {0};
+  show_piece(rules, text, n, !d->started, &shown);
+  size_t skip = 0;
+  while (d->stripped < rules->strip_left && skip < shown.length && shown.text[skip] == ' ') skip++, d->stripped++;
+  if (shown.length > skip) d->stripped = rules->strip_left;
+  d->started = true;
+  if (shown.length > skip) push_bytes(d, shown.text + skip, shown.length - skip, out);
+  out->failed = out->failed || shown.failed;
+  dp_str_free(&shown);
+}
+
 dp_status dp_stream_decoder_push(dp_stream_decoder *d, int32_t id, dp_str *out) {
   size_t n;
   const char *text = dp_token_text(d->tokenizer, id, &n);
   if (!text) return no_such_id(d->tokenizer, id);
   if (!d->show_special && dp_token_is_special(d->tokenizer, id)) return DP_SUCCESS;
+  if (d->tokenizer->pieces.present) push_piece(d, text, n, out);
+  else push_bytes(d, text, n, out);
+  return out->failed ? dp_fail(DP_NO_MEMORY, "no memory to decode a token") : DP_SUCCESS;
+}
+
+static void push_bytes(dp_stream_decoder *d, const char *text, size_t n, dp_str *out) {
   /* Byte by byte while a character is open, then the rest at a stroke. */
   while (d->pending_count && n) {
     d->pending[d->pending_count] = *text;
@@ -498,7 +640,6 @@ dp_status dp_stream_decoder_push(dp_stream_decoder *d, int32_t id, dp_str *out) 
     memcpy(d->pending, text + n - tail, tail);
     d->pending_count = (int)tail;
   }
-  return out->failed ? dp_fail(DP_NO_MEMORY, "no memory to decode a token") : DP_SUCCESS;
 }
 
 dp_status dp_stream_decoder_flush(dp_stream_decoder *d, dp_str *out) {

@@ -1,5 +1,5 @@
-/* runtime/tokenizer.h: text into token ids and back: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM, ...),
- * and WordPiece (BERT) from a tokenizer.json.
+/* runtime/tokenizer.h: text into token ids and back: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM, ...), and from a
+ * tokenizer.json WordPiece (BERT), Unigram (T5, XLM-R, ...) and SentencePiece's BPE (Llama 2, Mixtral, Gemma).
  *
  * The ids are those of Hugging Face's `tokenizers`, byte for byte. A tokenizer is made once, from a GGUF file's
  * metadata or from a tokenizer.json; after that it is const, and any number of threads may use it at once. */
@@ -29,10 +29,10 @@ typedef enum dp_token_type {
 
 /* What a GGUF file says of its tokenizer (tokenizer.ggml.*); everything is copied. */
 typedef struct dp_tokenizer_spec {
-  const char *model; /* "gpt2"; others are not byte-level BPE */
+  const char *model; /* "gpt2" (byte-level BPE), "llama" (SentencePiece's BPE), "t5" (Unigram) or "bert" (WordPiece) */
   const char *pre;   /* how text is split into words; NULL reads as "default" */
   int vocab_size;
-  const char *const *tokens;   /* [vocab_size], in GPT-2's byte letters ("Ġthe") */
+  const char *const *tokens;   /* [vocab_size], as the file writes them ("Ġthe") */
   const size_t *token_lengths; /* [vocab_size], or NULL: the tokens end at their NUL */
   const int32_t *token_types;  /* [vocab_size] of dp_token_type, or NULL: all normal */
   int merge_count;
@@ -40,6 +40,10 @@ typedef struct dp_tokenizer_spec {
   int bos, eos, eot, unknown, pad; /* -1: none */
   bool add_bos, add_eos;           /* told to the caller again, see dp_tokenizer_specials */
   bool add_space_prefix;
+  const float *scores;     /* [vocab_size], of llama and t5 */
+  const uint8_t *charsmap; /* t5: SentencePiece's character map, or NULL */
+  size_t charsmap_length;
+  bool remove_extra_spaces; /* t5 */
 } dp_tokenizer_spec;
 
 dp_status dp_tokenizer_new(const dp_tokenizer_spec *spec, dp_tokenizer **out);
@@ -83,6 +87,8 @@ typedef struct dp_stream_decoder {
   bool show_special;
   int pending_count;
   char pending[4]; /* the beginning of a character */
+  bool started;    /* a token has come; of blanks at the beginning, so many were left out */
+  int stripped;
 } dp_stream_decoder;
 
 dp_stream_decoder dp_stream_decoder_new(const dp_tokenizer *tokenizer, bool show_special);

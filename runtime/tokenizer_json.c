@@ -5,6 +5,7 @@
 #include "runtime/tokenizer_parts.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,7 +57,75 @@ static dp_status read_bert_normalizer(const json_t *normalizer, dp_tokenizer_par
   return get_bool(normalizer, "strip_accents", rules->lowercase, &rules->strip_accents);
 }
 
+static dp_text pattern_of(const json_t *object, const char *kind) {
+  const json_t *text = json_object_get(json_object_get(object, "pattern"), kind);
+  return json_is_string(text) ? text_of(text) : (dp_text){0};
+}
+
+static int base64_digit(char c) {
+  static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const char *found = c ? strchr(digits, c) : NULL;
+  return found ? (int)(found - digits) : -1;
+}
+
+static dp_status read_map(const json_t *one, dp_normalizer *normalizer) {
+  const json_t *coded = json_object_get(one, "precompiled_charsmap");
+  if (is_absent(coded)) return DP_SUCCESS;
+  dp_text text = json_is_string(coded) ? text_of(coded) : (dp_text){"", 0};
+  while (text.length && text.text[text.length - 1] == '=') text.length--;
+  uint8_t *bytes = malloc(text.length + 1);
+  if (!bytes) return dp_fail(DP_NO_MEMORY, "no memory for a character map");
+  size_t n = 0;
+  uint32_t bits = 0;
+  for (size_t i = 0; i < text.length; i++) {
+    int digit = base64_digit(text.text[i]);
+    if (digit < 0) {
+      free(bytes);
+      return dp_fail(DP_INVALID, "precompiled_charsmap is not base64");
+    }
+    bits = bits << 6 | (uint32_t)digit;
+    if (i % 4) bytes[n++] = (uint8_t)(bits >> (6 - i % 4 * 2));
+  }
+  dp_status status = dp_normalizer_add_map(normalizer, bytes, n);
+  free(bytes);
+  return status;
+}
+
+static dp_status read_one_normalizer(const json_t *one, dp_normalizer *normalizer) {
+  if (is_type(one, "Precompiled")) return read_map(one, normalizer);
+  if (is_type(one, "Lowercase")) return dp_normalizer_add_lowercase(normalizer);
+  if (is_type(one, "NFC")) return dp_normalizer_add_nfc(normalizer);
+  if (is_type(one, "Prepend")) {
+    const json_t *text = json_object_get(one, "prepend");
+    if (!json_is_string(text)) return dp_fail(DP_INVALID, "a Prepend without a text");
+    return dp_normalizer_add_prepend(normalizer, json_string_value(text), json_string_length(text));
+  }
+  if (is_type(one, "Strip")) {
+    bool left = true, right = true;
+    DP_TRY(get_bool(one, "strip_left", true, &left));
+    DP_TRY(get_bool(one, "strip_right", true, &right));
+    return dp_normalizer_add_strip(normalizer, left, right);
+  }
+  if (!is_type(one, "Replace")) return unsupported(one, "a normalizer");
+  const json_t *content = json_object_get(one, "content");
+  dp_text literal = pattern_of(one, "String"), regex = pattern_of(one, "Regex");
+  if (!json_is_string(content) || (!literal.text && !regex.text)) return dp_fail(DP_INVALID, "a Replace without texts");
+  dp_text to = text_of(content);
+  return literal.text ? dp_normalizer_add_replace(normalizer, literal.text, literal.length, to.text, to.length)
+                      : dp_normalizer_add_regex(normalizer, regex.text, regex.length, to.text, to.length);
+}
+
+/* BERT's is not among them: a Sequence with it comes with WordPiece. */
+static dp_status read_piece_normalizer(const json_t *normalizer, dp_tokenizer_parts *parts) {
+  parts->normalizer = dp_normalizer_new();
+  if (!parts->normalizer) return dp_fail(DP_NO_MEMORY, "no memory for a normalizer");
+  for (size_t i = 0; i < sequence_length(normalizer, "normalizers"); i++)
+    DP_TRY(read_one_normalizer(sequence_at(normalizer, "normalizers", i), parts->normalizer));
+  return DP_SUCCESS;
+}
+
 static dp_status read_normalizer(const json_t *normalizer, dp_tokenizer_parts *parts) {
+  if (parts->pieces.present) return read_piece_normalizer(normalizer, parts);
   for (size_t i = 0; i < sequence_length(normalizer, "normalizers"); i++) {
     const json_t *one = sequence_at(normalizer, "normalizers", i);
     if (is_type(one, "BertNormalizer")) {
@@ -117,6 +186,42 @@ static dp_status read_pre_tokenizer(const json_t *pre_tokenizer, dp_splitter *sp
                     : dp_fail(DP_UNSUPPORTED, "only byte-level tokenizers are handled: no ByteLevel pre-tokenizer");
 }
 
+static dp_status read_metaspace(const json_t *one, dp_piece_rules *rules) {
+  static const char *const schemes[] = {"never", "first", "always"};
+  const char *scheme = json_string_value(json_object_get(one, "prepend_scheme"));
+  const json_t *mark = json_object_get(one, "replacement");
+  bool add_prefix = true;
+  if (rules->metaspace) return dp_fail(DP_UNSUPPORTED, "two Metaspace pre-tokenizers are not handled");
+  DP_TRY(get_bool(one, "add_prefix_space", true, &add_prefix)); /* files of before prepend_scheme */
+  DP_TRY(get_bool(one, "split", true, &rules->split));
+  rules->prepend = add_prefix ? DP_MARK_ALWAYS : DP_MARK_NEVER;
+  for (int i = 0; scheme && i <= 3; i++) {
+    if (i == 3) return dp_fail(DP_INVALID, "a Metaspace with the prepend_scheme '%.40s'", scheme);
+    if (strcmp(scheme, schemes[i]) != 0) continue;
+    rules->prepend = i;
+    break;
+  }
+  if (!json_is_string(mark) || json_string_length(mark) == 0 || json_string_length(mark) >= sizeof rules->mark)
+    return dp_fail(DP_INVALID, "a Metaspace without a replacement");
+  memcpy(rules->mark, json_string_value(mark), json_string_length(mark));
+  rules->metaspace = true;
+  return DP_SUCCESS;
+}
+
+static dp_status read_piece_pre_tokenizer(const json_t *pre_tokenizer, dp_tokenizer_parts *parts) {
+  static const char blanks[] = "\\s+";
+  for (size_t i = 0; i < sequence_length(pre_tokenizer, "pretokenizers"); i++) {
+    const json_t *one = sequence_at(pre_tokenizer, "pretokenizers", i);
+    if (parts->pieces.metaspace) return dp_fail(DP_UNSUPPORTED, "a pre-tokenizer after Metaspace is not handled");
+    if (is_type(one, "Metaspace")) DP_TRY(read_metaspace(one, &parts->pieces));
+    else if (is_type(one, "Split")) DP_TRY(read_split(one, parts->splitter));
+    else if (is_type(one, "WhitespaceSplit"))
+      DP_TRY(dp_splitter_add_regex(parts->splitter, blanks, strlen(blanks), DP_SPLIT_REMOVED, false));
+    else return unsupported(one, "a pre-tokenizer");
+  }
+  return DP_SUCCESS;
+}
+
 static dp_status read_bert_pre_tokenizer(const json_t *pre_tokenizer) {
   if (is_type(pre_tokenizer, "BertPreTokenizer")) return DP_SUCCESS;
   return is_absent(pre_tokenizer) ? dp_fail(DP_UNSUPPORTED, "a WordPiece model without a pre-tokenizer is not handled")
@@ -136,15 +241,15 @@ static dp_status read_post_processor(const json_t *post_processor, dp_token_spec
   for (size_t i = 0; i < sequence_length(post_processor, "processors"); i++) {
     const json_t *one = sequence_at(post_processor, "processors", i);
     if (is_type(one, "ByteLevel")) continue; /* it trims offsets, not ids */
-    if (is_type(one, "BertProcessing")) {
+    if (is_type(one, "BertProcessing") || is_type(one, "RobertaProcessing")) {
       const json_t *cls = json_array_get(json_object_get(one, "cls"), 1);
       const json_t *sep = json_array_get(json_object_get(one, "sep"), 1);
-      if (!json_is_integer(cls) || !json_is_integer(sep)) return dp_fail(DP_INVALID, "BertProcessing without ids");
+      if (!json_is_integer(cls) || !json_is_integer(sep)) return dp_fail(DP_INVALID, "a post-processor without ids");
       int *const ids[] = {&specials->bos, &specials->eos};
       const json_t *const values[] = {cls, sep};
       for (int k = 0; k < 2; k++) {
         json_int_t id = json_integer_value(values[k]);
-        if (id < 0 || id >= MAX_TOKENS) return dp_fail(DP_INVALID, "BertProcessing with the id %lld", (long long)id);
+        if (id < 0 || id >= MAX_TOKENS) return dp_fail(DP_INVALID, "a post-processor with the id %lld", (long long)id);
         *ids[k] = (int)id;
       }
       specials->add_bos = specials->add_eos = true;
@@ -167,7 +272,41 @@ static dp_status read_post_processor(const json_t *post_processor, dp_token_spec
   return DP_SUCCESS;
 }
 
+static dp_status read_piece_decoder(const json_t *decoder, dp_piece_rules *rules) {
+  bool fused = false;
+  for (size_t i = 0; i < sequence_length(decoder, "decoders"); i++) {
+    const json_t *one = sequence_at(decoder, "decoders", i);
+    if (is_type(one, "ByteFallback") && !fused) {
+      rules->shows_bytes = true;
+    } else if (is_type(one, "Fuse")) {
+      fused = true;
+    } else if (is_type(one, "Metaspace") && !fused && !*rules->shown_from) {
+      dp_piece_rules metaspace = {0};
+      DP_TRY(read_metaspace(one, &metaspace));
+      memcpy(rules->shown_from, metaspace.mark, sizeof rules->shown_from);
+      rules->drop_first_marks = metaspace.prepend != DP_MARK_NEVER;
+    } else if (is_type(one, "Replace") && !fused && !*rules->shown_from) {
+      dp_text from = pattern_of(one, "String");
+      const char *to = json_string_value(json_object_get(one, "content"));
+      if (!from.length || from.length >= sizeof rules->shown_from || !to || strcmp(to, " ") != 0)
+        return dp_fail(DP_UNSUPPORTED, "a decoder that replaces other than a mark by a blank is not handled");
+      memcpy(rules->shown_from, from.text, from.length);
+    } else if (is_type(one, "Strip") && fused) {
+      const char *content = json_string_value(json_object_get(one, "content"));
+      json_int_t start = json_integer_value(json_object_get(one, "start"));
+      json_int_t stop = json_integer_value(json_object_get(one, "stop"));
+      if (!content || strcmp(content, " ") != 0 || stop != 0 || start < 0 || start > 1000)
+        return dp_fail(DP_UNSUPPORTED, "a decoder that strips other than blanks in front is not handled");
+      rules->strip_left = (int)start;
+    } else {
+      return unsupported(one, "a decoder (in this place)");
+    }
+  }
+  return DP_SUCCESS;
+}
+
 static dp_status read_decoder(const json_t *decoder, dp_tokenizer_parts *parts) {
+  if (parts->pieces.present) return read_piece_decoder(decoder, &parts->pieces);
   if (parts->is_wordpiece && !is_absent(decoder)) {
     if (!is_type(decoder, "WordPiece")) return unsupported(decoder, "a decoder");
     return get_bool(decoder, "cleanup", true, &parts->cleanup);
@@ -198,9 +337,22 @@ static dp_status check_wordpiece(const json_t *model, dp_tokenizer_parts *parts)
   return DP_SUCCESS;
 }
 
-static dp_status check_model(const json_t *model, dp_tokenizer_parts *parts) {
+static bool has_byte_level(const json_t *object, const char *members) {
+  for (size_t i = 0; i < sequence_length(object, members); i++)
+    if (is_type(sequence_at(object, members, i), "ByteLevel")) return true;
+  return false;
+}
+
+static dp_status check_unigram(const json_t *model, dp_tokenizer_parts *parts) {
+  if (!json_is_array(json_object_get(model, "vocab"))) return dp_fail(DP_INVALID, "the model has no vocab");
+  parts->pieces.present = parts->pieces.is_unigram = true;
+  return get_bool(model, "byte_fallback", false, &parts->pieces.byte_fallback);
+}
+
+static dp_status check_model(const json_t *root, const json_t *model, dp_tokenizer_parts *parts) {
   if (!json_is_object(model)) return dp_fail(DP_INVALID, "no model");
   if (is_type(model, "WordPiece")) return check_wordpiece(model, parts);
+  if (is_type(model, "Unigram")) return check_unigram(model, parts);
   if (json_object_get(model, "type") && !is_type(model, "BPE")) return unsupported(model, "a model");
   const json_t *dropout = json_object_get(model, "dropout");
   if (!is_absent(dropout) && json_number_value(dropout) != 0.0)
@@ -211,9 +363,10 @@ static dp_status check_model(const json_t *model, dp_tokenizer_parts *parts) {
     if (!is_absent(affix) && json_string_length(affix))
       return dp_fail(DP_UNSUPPORTED, "a BPE model with a %s is not handled", affixes[i]);
   }
-  bool byte_fallback = false;
-  DP_TRY(get_bool(model, "byte_fallback", false, &byte_fallback));
-  if (byte_fallback) return dp_fail(DP_UNSUPPORTED, "a BPE model with byte_fallback is not handled");
+  parts->pieces.present = !has_byte_level(json_object_get(root, "pre_tokenizer"), "pretokenizers");
+  DP_TRY(get_bool(model, "byte_fallback", false, &parts->pieces.byte_fallback));
+  if (parts->pieces.byte_fallback && !parts->pieces.present)
+    return dp_fail(DP_UNSUPPORTED, "a byte-level BPE model with byte_fallback is not handled");
   DP_TRY(get_bool(model, "fuse_unk", false, &parts->fuse_unknown));
   DP_TRY(get_bool(model, "ignore_merges", false, &parts->ignore_merges));
   if (!json_is_object(json_object_get(model, "vocab"))) return dp_fail(DP_INVALID, "the model has no vocab");
@@ -234,6 +387,10 @@ static dp_status count_tokens(const json_t *vocab, const json_t *added, int *cou
   json_t *value;
   int id = 0;
   *count = 0;
+  if (json_is_array(vocab)) {
+    if (json_array_size(vocab) > MAX_TOKENS) return dp_fail(DP_INVALID, "a vocabulary of %zu pieces", json_array_size(vocab));
+    *count = (int)json_array_size(vocab);
+  }
   json_object_foreach((json_t *)vocab, key, value) {
     DP_TRY(get_id(value, "vocab", key, &id));
     if (id >= *count) *count = id + 1;
@@ -258,6 +415,51 @@ static dp_status read_vocab(const json_t *vocab, dp_tokenizer_parts *parts) {
                      (int)json_integer_value(value));
     *token = (dp_token_part){.text = {key, strlen(key)}, .in_model = true};
   }
+  return DP_SUCCESS;
+}
+
+/* The number that the reference's JSON reader (serde_json) makes of the shortest text for `exact`: digits as an integer,
+ * divided once by a power of ten. It can be off by a last bit, and with it the sums that ties hang on. */
+static double as_reference_reads(double exact) {
+  char text[40];
+  int precision = 1;
+  for (; precision < 17; precision++) {
+    snprintf(text, sizeof text, "%.*e", precision - 1, exact);
+    if (strtod(text, NULL) == exact) break;
+  }
+  if (precision == 17) snprintf(text, sizeof text, "%.16e", exact);
+  uint64_t digits = 0;
+  const char *at = text;
+  for (; *at && *at != 'e'; at++)
+    if (*at >= '0' && *at <= '9') digits = digits * 10 + (uint64_t)(*at - '0');
+  if (*at != 'e') return exact; /* no finite number */
+  int exponent = atoi(at + 1) - (precision - 1);
+  if (exponent < -22 || exponent > 0) return exact;
+  double power = 1;
+  for (int i = 0; i > exponent; i--) power *= 10; /* exact up to 10^22 */
+  double value = (double)digits / power;
+  return exact < 0 ? -value : value;
+}
+
+/* Unigram's: [piece, log probability], the ids in order. */
+static dp_status read_pieces(const json_t *vocab, const json_t *model, dp_tokenizer_parts *parts) {
+  size_t i;
+  json_t *value;
+  parts->scores = calloc((size_t)parts->token_count, sizeof *parts->scores);
+  if (!parts->scores) return dp_fail(DP_NO_MEMORY, "no memory for %d pieces", parts->token_count);
+  json_array_foreach(vocab, i, value) {
+    const json_t *piece = json_array_get(value, 0), *score = json_array_get(value, 1);
+    if (!json_is_string(piece) || !json_is_number(score))
+      return dp_fail(DP_INVALID, "piece %zu of the vocabulary is not a text and a number", i);
+    parts->tokens[i] = (dp_token_part){.text = text_of(piece), .in_model = true};
+    parts->scores[i] = as_reference_reads(json_number_value(score));
+  }
+  const json_t *unknown = json_object_get(model, "unk_id");
+  if (is_absent(unknown)) return DP_SUCCESS;
+  if (!json_is_integer(unknown) || json_integer_value(unknown) < 0 ||
+      json_integer_value(unknown) >= (json_int_t)json_array_size(vocab))
+    return dp_fail(DP_INVALID, "unk_id is not in the vocabulary");
+  parts->unknown_symbol = parts->specials.unknown = (int)json_integer_value(unknown);
   return DP_SUCCESS;
 }
 
@@ -298,13 +500,13 @@ static dp_status read_merges(const json_t *merges, dp_tokenizer_parts *parts) {
       if (!space)
         return dp_fail(DP_INVALID, "merge %zu, '%.80s', is not two tokens with a space between", i, text.text);
       size_t n = (size_t)(space - text.text);
-      parts->merges[i] = (dp_merge_part){{text.text, n}, {space + 1, text.length - n - 1}};
+      parts->merges[i] = (dp_merge_part){{text.text, n}, {space + 1, text.length - n - 1}, (int)i};
       continue;
     }
     const json_t *left = json_array_get(value, 0), *right = json_array_get(value, 1);
     if (json_array_size(value) != 2 || !json_is_string(left) || !json_is_string(right))
       return dp_fail(DP_INVALID, "merge %zu is not two tokens", i);
-    parts->merges[i] = (dp_merge_part){text_of(left), text_of(right)};
+    parts->merges[i] = (dp_merge_part){text_of(left), text_of(right), (int)i};
   }
   return DP_SUCCESS;
 }
@@ -312,12 +514,13 @@ static dp_status read_merges(const json_t *merges, dp_tokenizer_parts *parts) {
 static dp_status read_root(const json_t *root, dp_tokenizer_parts *parts) {
   if (!json_is_object(root)) return dp_fail(DP_INVALID, "not an object");
   const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
-  DP_TRY(check_model(model, parts));
+  DP_TRY(check_model(root, model, parts));
   const json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges");
   DP_TRY(read_normalizer(json_object_get(root, "normalizer"), parts));
   const json_t *pre_tokenizer = json_object_get(root, "pre_tokenizer");
-  DP_TRY(parts->is_wordpiece ? read_bert_pre_tokenizer(pre_tokenizer)
-                             : read_pre_tokenizer(pre_tokenizer, parts->splitter));
+  DP_TRY(parts->is_wordpiece     ? read_bert_pre_tokenizer(pre_tokenizer)
+         : parts->pieces.present ? read_piece_pre_tokenizer(pre_tokenizer, parts)
+                                 : read_pre_tokenizer(pre_tokenizer, parts->splitter));
   DP_TRY(read_post_processor(json_object_get(root, "post_processor"), &parts->specials));
   DP_TRY(read_decoder(json_object_get(root, "decoder"), parts));
   DP_TRY(count_tokens(vocab, added, &parts->token_count));
@@ -327,7 +530,7 @@ static dp_status read_root(const json_t *root, dp_tokenizer_parts *parts) {
   parts->merges = calloc((size_t)parts->merge_count + 1, sizeof *parts->merges);
   if (!parts->tokens || !parts->merges)
     return dp_fail(DP_NO_MEMORY, "no memory for a vocabulary of %d tokens", parts->token_count);
-  DP_TRY(read_vocab(vocab, parts));
+  DP_TRY(json_is_array(vocab) ? read_pieces(vocab, model, parts) : read_vocab(vocab, parts));
   DP_TRY(read_added(vocab, added, parts));
   DP_TRY(read_merges(merges, parts));
   const json_t *unknown = json_object_get(model, "unk_token");
@@ -356,9 +559,7 @@ dp_status dp_tokenizer_from_json_text(const char *name, const char *text, size_t
       .splitter = dp_splitter_new(), .unknown_symbol = -1, .specials = {-1, -1, -1, -1, -1, false, false}};
   dp_status status = parts.splitter ? read_root(root, &parts) : dp_fail(DP_NO_MEMORY, "no memory for a tokenizer");
   if (status.code == DP_OK) status = dp_tokenizer_build(&parts, out);
-  free(parts.tokens);
-  free(parts.merges);
-  dp_splitter_free(parts.splitter);
+  dp_tokenizer_parts_free(&parts);
   json_decref(root);
   return in_file(name, status);
 }

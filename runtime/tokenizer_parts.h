@@ -4,8 +4,10 @@
 #define DIPPER_TOKENIZER_PARTS_H
 
 #include "base/base.h"
+#include "runtime/normalize.h"
 #include "runtime/tokenizer.h"
 #include "runtime/tokenizer_split.h"
+#include "runtime/unigram.h"
 #include "runtime/wordpiece.h"
 
 typedef struct dp_text {
@@ -22,8 +24,22 @@ typedef struct dp_token_part {
 } dp_token_part;
 
 typedef struct dp_merge_part {
-  dp_text left, right; /* in byte letters; not owned */
+  dp_text left, right; /* as tokens are written; not owned */
+  int rank;            /* lower ones first, of equal ones the leftmost */
 } dp_merge_part;
+
+/* Tokens whose texts are UTF-8 as it stands, with a mark (SentencePiece's U+2581) for blanks: Unigram, and BPE that is
+ * not byte-level. */
+typedef struct dp_piece_rules {
+  bool present, is_unigram;
+  bool byte_fallback, shows_bytes;              /* <0x0A> for text without a token; and decoded as that byte */
+  bool metaspace, split;                        /* blanks become marks, and a word begins at each */
+  enum { DP_MARK_NEVER, DP_MARK_FIRST, DP_MARK_ALWAYS } prepend; /* a mark before the text, before each stretch of it */
+  char mark[8];                                 /* metaspace's, NUL-terminated */
+  char shown_from[8];                           /* decoding: this becomes a blank; "": nothing does */
+  bool drop_first_marks;                        /* those of the first token do not */
+  int strip_left;                               /* and so many blanks at the beginning of the whole fall away */
+} dp_piece_rules;
 
 typedef struct dp_tokenizer_parts {
   dp_token_part *tokens;
@@ -37,7 +53,13 @@ typedef struct dp_tokenizer_parts {
   bool is_wordpiece, cleanup; /* then tokens are texts as they stand, without merges */
   dp_bert_rules bert;
   dp_wordpiece wordpiece;
+  dp_piece_rules pieces;
+  double *scores; /* Unigram: [token_count]; goes over to the tokenizer */
+  dp_normalizer *normalizer; /* of `pieces`; goes over to the tokenizer */
+  char *texts;               /* where a reader keeps texts that it made */
 } dp_tokenizer_parts;
+
+void dp_tokenizer_parts_free(dp_tokenizer_parts *parts); /* what has not gone over */
 
 dp_status dp_tokenizer_build(dp_tokenizer_parts *parts, dp_tokenizer **out);
 

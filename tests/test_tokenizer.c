@@ -561,10 +561,10 @@ END_TEST
 START_TEST(a_model_that_is_no_byte_level_bpe_is_refused) {
   vocabulary *v = english();
   dp_tokenizer_spec spec = spec_of(v, "smollm");
-  spec.model = "llama";
-  expect_refusal(v, spec, DP_UNSUPPORTED, "llama");
+  spec.model = "plamo2";
+  expect_refusal(v, spec, DP_UNSUPPORTED, "plamo2");
   spec.model = NULL;
-  expect_refusal(v, spec, DP_UNSUPPORTED, "gpt2");
+  expect_refusal(v, spec, DP_UNSUPPORTED, "not handled");
   spec = spec_of(v, "smollm");
   for (int i = 0; i < v->count; i++) v->tokens[i] = dp_arena_printf(v->arena, "word%d", i);
   spec.merge_count = 0;
@@ -765,14 +765,15 @@ START_TEST(json_that_is_not_understood_is_refused) {
     dp_code code;
     const char *words;
   } cases[] = {
-      {"\"pre_tokenizer\":null", "", DP_UNSUPPORTED, "ByteLevel"},
-      {"\"pre_tokenizer\":{\"type\":\"Metaspace\"}", "", DP_UNSUPPORTED, "Metaspace"},
+      {"\"pre_tokenizer\":{\"type\":\"Punctuation\"}", "", DP_UNSUPPORTED, "Punctuation"},
+      {"\"pre_tokenizer\":{\"type\":\"Metaspace\"}", "", DP_INVALID, "Metaspace"},
       {"\"pre_tokenizer\":[1,2]", "", DP_UNSUPPORTED, "pre-tokenizer"},
-      {"\"normalizer\":{\"type\":\"Lowercase\"}", "", DP_UNSUPPORTED, "Lowercase"},
+      {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"normalizer\":{\"type\":\"Lowercase\"}", "", DP_UNSUPPORTED,
+       "Lowercase"},
       {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"decoder\":{\"type\":\"WordPiece\"}", "", DP_UNSUPPORTED,
        "WordPiece"},
       {"\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"post_processor\":{\"type\":\"RobertaProcessing\"}", "",
-       DP_UNSUPPORTED, "RobertaProcessing"},
+       DP_INVALID, "post-processor without ids"},
       {"\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"use_regex\":3}", "", DP_INVALID, "use_regex"},
       {PRE(SPLIT("{\"Regex\":\"(\"}", "Isolated", "false")), "", DP_INVALID, "split pattern"},
       {PRE(SPLIT("{\"Regex\":\"[a&&b]\"}", "Isolated", "false")), "", DP_UNSUPPORTED, "intersection"},
@@ -817,7 +818,7 @@ START_TEST(json_of_a_wrong_model_is_refused) {
       {"{}", DP_INVALID, "no model"},
       {"{\"a\":1,\"a\":2}", DP_INVALID, "duplicate"},
       {MODEL("3"), DP_INVALID, "no model"},
-      {MODEL("{\"type\":\"Unigram\"}"), DP_UNSUPPORTED, "Unigram"},
+      {MODEL("{\"type\":\"WordLevel\"}"), DP_UNSUPPORTED, "WordLevel"},
       {MODEL("{\"type\":\"BPE\"}"), DP_INVALID, "vocab"},
       {MODEL("{\"vocab\":{},\"merges\":7}"), DP_INVALID, "merges"},
       {MODEL("{\"vocab\":{},\"merges\":[]}"), DP_INVALID, "empty"},
