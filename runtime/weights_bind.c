@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LAYERS = 1 << 20, MAX_FILLED = 1 << 24, MAX_NAMES_SHOWN = 12, MAX_SUGGESTIONS = 4096 };
+enum { MAX_LAYERS = 1 << 20, MAX_FILLED = 1 << 24, MAX_NAMES_SHOWN = 12, MAX_BAD_LAYERS = 4096, MAX_SUGGESTIONS = 4096 };
 
 /* ---- what a binding is ------------------------------------------------------------------------------------------- */
 
@@ -425,14 +425,17 @@ static void bind_found(binder *b, int index, const rt_layer_shape *shape, int so
   const ir_weight *weight = &b->module->weights[index];
   rt_bound *layers = DP_NEW_ARRAY(b->binding->arena, rt_bound, shape->count);
   dp_str current = {0}, problem = {0};
-  int64_t begin = 0; /* of the layers that share `current` */
-  for (int64_t layer = 0; layer <= shape->count; layer++) {
+  int64_t begin = 0, bad = 0; /* of the layers that share `current`; how many have a problem */
+  for (int64_t layer = 0;; layer++) {
+    bool end = layer == shape->count || bad == MAX_BAD_LAYERS;
     dp_str_clear(&problem);
-    if (layer < shape->count) bind_layer(b, weight, shape, source, layer, &layers[layer], &problem);
-    if (layer < shape->count && layer > 0 && current.length == problem.length &&
+    if (!end) bind_layer(b, weight, shape, source, layer, &layers[layer], &problem);
+    bad += problem.length > 0;
+    if (!end && layer > 0 && current.length == problem.length &&
         (problem.length == 0 || memcmp(current.text, problem.text, problem.length) == 0))
       continue;
     if (current.length > 0) report_layers(b, weight, shape, begin, layer - 1, current.text);
+    if (end) break;
     dp_str swap = current;
     current = problem, problem = swap, begin = layer;
   }

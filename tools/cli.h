@@ -8,6 +8,7 @@
  *   embed.c    embed: texts to vectors
  *   trace.c    trace: a timeline of a run
  *   profile.c  profile: time and work of each op, beside the limits that limits.c measures
+ *   plot.c     plot: a bench's figures as a picture
  *   look.c     check, ir, graph, weights, tokenize: looking inside */
 #ifndef DIPPER_TOOLS_CLI_H
 #define DIPPER_TOOLS_CLI_H
@@ -37,6 +38,8 @@ typedef struct cli_args {
   bool tile, llvm, assembly;
   /* bench */
   int64_t prefill, bench_decode, repeat, batch;
+  /* embed: texts a step, 0: as many as fit */
+  int64_t together;
 } cli_args;
 
 typedef struct cli_command {
@@ -87,5 +90,6 @@ int cli_graph(const cli_args *args);
 int cli_weights(const cli_args *args);
 int cli_tokenize(const cli_args *args);
 int cli_embed(const cli_args *args);
+int cli_plot(const cli_args *args);
 
 #endif

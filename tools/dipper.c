@@ -55,7 +55,7 @@ static const cli_command commands[] = {
      .run = cli_eval},
     {.name = "embed",
      .arguments = "MODEL.dip --weights DIR [TEXT]",
-     .flags = RUN_FLAGS " --json",
+     .flags = RUN_FLAGS " --together --json",
      .required = "--weights",
      .summary = "texts to vectors",
      .description = "Reads TEXT, or standard input with a text a line, and prints a line of numbers for each: what an\n"
@@ -167,6 +167,16 @@ static const cli_command commands[] = {
      .least = 1,
      .most = 1,
      .run = cli_profile},
+    {.name = "plot",
+     .arguments = "BENCH.json [-o FILE.svg]",
+     .flags = "-o",
+     .summary = "draw a bench's figures",
+     .description = "Draws what `make bench` wrote: a panel for each group of figures, a bar for each program, whiskers from\n"
+                    "the smallest to the largest sample. Without -o to stdout.",
+     .examples = "  dipper plot bench/results/2026-11-24.json -o bench.svg\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_plot},
 };
 
 static void program_help(FILE *out) {

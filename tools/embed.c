@@ -50,7 +50,12 @@ static dp_status embed(const cli_args *args, const lines *texts) {
   if (status.code != DP_OK) return status;
   size_t columns = (size_t)dp_model_get_info(model).columns;
   float *rows = calloc(texts->count * columns + 1, sizeof *rows);
-  status = rows ? dp_embed(model, texts->texts, texts->lengths, texts->count, rows) : (dp_status){DP_NO_MEMORY, NULL};
+  status = rows ? DP_SUCCESS : (dp_status){DP_NO_MEMORY, NULL};
+  size_t step = args->together ? (size_t)args->together : texts->count;
+  for (size_t at = 0; status.code == DP_OK && at < texts->count; at += step) {
+    size_t count = texts->count - at < step ? texts->count - at : step;
+    status = dp_embed(model, texts->texts + at, texts->lengths + at, count, rows + at * columns);
+  }
   if (status.code == DP_OK) print_rows(rows, texts->count, columns, args->json);
   free(rows);
   dp_model_free(model);

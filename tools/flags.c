@@ -66,6 +66,7 @@ static const flag flags[] = {
     {"--prefill", "N", "prompt tokens (default 512)", FLAG_INTEGER, AT(prefill), 1, 1 << 20},
     {"--steps", "N", "single-token steps (default 64)", FLAG_INTEGER, AT(bench_decode), 0, 1 << 20},
     {"--repeat", "N", "measurements (default 3)", FLAG_INTEGER, AT(repeat), 1, 1000},
+    {"--together", "N", "texts a step (default: as many as fit)", FLAG_INTEGER, AT(together), 1, 4096},
     {"--batch", "N", "sequences a step while decoding (default 1)", FLAG_INTEGER, AT(batch), 1, 512},
 };
 

@@ -62,6 +62,42 @@ DEFINE_MULTIPLY(multiply_plain, , float32x4_t, vdupq_n_f32, FIRST_LANE)
 DEFINE_MULTIPLY(multiply_plain, , float, SAME, SAME)
 #endif
 
+/* Dot products of what four bytes hold, 16 at a time: AVX512-BF16's and AVX512-VNNI's. */
+#if defined(__x86_64__)
+#define SET_dot_bf16(i) x[i] = _mm512_set1_ps(b * (float)(i));
+#define STEP_dot_bf16(i) x[i] = _mm512_dpbf16_ps(x[i], pa, pb);
+__attribute__((target("avx512f,avx512bf16"))) static float dot_bf16(int64_t rounds, float a, float b) {
+  __m512 x[16];
+  __m512bh pa = _mm512_cvtne2ps_pbh(_mm512_set1_ps(a), _mm512_set1_ps(b)), pb = pa;
+  CHAINS(SET_dot_bf16)
+  for (int64_t i = 0; i < rounds; i++) { CHAINS(STEP_dot_bf16) }
+  float sum = 0;
+  for (int i = 0; i < 16; i++) sum += _mm512_cvtss_f32(x[i]);
+  return sum;
+}
+#define SET_dot_int8(i) x[i] = _mm512_set1_epi32(i);
+#define STEP_dot_int8(i) x[i] = _mm512_dpbusd_epi32(x[i], pa, pb);
+__attribute__((target("avx512f,avx512vnni"))) static float dot_int8(int64_t rounds, float a, float b) {
+  __m512i x[16], pa = _mm512_set1_epi8((char)(a * 100)), pb = _mm512_set1_epi8((char)(b * 100));
+  CHAINS(SET_dot_int8)
+  for (int64_t i = 0; i < rounds; i++) { CHAINS(STEP_dot_int8) }
+  int sum = 0;
+  for (int i = 0; i < 16; i++) sum ^= _mm_cvtsi128_si32(_mm512_castsi512_si128(x[i]));
+  return (float)sum;
+}
+#endif
+
+/* NULL: there is no such instruction. */
+static multiply_loop *dot_of(bool bf16) {
+#if defined(__x86_64__)
+  if (bf16) return __builtin_cpu_supports("avx512bf16") ? dot_bf16 : NULL;
+  return __builtin_cpu_supports("avx512vnni") ? dot_int8 : NULL;
+#else
+  (void)bf16;
+  return NULL;
+#endif
+}
+
 static multiply_loop *widest_multiply(int *lanes, const char **how) {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f")) {
@@ -119,26 +155,24 @@ typedef struct part {
   _Atomic int *start; /* 1: all threads are there; -1: one is missing */
   const char *data; /* NULL: multiply */
   size_t size;
+  multiply_loop *multiply;
   double begin, end;
   volatile double result; /* so that no loop is idle work to the compiler */
 } part;
 
 static void *run_part(void *argument) {
   part *p = argument;
-  int lanes;
-  const char *how;
-  multiply_loop *multiply = widest_multiply(&lanes, &how);
   int start;
   while ((start = atomic_load(p->start)) == 0) sched_yield();
   if (start < 0) return NULL;
   p->begin = seconds();
-  p->result = p->data ? (double)widest_read()(p->data, p->size) : (double)multiply(FMA_ROUNDS, 0.5f, 0.25f);
+  p->result = p->data ? (double)widest_read()(p->data, p->size) : (double)p->multiply(FMA_ROUNDS, 0.5f, 0.25f);
   p->end = seconds();
   return NULL;
 }
 
 /* Seconds from the first thread's begin to the last one's end. */
-static dp_status run_together(int threads, const char *data, size_t size, double *took) {
+static dp_status run_together(int threads, const char *data, size_t size, multiply_loop *multiply, double *took) {
   part *parts = calloc((size_t)threads, sizeof *parts);
   pthread_t *ids = calloc((size_t)threads, sizeof *ids);
   if (!parts || !ids) {
@@ -150,7 +184,7 @@ static dp_status run_together(int threads, const char *data, size_t size, double
   size_t each = size / (size_t)threads / LINE * LINE;
   int started = 0;
   for (int i = 0; i < threads; i++)
-    parts[i] = (part){.start = &start, .data = data ? data + (size_t)i * each : NULL, .size = each};
+    parts[i] = (part){.start = &start, .data = data ? data + (size_t)i * each : NULL, .size = each, .multiply = multiply};
   while (started < threads && pthread_create(&ids[started], NULL, run_part, &parts[started]) == 0) started++;
   atomic_store(&start, started == threads ? 1 : -1);
   for (int i = 0; i < started; i++) pthread_join(ids[i], NULL);
@@ -165,10 +199,10 @@ static dp_status run_together(int threads, const char *data, size_t size, double
   return started == threads ? DP_SUCCESS : dp_fail(DP_IO, "cannot start %d threads to measure the machine", threads);
 }
 
-static dp_status best_of(int threads, const char *data, size_t size, double *took) {
+static dp_status best_of(int threads, const char *data, size_t size, multiply_loop *multiply, double *took) {
   for (int i = 0; i < TRIES; i++) {
     double one = 0;
-    DP_TRY(run_together(threads, data, size, &one));
+    DP_TRY(run_together(threads, data, size, multiply, &one));
     if (i == 0 || one < *took) *took = one;
   }
   return DP_SUCCESS;
@@ -189,13 +223,18 @@ dp_status cli_measure_limits(int threads, cli_limits *limits) {
   madvise(data, size, MADV_HUGEPAGE);
   memset(data, 1, size); /* untouched pages would all be the same one, of zeros */
   double took = 1;
-  dp_status status = best_of(threads, data, size, &took);
+  dp_status status = best_of(threads, data, size, NULL, &took);
   munmap(data, size);
   if (status.code != DP_OK) return status;
   limits->read_bytes_s = (double)size / took;
   int lanes;
-  widest_multiply(&lanes, &limits->flop_how);
-  DP_TRY(best_of(threads, NULL, 0, &took));
-  limits->flop_s = 2.0 * 16 * lanes * FMA_ROUNDS * threads / took;
+  multiply_loop *multiply = widest_multiply(&lanes, &limits->flop_how);
+  DP_TRY(best_of(threads, NULL, 0, multiply, &took));
+  double chains = 2.0 * 16 * FMA_ROUNDS * threads; /* a product and a sum each */
+  limits->flop_s = chains * lanes / took;
+  if (dot_of(true)) DP_TRY(best_of(threads, NULL, 0, dot_of(true), &took));
+  if (dot_of(true)) limits->bf16_flop_s = chains * 32 / took;
+  if (dot_of(false)) DP_TRY(best_of(threads, NULL, 0, dot_of(false), &took));
+  if (dot_of(false)) limits->int8_op_s = chains * 64 / took;
   return DP_SUCCESS;
 }

@@ -8,6 +8,8 @@ typedef struct cli_limits {
   int threads;
   double read_bytes_s;  /* all threads together read memory, each its part of a buffer larger than any cache */
   double flop_s;        /* all threads together multiply and add in registers, f32 */
+  double bf16_flop_s;   /* the same of bf16 pairs added up in f32, 0: no such instruction */
+  double int8_op_s;     /* of quadruples of 8-bit integers */
   int64_t read_bytes;   /* of that buffer */
   const char *flop_how; /* by which instructions */
 } cli_limits;

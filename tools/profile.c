@@ -137,8 +137,8 @@ static void print_phase_json(const char *phase, const dp_trace *trace, const dp_
 static void print_limits(const cli_limits *l, bool json) {
   if (json)
     printf("{\"threads\":%d,\"limits\":{\"read_bytes_s\":%.0f,\"read_buffer_bytes\":%" PRId64
-           ",\"flop_s\":%.0f,\"flop_by\":\"%s\"}",
-           l->threads, l->read_bytes_s, l->read_bytes, l->flop_s, l->flop_how);
+           ",\"flop_s\":%.0f,\"flop_by\":\"%s\",\"bf16_flop_s\":%.0f,\"int8_op_s\":%.0f}",
+           l->threads, l->read_bytes_s, l->read_bytes, l->flop_s, l->flop_how, l->bf16_flop_s, l->int8_op_s);
   else
     printf("limits, measured now, best of 5: %d threads read %.1f GB/s (sums over a buffer of %" PRId64
            " MiB), multiply %.0f GFLOP/s (%s, in registers)\n",

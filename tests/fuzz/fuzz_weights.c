@@ -39,7 +39,7 @@ static ir_module *model_for(const rt_weights_file *file) {
     for (int stack = 0; stack < 3; stack++) {
       char name[] = {'a' + (char)i, '0' + (char)stack, 0};
       ir_type type = {.dtype = IR_f32, .rank = w->rank < IR_MAX_RANK ? w->rank : IR_MAX_RANK};
-      for (int d = 0; d < type.rank; d++) type.dims[d] = ir_static_dim(w->dims[d] < 4096 ? w->dims[d] : 4096, NULL);
+      for (int d = 0; d < type.rank; d++) type.dims[d] = ir_static_dim(w->dims[d] < 200 ? w->dims[d] : 200, NULL);
       if (sources[i].run && type.rank > 0) type.dims[0].add = type.dims[0].add / 2;
       ir_weight *weight = ir_add_weight(module, name, &type);
       weight->stack = stack, weight->optional = true;
