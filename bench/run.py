@@ -83,8 +83,9 @@ def thread_label(threads, busy):
 
 # ---- language models
 
-def speed(b, number, file, path, threads, busy, prefill, decode, batch, repeat):
-    label = f"{file}, {thread_label(threads, busy)}"
+def speed(b, number, file, path, threads, busy, prefill, decode, batch, repeat, cache="f32"):
+    """`cache` is dipper's; llama.cpp's is f16 always."""
+    label = f"{file}, {thread_label(threads, busy)}{', f16 cache' if cache == 'f16' else ''}"
     key = "decode" if batch > 1 or prefill > 512 else None
     groups = {"prefill": ("Prefill of 512 tokens", 2.0 if file == "F16" else 1.2), "decode": ("Decode of 64 tokens after them", 1.2)}
     if batch > 1:
@@ -96,12 +97,12 @@ def speed(b, number, file, path, threads, busy, prefill, decode, batch, repeat):
         for what, (group, bar) in groups.items():
             # work: operations a token, and bytes a step reads (the head is the embedding matrix again; f32 or f16 cache)
             work = {"threads": threads, "flop": 2 * (MATRICES + (HEAD if what == "decode" else 0)), "bytes": os.path.getsize(path),
-                    "cache": 2 * 4 * SHAPE["layers"] * SHAPE["kv"] * (prefill + decode / 2), "batch": batch, "what": what, "busy": busy}
+                    "cache": (8 if cache == "f32" else 4) * SHAPE["layers"] * SHAPE["kv"] * (prefill + decode / 2), "batch": batch, "what": what, "busy": busy}
             b.add(group, label, "tok/s", program, result[names[what]], bar=bar, work=work)
 
     def dipper():
         result = b.dipper("bench", LLAMA, "--weights", path, "--threads", threads, "--prefill", prefill, "--decode", decode,
-                          "--batch", batch, "--repeat", repeat, "--ctx", max(1024, prefill + decode), "--json", neighbour=busy)
+                          "--batch", batch, "--repeat", repeat, "--kv-type", cache, "--ctx", max(1024, batch * (prefill + decode + 64)), "--json", neighbour=busy)
         if result:
             keep("dipper", result, {"prefill": "prefill_tok_s", "decode": "decode_tok_s"})
             if key is None and not busy:
@@ -319,6 +320,7 @@ def main():
             for name in names if not arguments.quick else []:
                 for threads in (1, 2):
                     speed(b, number, name, files[name], threads, False, 2048, 32, 1, 1)
+                    speed(b, number, name, files[name], threads, False, 2048, 32, 1, 1, cache="f16")
                     speed(b, number, name, files[name], threads, False, 64, 32, 8, 1)
                     speed(b, number, name, files[name], threads, False, 64, 32, 32, 1)
             for name in names:

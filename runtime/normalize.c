@@ -1,5 +1,6 @@
-/* runtime/normalize.c: a list of steps over a text. The character map replaces what Hugging Face's `tokenizers` replaces:
- * a whole grapheme of less than six bytes by the text of the shortest entry that it begins with, else each character. */
+/* runtime/normalize.c: a list of steps over a text. The character map replaces what Hugging Face's `tokenizers`
+ * replaces: a whole grapheme of less than six bytes by the text of the shortest entry that it begins with, else each
+ * character. */
 #include "runtime/normalize.h"
 
 #include "runtime/unicode.h"

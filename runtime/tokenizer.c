@@ -111,7 +111,8 @@ static dp_status store_texts(dp_tokenizer *t, const dp_tokenizer_parts *parts) {
       continue;
     }
     size_t length = 0; /* an added token that the model knows too is a byte letter, if it looks like one */
-    if (has_plain_texts(parts) || (token->added && !token->in_model) || !dp_byte_letters_decode(token->text, t->bytes + at, &length)) {
+    if (has_plain_texts(parts) || (token->added && !token->in_model) ||
+        !dp_byte_letters_decode(token->text, t->bytes + at, &length)) {
       length = token->text.length;
       memcpy(t->bytes + at, token->text.text, length);
     }
@@ -234,7 +235,11 @@ static dp_status add_unigram(dp_tokenizer *t, dp_tokenizer_parts *parts) {
   }
   t->scores = parts->scores;
   parts->scores = NULL;
-  dp_status status = texts && lengths ? dp_unigram_init(&t->unigram, texts, lengths, t->scores, t->token_count) : no_memory();
+  dp_status status = no_memory();
+  if (texts && lengths) {
+    dp_status_free(&status);
+    status = dp_unigram_init(&t->unigram, texts, lengths, t->scores, t->token_count);
+  }
   t->unigram.unknown = parts->unknown_symbol;
   t->unigram.bytes = parts->pieces.byte_fallback ? t->bpe.byte_tokens : NULL;
   free(texts);

@@ -84,7 +84,8 @@ static dp_status cut_piece(const named *names, int count, dp_text piece, int ran
                            dp_tokenizer_parts *parts) {
   for (size_t at = 1; at < piece.length; at++) {
     if (((uint8_t)piece.text[at] & 0xC0) == 0x80) continue;
-    if (!is_piece(names, count, piece.text, at) || !is_piece(names, count, piece.text + at, piece.length - at)) continue;
+    if (!is_piece(names, count, piece.text, at)) continue;
+    if (!is_piece(names, count, piece.text + at, piece.length - at)) continue;
     if ((size_t)parts->merge_count == *capacity) {
       if (*capacity > 1u << 26) return dp_fail(DP_UNSUPPORTED, "a vocabulary with more than 2^26 merges");
       *capacity = *capacity ? 2 * *capacity : 4096;
@@ -175,7 +176,8 @@ static dp_status read_bert(const dp_tokenizer_spec *spec, dp_tokenizer_parts *pa
   DP_TRY(read_tokens(spec, false, parts));
   parts->is_wordpiece = parts->cleanup = true;
   parts->bert = (dp_bert_rules){true, true, true, true, true};
-  parts->wordpiece = (dp_wordpiece){.prefix = "##", .prefix_length = 2, .most_characters = 100, .unknown = spec->unknown};
+  parts->wordpiece =
+      (dp_wordpiece){.prefix = "##", .prefix_length = 2, .most_characters = 100, .unknown = spec->unknown};
   parts->unknown_symbol = spec->unknown;
   if (spec->unknown < 0) return dp_fail(DP_INVALID, "a WordPiece tokenizer needs an unknown token");
   size_t total = 1;

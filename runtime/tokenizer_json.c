@@ -388,7 +388,8 @@ static dp_status count_tokens(const json_t *vocab, const json_t *added, int *cou
   int id = 0;
   *count = 0;
   if (json_is_array(vocab)) {
-    if (json_array_size(vocab) > MAX_TOKENS) return dp_fail(DP_INVALID, "a vocabulary of %zu pieces", json_array_size(vocab));
+    if (json_array_size(vocab) > MAX_TOKENS)
+      return dp_fail(DP_INVALID, "a vocabulary of %zu pieces", json_array_size(vocab));
     *count = (int)json_array_size(vocab);
   }
   json_object_foreach((json_t *)vocab, key, value) {
@@ -418,8 +419,8 @@ static dp_status read_vocab(const json_t *vocab, dp_tokenizer_parts *parts) {
   return DP_SUCCESS;
 }
 
-/* The number that the reference's JSON reader (serde_json) makes of the shortest text for `exact`: digits as an integer,
- * divided once by a power of ten. It can be off by a last bit, and with it the sums that ties hang on. */
+/* The number that the reference's JSON reader (serde_json) makes of the shortest text for `exact`: digits as an
+ * integer, divided once by a power of ten. It can be off by a last bit, and with it the sums that ties hang on. */
 static double as_reference_reads(double exact) {
   char text[40];
   int precision = 1;

@@ -1,5 +1,5 @@
-/* runtime/unigram.c: Viterbi over the characters of a word, with a trie for the pieces that begin at each. Sums are f64 in
- * the order that Hugging Face's `tokenizers` adds them, so that ties fall alike. */
+/* runtime/unigram.c: Viterbi over the characters of a word, with a trie for the pieces that begin at each. Sums are f64
+ * in the order that Hugging Face's `tokenizers` adds them, so that ties fall alike. */
 #include "runtime/unigram.h"
 
 #include "runtime/unicode.h"

@@ -98,6 +98,14 @@ static const expectation mistakes[] = {
     {"dipper ir $M -o /dev/full", 1, "cannot write '/dev/full': No space left on device"},
     {"dipper run $M --weights $S --raw -p 'Once upon a time' -n 300 >/dev/full", 1, "No space left on device"},
     {"dipper run nowhere.dip --weights $W -p x", 1, "No such file"},
+    {"dipper plot", 2, "wants BENCH.json"},
+    {"dipper plot nowhere.json", 1, "nowhere.json"},
+    {"echo '{' >p.json; dipper plot p.json", 1, "p.json"},
+    {"echo '{\"rows\": []}' >p.json; dipper plot p.json", 1, "no rows"},
+    {"echo '{\"rows\": [{\"group\": \"g\", \"programs\": {\"a\": {}}}]}' >p.json; dipper plot p.json", 1, "median"},
+    {"echo '{\"rows\": [{\"group\": \"g\", \"programs\": {\"a\": {\"median\": 1}}}]}' >p.json; dipper plot p.json -o "
+     "/nowhere/p.svg",
+     1, "/nowhere/p.svg"},
     {"dipper run $D --weights $W -p x", 1, "is a directory"},
     {"dipper run $M --weights $D -p x", 1, "holds no weights"},
     {"dipper run $M --weights nowhere.gguf -p x", 1, "No such file"},
@@ -180,6 +188,12 @@ static const expectation uses[] = {
      "$M --weights $S --raw -p 'The capital of France is' -n 3 --temp 1 --top-k 5 --seed 3 --threads 1 >b && cmp a b",
      0, NULL},
     {"dipper bench $M --weights $W --prefill 40 --decode 3 --repeat 1 --json", 0, NULL},
+    {"echo '{\"date\": \"d<&\", \"rows\": [{\"group\": \"speed\", \"label\": \"f16 & more\", \"unit\": \"tok/s\", "
+     "\"programs\": {\"dipper\": {\"median\": 20, \"min\": 10, \"max\": 30}, \"peer\": {\"median\": 5}}}]}' >p.json && "
+     "dipper plot p.json -o p.svg && dipper plot p.json | cmp - p.svg && grep -q 'd&lt;&amp;' p.svg && "
+     "grep -q '>f16 &amp; more<' p.svg && grep -q '>20.0<' p.svg && test $(grep -c 'class=\"p[01]\"' p.svg) = 4 && "
+     "test $(grep -c 'class=\"w\"' p.svg) = 1",
+     0, NULL},
     {"dipper bench $M " RANDOM "--prefill 20 --decode 0 --repeat 1 --batch 3", 0, NULL},
     {"unset DIPPER_CACHE; XDG_CACHE_HOME=$D/xdg dipper logits $M " RANDOM "--tokens 1 --out x.npy && ls xdg/dipper/*",
      0, NULL},
@@ -234,7 +248,8 @@ END_TEST
 /* Interrupted as soon as something of the answer has come: no guess at how long that takes. */
 START_TEST(every_command_explains_itself) {
   static const char *const commands[] = {"run", "logits", "eval",    "tokenize", "check",
-                                         "ir",  "graph",  "weights", "bench"};
+                                         "ir",  "graph",  "weights", "bench",
+                                         "embed", "trace", "profile", "plot"};
   char line[200];
   for (size_t i = 0; i < DP_COUNT(commands); i++) {
     ck_assert_msg(strstr(run("dipper help")->out, commands[i]), "help does not name %s", commands[i]);

@@ -1,6 +1,6 @@
 /* tools/plot.c: a bench's figures (JSON, the schema at the head of bench/run.py) as a picture (SVG 1.1 with CSS, which
- * follows a reader's dark mode): a panel a group of rows, a row of bars a measurement, a bar a program, whiskers from the
- * smallest to the largest sample. */
+ * follows a reader's dark mode): a panel a group of rows, a row of bars a measurement, a bar a program, whiskers from
+ * the smallest to the largest sample. */
 #include "tools/cli.h"
 
 #include <jansson.h>
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_PROGRAMS = 8, MAX_GROUPS = 64, WIDTH = 900, LABEL = 228, VALUE = 96, BAR = 13, GAP = 9, MARGIN = 16 };
+enum { MAX_PROGRAMS = 12, MAX_GROUPS = 64, WIDTH = 900, LABEL = 228, VALUE = 96, BAR = 13, GAP = 9, MARGIN = 16 };
 
 typedef struct chart {
   const char *programs[MAX_PROGRAMS];
@@ -54,7 +54,7 @@ static bool read_chart(json_t *root, chart *c, const char **problem) {
   c->rows = json_object_get(root, "rows");
   *problem = "it has no rows";
   if (!json_is_array(c->rows) || json_array_size(c->rows) == 0) return false;
-  *problem = "a row has no group, or no program with a median, or there are more than 8 programs or 64 groups";
+  *problem = "a row has no group, or no program with a median, or there are more than 12 programs or 64 groups";
   json_array_foreach(c->rows, i, row) if (!add_row(c, row)) return false;
   return true;
 }
@@ -174,7 +174,7 @@ static double draw_head(dp_str *out, const chart *c, const json_t *root) {
 static const char style[] =
     "<style>text{font:12px system-ui,sans-serif;fill:#24292f}.t{font-weight:600;font-size:13px}.u,.s{fill:#6e7781}"
     ".l{text-anchor:end}.v{font-size:11px}.w{stroke:#24292f;stroke-width:1;fill:none;opacity:.65}.p0{fill:#0072b2}"
-    ".p1{fill:#e69f00}.p2{fill:#009e73}.p3{fill:#cc79a7}.p4{fill:#d55e00}.p5{fill:#56b4e9}.p6{fill:#999}.p7{fill:#b8a800}"
+    ".p1{fill:#e69f00}.p2{fill:#009e73}.p3{fill:#cc79a7}.p4{fill:#d55e00}.p5{fill:#56b4e9}.p6{fill:#999}.p7{fill:#b8a800}.p8{fill:#7a4fbf}.p9{fill:#4a6b2a}.p10{fill:#a3585c}.p11{fill:#333}"
     ".b{fill:#fff}@media(prefers-color-scheme:dark){text{fill:#e6edf3}.u,.s{fill:#8d96a0}.w{stroke:#e6edf3}.b{fill:#0d1117}}"
     "</style>\n";
 

@@ -1,6 +1,6 @@
 /* codegen/llvm/decode.c: packed weights (ir/packing.h) to f32: 16 neighbouring rows of one k as a vector, for products,
- * or one element of one row, for embeddings. Both are built from the type's description; a value is computed by the same
- * operations everywhere, so that it has the same bits. */
+ * or one element of one row, for embeddings. Both are built from the type's description; a value is computed by the
+ * same operations everywhere, so that it has the same bits. */
 #include "codegen/llvm/ll.h"
 
 #include <string.h>
@@ -87,7 +87,8 @@ static LLVMValueRef look_up_16(ll *l, const int8_t *table, LLVMValueRef index) {
   for (int i = 0; i < 16; i++) entries[i] = LLVMConstInt(l->i8, (unsigned long long)table[i], true);
   LLVMValueRef arguments[] = {LLVMConstVector(entries, 16), index};
   LLVMTypeRef bytes = LLVMTypeOf(index);
-  if (l->numbers.shuffle == LL_SHUFFLE_ssse3) return ll_intrinsic(l, "llvm.x86.ssse3.pshuf.b.128", NULL, 0, arguments, 2);
+  if (l->numbers.shuffle == LL_SHUFFLE_ssse3)
+    return ll_intrinsic(l, "llvm.x86.ssse3.pshuf.b.128", NULL, 0, arguments, 2);
   if (l->numbers.shuffle == LL_SHUFFLE_neon) return ll_intrinsic(l, "llvm.aarch64.neon.tbl1", &bytes, 1, arguments, 2);
   for (int i = 1; i < 16; i++) {
     LLVMValueRef here = LLVMBuildICmp(l->b, LLVMIntEQ, index, same(index, i), "");

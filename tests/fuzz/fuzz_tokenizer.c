@@ -1,5 +1,5 @@
-/* tests/fuzz/fuzz_tokenizer.c: bytes as a tokenizer.json: refused, or a tokenizer that encodes texts to ids in range and
- * decodes any ids. After a line of "---" the input may bring a text of its own. */
+/* tests/fuzz/fuzz_tokenizer.c: bytes as a tokenizer.json: refused, or a tokenizer that encodes texts to ids in range
+ * and decodes any ids. After a line of "---" the input may bring a text of its own. */
 #include "runtime/tokenizer.h"
 
 #include <stdlib.h>
@@ -8,8 +8,13 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char *const texts[] = {
-    "", " ", "Hello, world! It's 1999.\n\n  Two  spaces", "na\xc3\xafve \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80 e\xcc\x81",
-    "\xff\xfe broken \xe4\xbd", "<s>[CLS] a [SEP]</s><|im_end|> \xe2\x96\x81", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+    "",
+    " ",
+    "Hello, world! It's 1999.\n\n  Two  spaces",
+    "na\xc3\xafve \xe4\xbd\xa0\xe5\xa5\xbd \xf0\x9f\x98\x80 e\xcc\x81",
+    "\xff\xfe broken \xe4\xbd",
+    "<s>[CLS] a [SEP]</s><|im_end|> \xe2\x96\x81",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
 
 static void encode(const dp_tokenizer *tokenizer, const char *text, size_t n) {
   for (int special = 0; special < 2; special++) {
