@@ -152,7 +152,7 @@ static double draw_group(dp_str *out, const chart *c, const char *group, double 
 
 static double draw_head(dp_str *out, const chart *c, const json_t *root) {
   const json_t *machine = json_object_get(root, "machine");
-  double x = MARGIN;
+  double x = MARGIN, y = 38;
   dp_str_addf(out, "<text class=\"s\" x=\"%d\" y=\"24\">", MARGIN);
   add_text(out, text_of(root, "date"));
   dp_str_add(out, " ");
@@ -161,13 +161,15 @@ static double draw_head(dp_str *out, const chart *c, const json_t *root) {
   if (json_is_integer(cores)) dp_str_addf(out, ", %d cores", (int)json_integer_value(cores));
   dp_str_add(out, "; bars: medians, whiskers: all samples</text>\n");
   for (int i = 0; i < c->program_count; i++) {
-    dp_str_addf(out, "<rect class=\"p%d\" x=\"%.0f\" y=\"38\" width=\"12\" height=\"12\" rx=\"2\"/>\n", i, x);
-    dp_str_addf(out, "<text class=\"k\" x=\"%.0f\" y=\"48\">", x + 18);
+    double width = 40 + 7.0 * (double)strlen(c->programs[i]);
+    if (x + width > WIDTH && x > MARGIN) x = MARGIN, y += 20;
+    dp_str_addf(out, "<rect class=\"p%d\" x=\"%.0f\" y=\"%.0f\" width=\"12\" height=\"12\" rx=\"2\"/>\n", i, x, y);
+    dp_str_addf(out, "<text class=\"k\" x=\"%.0f\" y=\"%.0f\">", x + 18, y + 10);
     add_text(out, c->programs[i]);
     dp_str_add(out, "</text>\n");
-    x += 40 + 7.0 * (double)strlen(c->programs[i]);
+    x += width;
   }
-  return 72;
+  return y + 34;
 }
 
 /* Colors that can be told apart by those who see few (after Okabe and Ito, 2008). */
