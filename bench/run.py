@@ -175,7 +175,7 @@ def embed(b, number, directory, threads):
         def dipper():
             begin = time.perf_counter()
             subprocess.run([b.arguments.dipper, "embed", os.path.join(ROOT, "models", "minilm.dip"), "--weights", directory, "--threads", str(threads),
-                            "--together", str(batch)], input="\n".join(texts).encode(), stdout=subprocess.DEVNULL, check=True)
+                            "--together", str(batch), "--out", os.path.join(b.arguments.cache, "embedded.npy")], input="\n".join(texts).encode(), stdout=subprocess.DEVNULL, check=True)
             b.add("Sentences, MiniLM-L6", label, "sentences/s", "dipper", [len(texts) / (time.perf_counter() - begin)], bar=1.5)
 
         def peer(name, program, **more):

@@ -172,6 +172,13 @@ static const expectation uses[] = {
     {"dipper weights save $M --weights random:7 --set layers=1 --set vocab=64 --out r.safetensors && dipper weights ls "
      "r.safetensors",
      0, NULL},
+    {"B=" DIPPER_SOURCE_DIR "/tests/golden/tiny_bert; printf 'a cat\\na dog\\n' | dipper embed " DIPPER_SOURCE_DIR
+     "/models/minilm.dip --weights $B --together 1 --out e.npy && dipper embed " DIPPER_SOURCE_DIR
+     "/models/minilm.dip --weights $B 'a cat' >e.txt && python3 -c \"import struct; b = open('e.npy', 'rb').read(); "
+     "t = open('e.txt').read().split(); n = len(t); head = b.index(b'\\n') + 1; assert head % 64 == 0 and b'(2, %d)' % n in b; "
+     "row = struct.unpack('<%df' % n, b[head:head + 4 * n]); assert len(b) == head + 8 * n; "
+     "assert all(abs(float(x) - y) < 1e-6 for x, y in zip(t, row))\"",
+     0, NULL},
     {"dipper logits $M --weights $W --tokens 1,2,3 --out x.npy", 0, NULL},
     {"dipper tokenize --weights $S 'Hello, world!' | grep -qx '19556 28 905 17'", 0, NULL},
     {"dipper tokenize --weights $S 'naïve 你好 🙂' | dipper tokenize --weights $S --decode | grep -q 'naïve "

@@ -66,6 +66,8 @@ bool cli_write_now(const char *text, size_t length); /* and does not keep it bac
 int cli_flush(void);
 /* Atomically, unless the path is a device or a pipe. CLI_OK or CLI_FAILURE. */
 int cli_write_file(const char *path, const dp_text *text);
+/* Appends the head of an .npy file (format 1.0, numpy.lib.format) of f32 [rows, columns]. */
+void cli_npy_header(int64_t rows, int64_t columns, dp_str *out);
 void cli_remove_partial(const char *path); /* what a failed command began to write; never a device */
 dp_status cli_read_stdin(dp_str *text);
 /* Ids separated by commas, spaces or lines, with or without brackets; malloc'ed. CLI_OK or CLI_FAILURE. */

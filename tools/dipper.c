@@ -55,11 +55,12 @@ static const cli_command commands[] = {
      .run = cli_eval},
     {.name = "embed",
      .arguments = "MODEL.dip --weights DIR [TEXT]",
-     .flags = RUN_FLAGS " --together --json",
+     .flags = RUN_FLAGS " --together --json --out",
      .required = "--weights",
      .summary = "texts to vectors",
      .description = "Reads TEXT, or standard input with a text a line, and prints a line of numbers for each: what an\n"
-                    "encoder such as models/minilm.dip gives for it. With --json: an array of arrays.",
+                    "encoder such as models/minilm.dip gives for it. With --json: an array of arrays. With --out: an\n"
+                    ".npy file of f32 [texts, dimensions].",
      .examples = "  dipper embed models/minilm.dip --weights all-MiniLM-L6-v2 'A cat sat on the mat.'\n"
                  "  dipper embed models/minilm.dip --weights all-MiniLM-L6-v2 --json < sentences.txt\n",
      .least = 1,

@@ -42,7 +42,17 @@ static void print_rows(const float *rows, size_t count, size_t columns, bool jso
   dp_str_free(&out);
 }
 
-static dp_status embed(const cli_args *args, const lines *texts) {
+static int write_rows(const char *path, const float *rows, size_t count, size_t columns) {
+  dp_str out = {0};
+  cli_npy_header((int64_t)count, (int64_t)columns, &out);
+  dp_str_addn(&out, (const char *)rows, count * columns * sizeof *rows);
+  int code = out.failed ? cli_complain("no memory to write '%s'", path)
+                        : cli_write_file(path, &(dp_text){out.text, out.length});
+  dp_str_free(&out);
+  return code;
+}
+
+static dp_status embed(const cli_args *args, const lines *texts, int *code) {
   dp_model *model;
   dp_options options = args->model;
   if (!options.context) options.context = TOGETHER; /* of all texts in a step */
@@ -56,7 +66,8 @@ static dp_status embed(const cli_args *args, const lines *texts) {
     size_t count = texts->count - at < step ? texts->count - at : step;
     status = dp_embed(model, texts->texts + at, texts->lengths + at, count, rows + at * columns);
   }
-  if (status.code == DP_OK) print_rows(rows, texts->count, columns, args->json);
+  if (status.code == DP_OK && args->out) *code = write_rows(args->out, rows, texts->count, columns);
+  else if (status.code == DP_OK) print_rows(rows, texts->count, columns, args->json);
   free(rows);
   dp_model_free(model);
   return status;
@@ -69,9 +80,10 @@ int cli_embed(const cli_args *args) {
   if (args->positional_count > 1) dp_str_add(&input, args->positional[1]);
   else status = cli_read_stdin(&input);
   if (status.code == DP_OK && !cut(&input, &texts)) status = (dp_status){DP_NO_MEMORY, NULL};
-  if (status.code == DP_OK) status = embed(args, &texts);
+  int code = CLI_OK;
+  if (status.code == DP_OK) status = embed(args, &texts, &code);
   free(texts.texts);
   free(texts.lengths);
   dp_str_free(&input);
-  return status.code == DP_OK ? CLI_OK : cli_fail(status);
+  return status.code == DP_OK ? code : cli_fail(status);
 }

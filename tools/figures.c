@@ -29,26 +29,16 @@ int cli_read_ids(const char *list, int32_t **ids, size_t *count) {
   return cli_complain("--tokens: no token ids");
 }
 
-/* ---- logits: .npy, format version 1.0 (numpy.lib.format) */
-
-static bool write_npy_header(FILE *file, int64_t rows, int64_t columns) {
-  char header[128];
-  int n = snprintf(header, sizeof header, "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %lld), }",
-                   (long long)rows, (long long)columns);
-  int padded = (10 + n + 1 + 63) / 64 * 64 - 10;
-  unsigned char preamble[10] = {
-      0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(padded & 255), (unsigned char)(padded >> 8)};
-  if (fwrite(preamble, 1, 10, file) != 10 || fwrite(header, 1, (size_t)n, file) != (size_t)n) return false;
-  for (int i = n; i < padded - 1; i++)
-    if (fputc(' ', file) == EOF) return false;
-  return fputc('\n', file) != EOF;
-}
+/* ---- logits */
 
 static int write_logits(const cli_args *args, dp_session *session, const int32_t *ids, size_t count, int64_t columns,
                         int64_t step) {
   FILE *file = fopen(args->out, "wb");
   if (!file) return cli_complain("cannot write '%s': %s", args->out, strerror(errno));
-  bool good = write_npy_header(file, (int64_t)count, columns);
+  dp_str header = {0};
+  cli_npy_header((int64_t)count, columns, &header);
+  bool good = !header.failed && fwrite(header.text, 1, header.length, file) == header.length;
+  dp_str_free(&header);
   dp_status status = {DP_OK, NULL};
   for (size_t at = 0; at < count && good && status.code == DP_OK; at += (size_t)step) {
     size_t some = count - at < (size_t)step ? count - at : (size_t)step;

@@ -149,3 +149,18 @@ int64_t cli_peak_bytes(void) {
   if (file) fclose(file);
   return kib * 1024;
 }
+
+void cli_npy_header(int64_t rows, int64_t columns, dp_str *out) {
+  enum { PREAMBLE = 10, ALIGNMENT = 64 };
+  dp_str shape = {0};
+  dp_str_addf(&shape, "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, %lld), }", (long long)rows,
+              (long long)columns);
+  size_t padded = (PREAMBLE + shape.length + 1 + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT - PREAMBLE;
+  const char preamble[PREAMBLE] = {(char)0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (char)(padded & 255), (char)(padded >> 8)};
+  dp_str_addn(out, preamble, PREAMBLE);
+  if (shape.text) dp_str_addn(out, shape.text, shape.length);
+  for (size_t i = shape.length; i + 1 < padded; i++) dp_str_addc(out, ' ');
+  dp_str_addc(out, '\n');
+  out->failed = out->failed || shape.failed;
+  dp_str_free(&shape);
+}
