@@ -20,7 +20,7 @@ test: build $(SMOLLM2)  ## every test
 demo: build $(SMOLLM2)  ## SmolLM2-135M-Instruct answers PROMPT
 	@build/$(PRESET)/dipper run models/llama.dip --weights $(SMOLLM2) -p "$(PROMPT)" -n 200 --stats
 
-bench: build $(SMOLLM2)  ## figures beside llama.cpp's, on the same weights
+bench: build $(SMOLLM2)  ## figures beside llama.cpp's on the same weights; PEERS=all: beside every peer's
 	@bench/run.sh
 
 fuzz: $(STAMP)  ## every fuzz target, SECONDS=60 each (3600: an hour each)

@@ -65,30 +65,6 @@ int64_t rt_row_bytes(ir_dtype dtype, int64_t n) {
   return __builtin_mul_overflow(n / elements, (int64_t)ir_dtype_block_bytes(dtype), &bytes) ? -1 : bytes;
 }
 
-/* block: f16 d, int8 q[32] */
-static void decode_q8_0(const uint8_t *block, float *dst) {
-  float d = rt_f16_to_f32(load_u16(block));
-  for (int i = 0; i < BLOCK; i++) dst[i] = d * (float)(int8_t)block[2 + i];
-}
-
-/* block: f16 d, 16 bytes; byte j holds element j low, element j + 16 high */
-static void decode_q4_0(const uint8_t *block, float *dst) {
-  float d = rt_f16_to_f32(load_u16(block));
-  for (int j = 0; j < BLOCK / 2; j++) {
-    dst[j] = d * (float)((block[2 + j] & 15) - 8);
-    dst[j + BLOCK / 2] = d * (float)((block[2 + j] >> 4) - 8);
-  }
-}
-
-/* block: f16 d, f16 m, 16 bytes as q4_0's. d * q is exact (11 + 4 bits), so an fma would give the same bits. */
-static void decode_q4_1(const uint8_t *block, float *dst) {
-  float d = rt_f16_to_f32(load_u16(block)), m = rt_f16_to_f32(load_u16(block + 2));
-  for (int j = 0; j < BLOCK / 2; j++) {
-    dst[j] = d * (float)(block[4 + j] & 15) + m;
-    dst[j + BLOCK / 2] = d * (float)(block[4 + j] >> 4) + m;
-  }
-}
-
 /* 2^(e - 128); its smallest two are subnormal. */
 static float exponent_scale(uint8_t e) { return bits_to_f32(e < 2 ? 0x200000u << e : (uint32_t)(e - 1) << 23); }
 
@@ -124,7 +100,8 @@ static void decode_block(ir_dtype dtype, const ir_packing *p, const uint8_t *blo
   for (int first = 0; first < p->elements; first += p->group) {
     group_scale s = scale_of_group(p, image, first / p->group);
     for (int i = first; i < first + p->group; i++) {
-      float q = (float)(p->table ? p->table[codes[i]] : codes[i] - offset);
+      int code = p->low_bits == 8 ? (int8_t)codes[i] : codes[i];
+      float q = (float)(p->table ? p->table[code] : code - offset);
       dst[i] = p->has_minimum ? s.scale * q + s.minimum : s.scale * q;
     }
   }
@@ -138,7 +115,6 @@ static void decode_blocks(ir_dtype dtype, const uint8_t *bytes, float *dst, int6
 
 void rt_dequantize_row(ir_dtype dtype, const void *src, float *dst, int64_t n) {
   const uint8_t *bytes = src;
-  size_t step = (size_t)ir_dtype_block_bytes(dtype);
   switch (dtype) {
   case IR_f32:
     memcpy(dst, src, (size_t)n * sizeof *dst);
@@ -148,15 +124,6 @@ void rt_dequantize_row(ir_dtype dtype, const void *src, float *dst, int64_t n) {
     break;
   case IR_bf16:
     for (int64_t i = 0; i < n; i++) dst[i] = rt_bf16_to_f32(load_u16(bytes + 2 * i));
-    break;
-  case IR_q8_0:
-    for (int64_t i = 0; i < n; i += BLOCK, bytes += step) decode_q8_0(bytes, dst + i);
-    break;
-  case IR_q4_0:
-    for (int64_t i = 0; i < n; i += BLOCK, bytes += step) decode_q4_0(bytes, dst + i);
-    break;
-  case IR_q4_1:
-    for (int64_t i = 0; i < n; i += BLOCK, bytes += step) decode_q4_1(bytes, dst + i);
     break;
   case IR_i32:
     memset(dst, 0, (size_t)n * sizeof *dst);

@@ -235,11 +235,9 @@ static dp_status add_unigram(dp_tokenizer *t, dp_tokenizer_parts *parts) {
   }
   t->scores = parts->scores;
   parts->scores = NULL;
-  dp_status status = no_memory();
-  if (texts && lengths) {
-    dp_status_free(&status);
-    status = dp_unigram_init(&t->unigram, texts, lengths, t->scores, t->token_count);
-  }
+  dp_status status = DP_SUCCESS;
+  if (!texts || !lengths) status = no_memory();
+  else status = dp_unigram_init(&t->unigram, texts, lengths, t->scores, t->token_count);
   t->unigram.unknown = parts->unknown_symbol;
   t->unigram.bytes = parts->pieces.byte_fallback ? t->bpe.byte_tokens : NULL;
   free(texts);

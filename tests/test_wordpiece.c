@@ -1,8 +1,6 @@
 /* tests/test_wordpiece.c: BERT's tokenizer against what Hugging Face's `tokenizers` answered (tests/golden/wordpiece). */
-#include "runtime/tokenizer.h"
+#include "tests/tokenizer_golden.h"
 
-#include <check.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,28 +8,10 @@
 
 #define GOLDEN DIPPER_SOURCE_DIR "/tests/golden/wordpiece/"
 
-static void check_ok(dp_status status) { ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status)); }
-
 START_TEST(ids_and_texts_are_those_of_hf_tokenizers) {
   dp_tokenizer *tokenizer;
   check_ok(dp_tokenizer_from_json(GOLDEN "tokenizer.json", &tokenizer));
-  json_t *cases = json_load_file(GOLDEN "cases.json", JSON_ALLOW_NUL, NULL), *one;
-  ck_assert_uint_gt(json_array_size(cases), 20);
-  size_t index;
-  json_array_foreach(cases, index, one) {
-    const json_t *text = json_object_get(one, "text"), *expected = json_object_get(one, "ids");
-    dp_ids ids = {0};
-    dp_str decoded = {0};
-    check_ok(dp_tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text), false, &ids));
-    ck_assert_msg(ids.count == json_array_size(expected), "case %zu has %zu tokens", index, ids.count);
-    for (size_t i = 0; i < ids.count; i++)
-      ck_assert_msg(ids.items[i] == json_integer_value(json_array_get(expected, i)), "case %zu, token %zu", index, i);
-    check_ok(dp_tokenizer_decode(tokenizer, ids.items, ids.count, true, &decoded));
-    ck_assert_str_eq(decoded.text ? decoded.text : "", json_string_value(json_object_get(one, "decoded")));
-    dp_ids_free(&ids);
-    dp_str_free(&decoded);
-  }
-  json_decref(cases);
+  check_cases(tokenizer, GOLDEN "cases.json");
   dp_tokenizer_free(tokenizer);
 }
 END_TEST

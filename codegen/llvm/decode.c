@@ -3,8 +3,6 @@
  * same operations everywhere, so that it has the same bits. */
 #include "codegen/llvm/ll.h"
 
-#include <string.h>
-
 /* f16 to f32 without the instruction, exactly: shift exponent and mantissa into place, scale by 2^112, mend inf/nan. */
 static LLVMValueRef widen_f16_by_bits(ll *l, LLVMValueRef half) {
   LLVMTypeRef type = LLVMTypeOf(half), wide;
@@ -105,8 +103,6 @@ static LLVMValueRef sixteen_of(ll *l, LLVMValueRef x, int v) {
   return LLVMBuildShuffleVector(l->b, x, LLVMGetUndef(LLVMTypeOf(x)), LLVMConstVector(lanes, TILE_LANES), "");
 }
 
-static LLVMValueRef negative(ll *l, LLVMValueRef x) { return LLVMBuildFNeg(l->b, x, ""); }
-
 /* ---- vectors of a run */
 
 static LLVMValueRef line(ll_run *r, int64_t index) { return ll_at(r->l, r->lines, ll_int(r->l, index * TILE_BLOCK)); }
@@ -148,7 +144,7 @@ void ll_run_group(ll_run *r, LLVMValueRef group) {
       minimum = bytes_at(r, ll_at(l, at, ll_int(l, p->elements / p->group * TILE_BLOCK)), v);
     r->scale[v] = LLVMBuildFMul(l->b, r->block_scale[v], byte_to_f32(l, scale, p->groups == IR_GROUP_i8), "");
     if (minimum)
-      r->minimum[v] = LLVMBuildFMul(l->b, r->block_minimum[v], negative(l, byte_to_f32(l, minimum, false)), "");
+      r->minimum[v] = LLVMBuildFMul(l->b, r->block_minimum[v], LLVMBuildFNeg(l->b, byte_to_f32(l, minimum, false), ""), "");
   }
 }
 
@@ -270,7 +266,7 @@ LLVMValueRef ll_row_element(ll *l, ir_dtype storage, LLVMValueRef block, LLVMVal
     if (p.groups == IR_GROUP_u8 && p.has_minimum)
       least = element_byte(l, lines, group, p.groups_at + p.elements / p.group, false);
     s = LLVMBuildFMul(l->b, s, i32_to_f32(l, number), "");
-    if (least) n = LLVMBuildFMul(l->b, n, negative(l, i32_to_f32(l, least)), "");
+    if (least) n = LLVMBuildFMul(l->b, n, LLVMBuildFNeg(l->b, i32_to_f32(l, least), ""), "");
   }
   if (p.high_bits) {
     LLVMValueRef upper = element_bits(l, lines, p.high_at, p.high_bits, i);
