@@ -24,7 +24,7 @@ static extent extent_of(const dp_trace *trace, const rt_task_record *task) {
   return (extent){.trace = trace,
                   .task = task,
                   .kind = kind,
-                  .layer = p->sections[p->groups[task->group].section].base + task->iteration,
+                  .layer = tile_layer(&p->sections[p->groups[task->group].section], task->iteration),
                   .rows = (int64_t)task->rows * (kind->used > 0 ? 1 : kind->group),
                   .cols = left < kind->col_tile ? left : kind->col_tile};
 }

@@ -127,7 +127,7 @@ static void add_task(timeline *t, int lane, const rt_task_record *task) {
   dp_str_add(t->out, ",\"cat\":\"task\",\"args\":{\"kind\":");
   add_string(t->out, "", api_kind_of(t->trace, task)->name);
   dp_str_addf(t->out, ",\"group\":%d,\"layer\":%d,\"row\":%d,\"col\":%d,\"rows\":%d,\"step\":%d}}", (int)task->group,
-              section->base + (int)task->iteration, (int)task->row, (int)task->col, (int)task->rows, (int)task->step);
+              (int)tile_layer(section, task->iteration), (int)task->row, (int)task->col, (int)task->rows, (int)task->step);
 }
 
 typedef struct edge {

@@ -58,7 +58,7 @@ int64_t ir_static_size(const ir_type *type, int from) {
 /* ---- ops --------------------------------------------------------------------------------------------------------- */
 
 static const ir_op_info op_infos[] = {
-#define IR_OP(name, operands, attrs, shape, tile, traits, doc) {#name, operands, attrs, traits, doc},
+#define IR_OP(name, operands, attrs, shape, gradient, tile, traits, doc) {#name, operands, attrs, traits, doc},
 #include "ir/ops.def"
 #undef IR_OP
 };

@@ -66,7 +66,7 @@ typedef struct ir_attr {
 /* ---- ops, values, blocks ------------------------------------------------------------------------------------------- */
 
 typedef enum ir_opcode {
-#define IR_OP(name, operands, attrs, shape, tile, traits, doc) IR_OP_##name,
+#define IR_OP(name, operands, attrs, shape, gradient, tile, traits, doc) IR_OP_##name,
 #include "ir/ops.def"
 #undef IR_OP
   IR_OP_COUNT

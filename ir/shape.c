@@ -563,9 +563,141 @@ static bool ir_shape_append(ir_shaping *s) {
   return set_result(s, &type);
 }
 
-static bool ir_shape_attend(ir_shaping *s) {
+static bool ir_shape_broadcast(ir_shaping *s) {
+  const ir_type *x = operand(s, 0), *to = &find_attr(s, "to")->shape;
+  if (!expect_dtype(s, 0, IR_f32)) return false;
+  bool fits = to->dtype == IR_f32 && x->rank <= to->rank;
+  for (int i = 0; fits && i < x->rank; i++) {
+    ir_dim have = x->dims[i], want = to->dims[to->rank - x->rank + i];
+    fits = ir_dim_equal(have, want) || (!have.symbol && have.add == 1);
+  }
+  if (!fits) FAIL(s, "broadcast: x is %s, which cannot be repeated to %s", type_text(s, x), type_text(s, to));
+  return set_result(s, to);
+}
+
+static bool ir_shape_number(ir_shaping *s) {
+  if (!expect(s, 0, IR_i32, 1)) return false;
+  return set_result(s, &(ir_type){.dtype = IR_f32, .rank = 2, .dims = {operand(s, 0)->dims[0], ir_static_dim(1, NULL)}});
+}
+
+static bool ir_shape_element(ir_shaping *s) {
+  if (!expect(s, 0, IR_f32, 2) || !expect(s, 1, IR_i32, 1) || !same_dim(s, 1, 0, 0, 0)) return false;
+  return set_result(s, &(ir_type){.dtype = IR_f32, .rank = 2, .dims = {operand(s, 0)->dims[0], ir_static_dim(1, NULL)}});
+}
+
+static bool ir_shape_one_hot(ir_shaping *s) {
+  int64_t count = find_attr(s, "count")->i;
+  if (!expect(s, 0, IR_i32, 1)) return false;
+  if (count < 1 || count > MOST_INDICES) FAIL(s, "one_hot: count is %lld but must be 1 or more", (long long)count);
+  return set_result(s, &(ir_type){.dtype = IR_f32, .rank = 2, .dims = {operand(s, 0)->dims[0], ir_static_dim(count, NULL)}});
+}
+
+static bool has_name(ir_shaping *s, const char *attr) {
+  if (*find_attr(s, attr)->s) return true;
+  FAIL(s, "%s: %s has no name", name_of(s), attr);
+}
+
+static bool ir_shape_save(ir_shaping *s) {
+  s->result_count = 0;
+  return expect(s, 0, IR_f32, -2) && expect(s, 1, IR_i32, 0) && has_name(s, "stack");
+}
+
+static bool ir_shape_saved(ir_shaping *s) {
+  return expect(s, 0, IR_i32, 0) && has_name(s, s->code == IR_OP_saved ? "stack" : "cache") &&
+         set_result(s, &find_attr(s, "of")->shape);
+}
+
+/* The type of the weight whose gradient is added to, of one layer. */
+static bool gradient_type(ir_shaping *s, int layer_operand, ir_type *type) {
+  const char *name = find_attr(s, "weight")->s;
+  const ir_weight *weight = ir_find_weight(s->module, name);
+  if (!weight) FAIL(s, "%s: there is no weight '%s'", name_of(s), name);
+  bool layered = s->operand_count > layer_operand;
+  if (layered && !expect(s, layer_operand, IR_i32, 0)) return false;
+  *type = weight->type;
+  if (!layered) return true;
+  type->rank--;
+  for (int i = 0; i < type->rank; i++) type->dims[i] = weight->type.dims[i + 1];
+  return true;
+}
+
+static bool ir_shape_accumulate_product(ir_shaping *s) {
+  ir_type type;
+  s->result_count = 0;
+  if (!expect(s, 0, IR_f32, 2) || !expect(s, 1, IR_f32, 2) || !same_dim(s, 1, 0, 0, 0) || !gradient_type(s, 2, &type))
+    return false;
+  if (type.rank == 2 && ir_dim_equal(operand(s, 0)->dims[1], type.dims[0]) && ir_dim_equal(operand(s, 1)->dims[1], type.dims[1]))
+    return true;
+  FAIL(s, "accumulate_product: x is %s and y is %s, but the weight is %s", type_text(s, operand(s, 0)),
+       type_text(s, operand(s, 1)), type_text(s, &type));
+}
+
+static bool ir_shape_accumulate_sum(ir_shaping *s) {
+  ir_type type;
+  s->result_count = 0;
+  if (!expect(s, 0, IR_f32, -2) || !gradient_type(s, 1, &type)) return false;
+  int64_t columns = ir_static_size(operand(s, 0), 1);
+  if (type.rank == 1 && columns > 0 && columns % type.dims[0].add == 0) return true;
+  FAIL(s, "accumulate_sum: x is %s, but the weight is %s", type_text(s, operand(s, 0)), type_text(s, &type));
+}
+
+static bool ir_shape_accumulate_rows(ir_shaping *s) {
+  ir_type type;
+  s->result_count = 0;
+  if (!expect(s, 0, IR_f32, 2) || !expect(s, 1, IR_i32, 1) || !same_dim(s, 1, 0, 0, 0) || !gradient_type(s, 2, &type))
+    return false;
+  if (type.rank == 2 && ir_dim_equal(operand(s, 0)->dims[1], type.dims[1])) return true;
+  FAIL(s, "accumulate_rows: x is %s, but the weight is %s", type_text(s, operand(s, 0)), type_text(s, &type));
+}
+
+static bool set_two_results(ir_shaping *s, const ir_type *first, const ir_type *second) {
+  if (!set_result(s, first)) return false;
+  ir_type *both = DP_NEW_ARRAY(s->arena, ir_type, 2);
+  both[0] = *first;
+  both[1] = *second;
+  s->results = both;
+  s->result_count = 2;
+  return true;
+}
+
+/* Operand i is [rows of operand `rows`, heads, last]. */
+static bool expect_heads(ir_shaping *s, int i, int rows, ir_dim heads, ir_dim last) {
+  if (!expect(s, i, IR_f32, 3) || !same_dim(s, i, 0, rows, 0)) return false;
+  const ir_type *type = operand(s, i);
+  if (ir_dim_equal(type->dims[1], heads) && ir_dim_equal(type->dims[2], last)) return true;
+  FAIL(s, "%s: %s is %s but must have %s heads of %s", name_of(s), operand_name(s, i), type_text(s, type), dim_text(s, heads),
+       dim_text(s, last));
+}
+
+static bool ir_shape_attend_rows(ir_shaping *s) {
   bool causal;
-  if (!flag(s, "causal", &causal)) return false;
+  if (!flag(s, "causal", &causal) || !expect(s, 0, IR_f32, 3) || !expect(s, 1, IR_f32, 3) || !expect(s, 2, IR_f32, 3))
+    return false;
+  ir_dim heads = operand(s, 0)->dims[1], kv = operand(s, 1)->dims[1], hd = operand(s, 0)->dims[2];
+  ir_dim vd = operand(s, 2)->dims[2], one = ir_static_dim(1, NULL);
+  if (!expect_heads(s, 1, 1, kv, hd) || !expect_heads(s, 2, 0, heads, vd) || !expect_heads(s, 3, 1, kv, vd) ||
+      !expect_heads(s, 4, 1, kv, hd) || !expect_heads(s, 5, 0, heads, one) || !expect_heads(s, 6, 0, heads, one))
+    return false;
+  if (heads.add % kv.add) FAIL(s, "attend_rows: %s is no multiple of %s", dim_text(s, heads), dim_text(s, kv));
+  return set_result(s, operand(s, 0));
+}
+
+static bool ir_shape_attend_columns(ir_shaping *s) {
+  bool causal;
+  if (!flag(s, "causal", &causal) || !expect(s, 0, IR_f32, 3) || !expect(s, 1, IR_f32, 3) || !expect(s, 2, IR_f32, 3))
+    return false;
+  ir_dim heads = operand(s, 2)->dims[1], kv = operand(s, 0)->dims[1], hd = operand(s, 0)->dims[2];
+  ir_dim vd = operand(s, 1)->dims[2], two = ir_static_dim(2, NULL);
+  if (!expect_heads(s, 1, 0, kv, vd) || !expect_heads(s, 2, 2, heads, hd) || !expect_heads(s, 3, 2, heads, vd) ||
+      !expect_heads(s, 4, 2, heads, vd) || !expect_heads(s, 5, 2, heads, hd) || !expect_heads(s, 6, 2, heads, two))
+    return false;
+  if (heads.add % kv.add) FAIL(s, "attend_columns: %s is no multiple of %s", dim_text(s, heads), dim_text(s, kv));
+  return set_two_results(s, operand(s, 0), operand(s, 1));
+}
+
+static bool ir_shape_attend(ir_shaping *s) {
+  bool causal, sums = false;
+  if (!flag(s, "causal", &causal) || (find_attr(s, "sums") && !flag(s, "sums", &sums))) return false;
   for (int i = 0; i < 3; i++)
     if (!expect(s, i, IR_f32, 3)) return false;
   if (!same_dim(s, 0, 2, 1, 2) || !same_dim(s, 1, 0, 2, 0) || !same_dim(s, 1, 1, 2, 1)) return false;
@@ -577,13 +709,15 @@ static bool ir_shape_attend(ir_shaping *s) {
   if (s->operand_count > 3 && !causal) FAIL(s, "attend: a window needs causal");
   ir_type type = *operand(s, 0);
   type.dims[2] = operand(s, 2)->dims[2];
-  return set_result(s, &type);
+  ir_type totals = type;
+  totals.dims[2] = ir_static_dim(1, NULL);
+  return sums ? set_two_results(s, &type, &totals) : set_result(s, &type);
 }
 
 /* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static bool (*const rules[])(ir_shaping *) = {
-#define IR_OP(name, operands, attrs, shape, tile, traits, doc) ir_shape_##shape,
+#define IR_OP(name, operands, attrs, shape, gradient, tile, traits, doc) ir_shape_##shape,
 #include "ir/ops.def"
 #undef IR_OP
 };

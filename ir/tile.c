@@ -54,3 +54,13 @@ int tile_add_op(tile_program *program, tile_kind *kind, tile_op op) {
 int64_t tile_row_tiles(const tile_program *program, int64_t rows) {
   return (rows + program->row_tile - 1) / program->row_tile;
 }
+
+int64_t tile_layer(const tile_section *section, int64_t iteration) {
+  return section->base + (section->reverse ? section->iterations - 1 - iteration : iteration);
+}
+
+int64_t tile_buffer_bytes(const tile_program *program, const tile_buffer *buffer) {
+  return (buffer->layers ? buffer->layers : 1) * program->row_tile * buffer->stride * 4;
+}
+
+tile_space tile_slab_space(tile_space space) { return space == TILE_OUTPUTS ? TILE_OUTPUTS : TILE_TOKENS; }

@@ -45,11 +45,13 @@ typedef enum tile_space {
   TILE_TOKENS,   /* rows: the step's tokens; task row index: row tile */
   TILE_SEGMENTS, /* rows: tokens of a segment x `group` query heads; task row index: segment */
   TILE_OUTPUTS,  /* rows: the tokens whose results are asked for; task row index: row tile of them */
+  TILE_PARAMETERS, /* one row: the gradients; a load is of the rows of all tokens, which only the ops that add to gradients read */
   TILE_SPACE_COUNT
 } tile_space;
 
 /* Activations: f32, rows of `space` (TOKENS or OUTPUTS), element (row, col) at
  *   arena[space] + (row / row_tile) * slab_bytes[space] + offset + ((row % row_tile) * stride + col) * 4
+ * A stack (layers > 0) has so many of those one after another, that of layer l (l - first_layer) * row_tile * stride * 4 on.
  * Outputs (output >= 0): element at outputs[output] + (row * stride + col) * 4, memory of the caller. */
 typedef struct tile_buffer {
   const char *name;
@@ -58,6 +60,7 @@ typedef struct tile_buffer {
   int64_t stride; /* floats from row to row, a multiple of TILE_BLOCK; the padding may hold anything */
   int64_t offset; /* bytes from the slab's start, a multiple of 64 */
   int output;     /* -1: activation; else which result of the graph */
+  int layers, first_layer; /* of a stack, which one loop fills and another reads; else 0 */
 } tile_buffer;
 
 typedef enum tile_weight_form {
@@ -87,7 +90,8 @@ typedef struct tile_cache {
   const char *name;
   ir_dtype storage;     /* f32, or f16: rounded to nearest even as they are appended */
   int layers, heads;
-  int64_t dim[2];       /* of a key, of a value */
+  bool shared;          /* one place for all layers: of the one under way */
+  int64_t dim[2];       /* of a key, of a value; 0: there are none */
   int64_t offset;       /* bytes from the page's start */
   int64_t key_elements;   /* TILE_CHUNK * dim[0] */
   int64_t value_elements; /* TILE_CHUNK * padded dim[1]: padded to TILE_BLOCK */
@@ -165,6 +169,7 @@ typedef struct tile_section {
   int first, count;
   int iterations;
   int base;
+  bool reverse; /* iteration i is layer base + iterations - 1 - i */
 } tile_section;
 
 typedef struct tile_program {
@@ -204,6 +209,7 @@ typedef struct tile_target {
 typedef struct tile_step {
   const void *const *weights;    /* [slot_count], 64-byte aligned */
   const uint8_t *weight_types;   /* [slot_count] ir_dtype */
+  float *const *gradients;       /* [slot_count] f32 in the layout of the weight; of those that are added to */
   const int32_t *const *inputs;  /* [input_count] */
   float *const *outputs;         /* [output_count], rows of the buffer's stride */
   char *arena[TILE_SPACE_COUNT]; /* slabs, 64-byte aligned */
@@ -237,6 +243,10 @@ int tile_add_op(tile_program *program, tile_kind *kind, tile_op op); /* returns 
 /* Rows of task (space, index): first token (or output) row and number of tokens. */
 int tile_batch_tasks(const tile_kind *kind); /* column tasks a batch */
 int64_t tile_row_tiles(const tile_program *program, int64_t rows);
+int64_t tile_layer(const tile_section *section, int64_t iteration);
+int64_t tile_buffer_bytes(const tile_program *program, const tile_buffer *buffer); /* of a row tile's slab */
+/* The slab rows that a space's rows lie in: TOKENS or OUTPUTS. */
+tile_space tile_slab_space(tile_space space);
 /* The readable form (docs/tile.md); not read back. */
 void tile_print(dp_str *out, const tile_program *program);
 void tile_print_kind(dp_str *out, const tile_program *program, int kind); /* one kind of it */

@@ -18,8 +18,15 @@ static const int operand_counts[TILE_OPCODE_COUNT] = {
 int tile_operand_count(tile_opcode code) { return operand_counts[code]; }
 
 bool tile_has_value(tile_opcode code) {
-  return code != TILE_loop && code != TILE_next && code != TILE_store && code != TILE_append && code != TILE_choose;
+  return code != TILE_loop && code != TILE_next && code != TILE_store && code != TILE_append && code != TILE_choose &&
+         code != TILE_mma_rows && code != TILE_sum_rows && code != TILE_scatter_rows;
 }
+
+bool tile_is_gradient_op(tile_opcode code) {
+  return code == TILE_mma_rows || code == TILE_sum_rows || code == TILE_scatter_rows;
+}
+
+int64_t tile_head_count(const tile_op *op, int64_t col) { return col * (op->inner > 1 ? op->inner : 1) + op->outer; }
 
 static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -64,9 +71,21 @@ int tile_op_accesses(const tile_program *program, const tile_kind *kind, int ind
   case TILE_choose:
     access.to = op->dim;
     break;
+  case TILE_mma_rows:
+    access.write = true;
+    access.from = first_column(kind, &kind->ops[op->operands[1]], col);
+    access.to = access.from + columns_of(kind, &kind->ops[op->operands[1]], col);
+    break;
+  case TILE_sum_rows:
+  case TILE_scatter_rows:
+    access.write = true;
+    access.from = first_column(kind, &kind->ops[op->operands[0]], col);
+    access.to = access.from + columns_of(kind, &kind->ops[op->operands[0]], col);
+    break;
   case TILE_mma_keys:
   case TILE_mma_values:
-    access.from = col * program->caches[op->ref].dim[op->code == TILE_mma_values];
+  case TILE_keys_row:
+    access.from = tile_head_count(op, col) * program->caches[op->ref].dim[op->code == TILE_mma_values];
     access.to = access.from + program->caches[op->ref].dim[op->code == TILE_mma_values];
     break;
   default:
@@ -133,7 +152,7 @@ static dp_status check_buffer_op(const place *at) {
   EXPECT(op->ref >= 0 && op->ref < p->buffer_count, "there is no buffer %d", op->ref);
   const tile_buffer *buffer = &p->buffers[op->ref];
   EXPECT(op->index >= -1 && op->index < p->input_count, "there is no input %d", op->index);
-  tile_space rows = at->kind->space == TILE_SEGMENTS ? TILE_TOKENS : at->kind->space;
+  tile_space rows = tile_slab_space(at->kind->space);
   EXPECT(op->index >= 0 || buffer->space == rows, "buffer '%s' has rows of another space", buffer->name);
   EXPECT(op->index < 0 || (op->code == TILE_load && buffer->output < 0),
          "only activations are read through an input's rows");
@@ -152,6 +171,12 @@ static dp_status check_weight_op(const place *at) {
   bool vector = op->code == TILE_vector;
   EXPECT((weight->form == TILE_VECTOR) == vector, "weight '%s' is a %s", weight->name, vector ? "matrix" : "vector");
   EXPECT(op->one_row == vector, "the value has %s", vector ? "one row" : "rows");
+  if (op->code == TILE_mma_back) {
+    const tile_op *a = &at->kind->ops[op->operands[0]];
+    EXPECT(a->cols == weight->rows && !a->column_tile, "operand of %d columns times weight '%s' of %" PRId64 " rows", a->cols,
+           weight->name, weight->rows);
+    EXPECT(weight->inner == at->kind->batches, "weight '%s' has %d matrices a layer", weight->name, weight->inner);
+  }
   if (op->code != TILE_mma) return columns_inside(at, "weight", weight->name, weight->cols);
   const tile_op *a = &at->kind->ops[op->operands[0]];
   EXPECT(a->cols == weight->cols && !a->column_tile, "operand of %d columns times weight '%s' of %" PRId64, a->cols,
@@ -184,8 +209,12 @@ static dp_status check_cache_op(const place *at, bool in_loop) {
     return columns_inside(at, "cache", cache->name, cache->heads * op->dim);
   }
   EXPECT(in_loop, "it stands outside the loop over chunks");
-  EXPECT(at->kind->col_tasks <= cache->heads, "%d column tasks, cache '%s' has %d heads", at->kind->col_tasks,
-         cache->name, cache->heads);
+  EXPECT(tile_head_count(op, at->kind->col_tasks - 1) < cache->heads, "%d column tasks, cache '%s' has %d heads",
+         at->kind->col_tasks, cache->name, cache->heads);
+  if (op->code == TILE_keys_row) {
+    EXPECT(op->one_row && op->cols == TILE_CHUNK && op->dim >= 0 && op->dim < cache->dim[0], "it is no row of a chunk's keys");
+    return DP_SUCCESS;
+  }
   bool keys = op->code == TILE_mma_keys;
   int64_t depth = keys ? cache->dim[0] : TILE_CHUNK, width = keys ? TILE_CHUNK : cache->dim[1];
   EXPECT(x->cols == depth && op->cols == width, "[rows, %d] times cache '%s' gives [rows, %d]", x->cols, cache->name,
@@ -207,6 +236,12 @@ static dp_status check_value_op(const place *at, bool in_loop) {
   case TILE_input:
     EXPECT(op->ref >= 0 && op->ref < at->program->input_count, "there is no input %d", op->ref);
     EXPECT(op->cols == 1 && !op->one_row, "an input is [rows, 1]");
+    return DP_SUCCESS;
+  case TILE_hot:
+    EXPECT(x->cols == 1, "it takes one number a row, not %d", x->cols);
+    return DP_SUCCESS;
+  case TILE_at:
+    EXPECT(y->cols == 1 && op->cols == 1 && !x->column_tile, "it takes one number a row, not %d", y->cols);
     return DP_SUCCESS;
   case TILE_sum:
   case TILE_greatest:
@@ -254,6 +289,7 @@ static dp_status check_value_op(const place *at, bool in_loop) {
     EXPECT(x->cols == op->cols && y->cols == op->dim, "operands of %d and %d columns", x->cols, y->cols);
     return DP_SUCCESS;
   case TILE_causal:
+  case TILE_seen_by:
   case TILE_known:
     EXPECT(in_loop && op->cols == TILE_CHUNK && TILE_CHUNK % x->cols == 0, "it masks the columns of a chunk");
     return DP_SUCCESS;
@@ -316,13 +352,38 @@ static dp_status check_tiling(const place *at) {
   EXPECT(!op->column_tile || (op->cols == at->kind->col_tile && at->kind->space != TILE_SEGMENTS),
          "%d columns are not those of a column tile of %d", op->cols, at->kind->col_tile);
   bool rows_per_task = op->code == TILE_mma_keys || op->code == TILE_mma_values || op->code == TILE_causal ||
-                       op->code == TILE_window || op->code == TILE_known;
+                       op->code == TILE_window || op->code == TILE_known || op->code == TILE_seen_by || op->code == TILE_mma_back;
   for (int i = 0; i < operand_counts[op->code]; i++) {
     const tile_op *operand = &at->kind->ops[op->operands[i]];
     EXPECT(!operand->column_tile || is_tiled(at->kind, op), "%%%d is a column tile's, the result is not",
            op->operands[i]);
     EXPECT(!op->one_row || (operand->one_row && !rows_per_task), "one row, made of %%%d with many", op->operands[i]);
   }
+  return DP_SUCCESS;
+}
+
+/* It reads its operands of all tokens, straight from their buffers. */
+static dp_status check_gradient_op(const place *at) {
+  const tile_program *p = at->program;
+  const tile_op *op = &at->kind->ops[at->index];
+  EXPECT(at->kind->space == TILE_PARAMETERS, "only a task over parameters adds to a gradient");
+  EXPECT(op->ref >= 0 && op->ref < p->weight_count, "there is no weight %d", op->ref);
+  const tile_weight *weight = &p->weights[op->ref];
+  EXPECT((weight->form == TILE_VECTOR) == (op->code == TILE_sum_rows) && weight->inner == 1, "weight '%s' has another form",
+         weight->name);
+  const tile_op *x = &at->kind->ops[op->operands[0]], *y = &at->kind->ops[op->operands[1]];
+  EXPECT(x->code == TILE_load && (op->code != TILE_mma_rows || y->code == TILE_load), "its operands are no loads");
+  if (op->code == TILE_mma_rows)
+    EXPECT(x->cols == weight->cols && !x->column_tile && y->column_tile && at->kind->columns == weight->rows &&
+               y->col_step == at->kind->col_tile && !y->col_base,
+           "%d columns, weight '%s' has %" PRId64, x->cols, weight->name, weight->cols);
+  if (op->code == TILE_sum_rows)
+    EXPECT(x->cols % weight->cols == 0 && !x->column_tile, "%d columns, weight '%s' has %" PRId64, x->cols, weight->name,
+           weight->cols);
+  if (op->code == TILE_scatter_rows)
+    EXPECT(x->column_tile && x->col_step == at->kind->col_tile && at->kind->columns == weight->cols && op->index >= 0 &&
+               op->index < p->input_count && weight->count == 1 && !x->col_base,
+           "its rows do not fit weight '%s'", weight->name);
   return DP_SUCCESS;
 }
 
@@ -340,6 +401,7 @@ static dp_status check_op(const place *at, loop_state *loop) {
            "buffer '%s' does not say what its tokens chose", ids->name);
     return DP_SUCCESS;
   }
+  if (tile_is_gradient_op(op->code)) return check_gradient_op(at);
   EXPECT(op->cols > 0 || op->code == TILE_append, "it has no columns");
   DP_TRY(check_tiling(at));
   switch (op->code) {
@@ -351,8 +413,10 @@ static dp_status check_op(const place *at, loop_state *loop) {
     return check_weight_op(at);
   case TILE_vector:
   case TILE_mma:
+  case TILE_mma_back:
     return check_weight_op(at);
   case TILE_append:
+  case TILE_keys_row:
   case TILE_mma_keys:
   case TILE_mma_values:
     return check_cache_op(at, is_inside(loop));
@@ -412,7 +476,7 @@ static dp_status check_buffers(const place *at) {
     if (b->output >= 0) continue;
     EXPECT(b->stride % TILE_BLOCK == 0 && b->offset % 64 == 0, "buffer '%s': stride %" PRId64 ", offset %" PRId64,
            b->name, b->stride, b->offset);
-    int64_t end = b->offset + p->row_tile * b->stride * 4;
+    int64_t end = b->offset + tile_buffer_bytes(p, b);
     EXPECT(b->offset >= 0 && end <= p->slab_bytes[b->space],
            "buffer '%s' takes bytes %" PRId64 "..%" PRId64 " of a slab of %" PRId64, b->name, b->offset, end - 1,
            p->slab_bytes[b->space]);
@@ -449,7 +513,7 @@ static dp_status check_caches(const place *at) {
   const tile_program *p = at->program;
   for (int i = 0; i < p->cache_count; i++) {
     const tile_cache *c = &p->caches[i];
-    EXPECT(c->layers > 0 && c->heads > 0 && c->dim[0] > 0 && c->dim[1] > 0, "cache '%s' is empty", c->name);
+    EXPECT(c->layers > 0 && c->heads > 0 && c->dim[0] > 0 && c->dim[1] >= 0, "cache '%s' is empty", c->name);
     EXPECT(c->storage == IR_f32 || c->storage == IR_f16, "cache '%s' is stored as %s", c->name, ir_dtype_name(c->storage));
     EXPECT(c->key_elements == TILE_CHUNK * c->dim[0] && c->value_elements == TILE_CHUNK * round_up(c->dim[1], TILE_BLOCK),
            "cache '%s': %" PRId64 " elements of keys and %" PRId64 " of values a page", c->name, c->key_elements,
@@ -472,11 +536,15 @@ static dp_status check_layers(const tile_program *p, const tile_kind *kind, int 
     place here = {p, kind, i}, *at = &here;
     const tile_op *op = &kind->ops[i];
     int from = first, to = end;
-    if (op->code == TILE_vector || op->code == TILE_mma || op->code == TILE_embed) {
+    if (op->code == TILE_vector || op->code == TILE_mma || op->code == TILE_embed || op->code == TILE_mma_back ||
+        tile_is_gradient_op(op->code)) {
       const tile_weight *w = &p->weights[op->ref];
       if (w->count > 1 || w->first_layer) from = w->first_layer, to = w->first_layer + w->count;
-    } else if (op->code == TILE_append || op->code == TILE_mma_keys || op->code == TILE_mma_values) {
-      from = 0, to = p->caches[op->ref].layers;
+    } else if (op->code == TILE_append || op->code == TILE_mma_keys || op->code == TILE_mma_values ||
+               op->code == TILE_keys_row) {
+      from = 0, to = p->caches[op->ref].shared ? end : p->caches[op->ref].layers;
+    } else if ((op->code == TILE_load || op->code == TILE_store) && p->buffers[op->ref].layers) {
+      from = p->buffers[op->ref].first_layer, to = from + p->buffers[op->ref].layers;
     }
     EXPECT(from <= first && end <= to, "it runs for layers %d to %d, its weight or cache has %d to %d", first, end - 1,
            from, to - 1);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum region_form { IN_SLAB, IN_OUTPUT, IN_CACHE } region_form;
+typedef enum region_form { IN_SLAB, IN_OUTPUT, IN_CACHE, IN_GRADIENT } region_form;
 
 /* What one task's op touches: rows [row0, row1), columns [col0, col1). */
 typedef struct touch {
@@ -19,6 +19,7 @@ typedef struct touch {
   int64_t row0, row1; /* slab: within the tile; output: its rows; cache: sequence * positions + position */
   int64_t col0, col1;
   bool write;
+  bool layered;       /* other layers' lie elsewhere */
   int op;
   int64_t row, col; /* the task's indices */
   int64_t batch;    /* >= 0: only rows that chose it; no row of a token is two batches' */
@@ -150,10 +151,11 @@ static dp_status wait_tiles(const check *c, int group, const tile_wait *wait, in
   *from = 0;
   *to = c->tiles[other];
   if (wait->scope == TILE_ALL) return DP_SUCCESS;
-  if ((own == TILE_OUTPUTS) != (other == TILE_OUTPUTS))
+  bool same_rows = own == TILE_PARAMETERS ? other == TILE_PARAMETERS : other != TILE_PARAMETERS && tile_slab_space(own) == tile_slab_space(other);
+  if (!same_rows)
     return dp_fail(DP_BUG,
-                   "group %d '%s' waits for its row tile of group %d '%s', but the one has token rows and the "
-                   "other output rows: such a wait can only be for all row tiles",
+                   "group %d '%s' waits for its row tile of group %d '%s', but the two have rows of "
+                   "different spaces: such a wait can only be for all row tiles",
                    group, group_name(c, group), wait->group, group_name(c, wait->group));
   if (wait->scope == TILE_ROW) *from = tile;
   *to = tile + 1;
@@ -245,8 +247,9 @@ static void touch_buffer(check *c, site *s, const tile_op *op, touch t, int64_t 
   t.buffer = op->ref;
   t.row0 = row0;
   t.row1 = row0 + rows;
-  if (buffer->output < 0 && op->index >= 0) {
-    /* Which rows an input names is known in the step only: it may be any. */
+  t.layered = buffer->layers > 0;
+  if (buffer->output < 0 && (op->index >= 0 || kind_of(c, s->group)->space == TILE_PARAMETERS)) {
+    /* Which rows an input names is known in the step only: it may be any. Over parameters it is all. */
     t.row0 = 0;
     t.row1 = c->program->row_tile;
     for (t.tile = 0; t.tile < c->tiles[buffer->space]; t.tile++) add_touch(c, s, t);
@@ -264,6 +267,7 @@ static void touch_cache(check *c, site *s, const tile_op *op, touch t, int64_t r
   t.form = IN_CACHE;
   t.place = 2 * op->ref + (op->code == TILE_append ? op->part : op->code == TILE_mma_values);
   t.buffer = -1;
+  t.layered = !c->program->caches[op->ref].shared;
   if (op->code != TILE_append) {
     int64_t sequence = sequence_of(c, row0);
     t.row0 = sequence * c->positions;
@@ -278,6 +282,17 @@ static void touch_cache(check *c, site *s, const tile_op *op, touch t, int64_t r
     t.row1 = cache_row(c, next - 1) + 1;
     add_touch(c, s, t);
   }
+}
+
+/* Of what scatter_rows and sum_rows add to, columns are known; any rows may be meant. */
+static void touch_gradient(check *c, site *s, const tile_op *op, touch t) {
+  t.form = IN_GRADIENT;
+  t.place = op->ref;
+  t.buffer = -1;
+  t.layered = c->program->weights[op->ref].count > 1;
+  t.row1 = 1;
+  if (op->code == TILE_scatter_rows) t.row1 = 2; /* its columns are the rows of mma_rows: told apart below */
+  add_touch(c, s, t);
 }
 
 static void touch_task(check *c, site *s, int64_t row_index, int64_t col, int64_t row0, int64_t rows,
@@ -296,6 +311,8 @@ static void touch_task(check *c, site *s, int64_t row_index, int64_t col, int64_
                  .batch = kind->used && op->group_step ? col / tile_batch_tasks(kind) : -1};
       if (op->code == TILE_load || op->code == TILE_store || op->code == TILE_choose)
         touch_buffer(c, s, op, t, row0, rows);
+      else if (tile_is_gradient_op(op->code))
+        touch_gradient(c, s, op, t);
       else
         touch_cache(c, s, op, t, row0, rows);
     }
@@ -323,7 +340,7 @@ static void compare_buffers(check *c) {
   for (int i = 0; i < p->buffer_count; i++) {
     for (int j = 0; j < p->buffer_count; j++) {
       const tile_buffer *a = &p->buffers[i], *b = &p->buffers[j];
-      int64_t a_end = a->offset + p->row_tile * a->stride * 4, b_end = b->offset + p->row_tile * b->stride * 4;
+      int64_t a_end = a->offset + tile_buffer_bytes(p, a), b_end = b->offset + tile_buffer_bytes(p, b);
       c->overlap[i * p->buffer_count + j] =
           a->output < 0 && b->output < 0 && a->space == b->space && a->offset < b_end && b->offset < a_end;
     }
@@ -344,6 +361,7 @@ static bool conflict(const check *c, const touch *a, const touch *b) {
   if (!(a->write || b->write) || !same_region(a, b)) return false;
   if (a->form == IN_SLAB && !congruent(c, a->buffer, b->buffer))
     return c->overlap[a->buffer * c->program->buffer_count + b->buffer];
+  if (a->form == IN_GRADIENT && a->row1 != b->row1) return true; /* rows of the one, columns of the other */
   return a->row0 < b->row1 && b->row0 < a->row1 && a->col0 < b->col1 && b->col0 < a->col1;
 }
 
@@ -360,7 +378,9 @@ static void describe_touch(const check *c, dp_str *out, const site *s, int64_t i
               kind->name, s->group, iteration, kind->space == TILE_SEGMENTS ? "segment" : "row tile", t->row, t->col,
               t->op, tile_opcode_name(kind->ops[t->op].code));
   dp_str_add(out, t->write ? "writes " : "reads ");
-  if (t->form == IN_CACHE) {
+  if (t->form == IN_GRADIENT) {
+    dp_str_addf(out, "the gradient of '%s'", p->weights[t->place].name);
+  } else if (t->form == IN_CACHE) {
     dp_str_addf(out, "%s of cache '%s', sequence %" PRId64 " positions %" PRId64 "..%" PRId64,
                 t->place % 2 ? "values" : "keys", p->caches[t->place / 2].name, t->row0 / c->positions,
                 t->row0 % c->positions, (t->row1 - 1) % c->positions);
@@ -403,9 +423,10 @@ static bool find_conflict(const check *c, const site *a, const site *b, bool sam
   for (int reads = 0; reads < 2; reads++) {
     for (int i = 0; i < a->count; i++) {
       *x = &a->touches[i];
-      if ((*x)->write == reads || ((*x)->form == IN_CACHE && !same_layer)) continue;
+      if ((*x)->write == reads) continue;
       for (int j = 0; j < b->count; j++) {
         *y = &b->touches[j];
+        if (!same_layer && (*x)->layered && (*y)->layered && (*x)->buffer == (*y)->buffer) continue;
         if (conflict(c, *x, *y)) return true;
       }
     }
@@ -440,7 +461,8 @@ static void compare_instances(check *c, const site *a, int64_t i, const site *b,
   int64_t earlier = id_of(c, a, i), later = id_of(c, b, j);
   const touch *x, *y;
   if (is_before(c, earlier, later) || !is_first(&c->race, earlier, later)) return;
-  if (find_conflict(c, a, b, i == j, &x, &y)) c->race = (race){{a, b}, {i, j}, {earlier, later}, {x, y}};
+  bool same_layer = tile_layer(section_of(c, a->group), i) == tile_layer(section_of(c, b->group), j);
+  if (find_conflict(c, a, b, same_layer, &x, &y)) c->race = (race){{a, b}, {i, j}, {earlier, later}, {x, y}};
 }
 
 static void compare_sites(check *c, const site *a, const site *b) {
@@ -548,6 +570,7 @@ dp_status tile_check(const tile_program *program, int64_t tokens, int64_t output
   c.rows[TILE_TOKENS] = tokens;
   c.rows[TILE_OUTPUTS] = outputs;
   c.tiles[TILE_TOKENS] = c.tiles[TILE_SEGMENTS] = tile_row_tiles(program, tokens);
+  c.rows[TILE_PARAMETERS] = c.tiles[TILE_PARAMETERS] = 1;
   c.tiles[TILE_OUTPUTS] = tile_row_tiles(program, outputs);
   c.positions = past + (tokens + sequences - 1) / sequences;
   dp_status status = check_step(&c);

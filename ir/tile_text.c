@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const space_names[TILE_SPACE_COUNT] = {"tokens", "segments", "outputs"};
+static const char *const space_names[TILE_SPACE_COUNT] = {"tokens", "segments", "outputs", "parameters"};
 
 /* ---- names: @x, or @x#3 when another of its table has the same name */
 
@@ -78,7 +78,8 @@ static void print_buffer(dp_str *out, const tile_program *p, int index) {
     dp_str_addf(out, "output %d\n", buffer->output);
   else
     dp_str_addf(out, "bytes %" PRId64 " to %" PRId64 " of the slab\n", buffer->offset,
-                buffer->offset + p->row_tile * buffer->stride * 4);
+                buffer->offset + tile_buffer_bytes(p, buffer));
+  if (buffer->layers) dp_str_addf(out, "    a stack of %d layers from %d on\n", buffer->layers, buffer->first_layer);
 }
 
 static void print_weight(dp_str *out, const tile_program *p, int index) {
@@ -115,6 +116,7 @@ static void print_cache(dp_str *out, const tile_program *p, int index) {
               " floats a page), from byte %" PRId64 " of the page\n",
               cache->layers, cache->heads, cache->dim[0], cache->key_elements, cache->dim[1], cache->value_elements,
               cache->offset);
+  if (cache->shared) dp_str_add(out, "    shared by the layers\n");
   if (cache->storage != IR_f32) dp_str_addf(out, "    stored as %s\n", ir_dtype_name(cache->storage));
 }
 
@@ -176,6 +178,12 @@ static void add_list(dp_str *out, const int *values, int count) {
   for (int i = 0; i < count; i++) dp_str_addf(out, "%s%%%d", i ? ", " : "", values[i]);
 }
 
+static void add_head(dp_str *out, const tile_op *op) {
+  dp_str_add(out, "col");
+  if (op->inner > 1) dp_str_addf(out, "*%" PRId64, op->inner);
+  if (op->outer) dp_str_addf(out, "+%" PRId64, op->outer);
+}
+
 /* What an op has beside its operands. */
 static void add_details(dp_str *out, const tile_program *p, const tile_kind *kind, const tile_op *op) {
   switch (op->code) {
@@ -224,11 +232,34 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
     dp_str_addf(out, ", %" PRId64 " a head", op->dim);
     break;
   case TILE_loop:
+    if (op->part) dp_str_add(out, " from its own");
     if (op->list_count) dp_str_addc(out, ' ');
     add_list(out, op->list, op->list_count);
     break;
   case TILE_rotate:
-    dp_str_addf(out, " in heads of %" PRId64, op->dim);
+    dp_str_addf(out, " in heads of %" PRId64 "%s", op->dim, op->part ? ", back" : "");
+    break;
+  case TILE_mma_back:
+    dp_str_add(out, ", ");
+    add_weight(out, p, op->ref);
+    add_columns(out, op, "columns");
+    break;
+  case TILE_hot:
+    add_columns(out, op, "columns");
+    break;
+  case TILE_mma_rows: case TILE_sum_rows: case TILE_scatter_rows:
+    dp_str_add(out, ", gradient of ");
+    add_weight(out, p, op->ref);
+    if (op->index >= 0) {
+      dp_str_add(out, " row ");
+      add_input(out, p, op->index);
+      dp_str_add(out, "[row]");
+    }
+    break;
+  case TILE_keys_row:
+    add_cache(out, p, op->ref);
+    dp_str_addf(out, " element %" PRId64 " of keys of head ", op->dim);
+    add_head(out, op);
     break;
   case TILE_mma:
     dp_str_add(out, ", ");
@@ -239,7 +270,8 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
   case TILE_mma_values:
     dp_str_add(out, ", ");
     add_cache(out, p, op->ref);
-    dp_str_addf(out, " %s of head col", op->code == TILE_mma_keys ? "keys" : "values");
+    dp_str_addf(out, " %s of head ", op->code == TILE_mma_keys ? "keys" : "values");
+    add_head(out, op);
     break;
   case TILE_append:
     dp_str_add(out, ", ");
@@ -320,6 +352,7 @@ static void print_section(dp_str *out, const tile_program *p, int index) {
     dp_str_addf(out, "\n  section %d: %d times, iteration + %d = layer\n", index, section->iterations, section->base);
   else
     dp_str_addf(out, "\n  section %d: %d times, iteration = layer\n", index, section->iterations);
+  if (section->reverse) dp_str_add(out, "    the last layer first\n");
   for (int i = 0; i < section->count; i++) print_group(out, p, section->first + i);
 }
 

@@ -13,7 +13,7 @@ typedef enum role {
   ROLE_LEAF,    /* weights, constants and arithmetic on those alone: cloned into every group that uses it */
   ROLE_FIXED,   /* regions and terminators: not grouped */
   ROLE_PRODUCT, /* begins a group of column tiles */
-  ROLE_ATTEND,  /* attend and rope_angles begin a group of their own: only attend's may be followed, by a reshape */
+  ROLE_ATTEND,  /* attention, rope_angles and what adds to gradients begin a group of their own: only attend's may be followed, by a reshape */
   ROLE_ROWS,    /* all others: they may join a product, be cloned before one, or make a group of whole rows */
 } role;
 
@@ -39,11 +39,12 @@ static role role_of(const ir_op *op) {
   unsigned traits = ir_op_info_of(op->code)->traits;
   if (traits & (IR_REGION | IR_TERMINATOR)) return ROLE_FIXED;
   switch (op->code) {
-  case IR_OP_weight: case IR_OP_constant: case IR_OP_select:
+  case IR_OP_weight: case IR_OP_constant: case IR_OP_select: case IR_OP_saved: case IR_OP_cached:
     return ROLE_LEAF;
   case IR_OP_matmul: case IR_OP_head_matmul: case IR_OP_expert_matmul:
     return ROLE_PRODUCT;
-  case IR_OP_attend: case IR_OP_rope_angles:
+  case IR_OP_attend: case IR_OP_attend_rows: case IR_OP_attend_columns: case IR_OP_rope_angles:
+  case IR_OP_accumulate_product: case IR_OP_accumulate_sum: case IR_OP_accumulate_rows:
     return ROLE_ATTEND;
   default:
     return op->result_count && !has_rows(op->results[0]) ? ROLE_LEAF : ROLE_ROWS;
@@ -55,7 +56,7 @@ static int64_t columns_of(const ir_value *value) { return ir_static_size(&value-
 
 /* Which rows an op computes: an append's result is the sequence, its rows are those of what it appends. */
 static ir_dim rows_of(const ir_op *op) {
-  return op->code == IR_OP_append ? op->operands[0]->type.dims[0] : op->results[0]->type.dims[0];
+  return op->code == IR_OP_append || !op->result_count ? op->operands[0]->type.dims[0] : op->results[0]->type.dims[0];
 }
 
 static bool same_rows(const fusing *f, int a, int b) { return ir_dim_equal(rows_of(f->ops[a]), rows_of(f->ops[b])); }
@@ -105,7 +106,7 @@ static bool can_join(fusing *f, int op, int group) {
 /* Can the op make a tile of n columns out of the same columns of its operands? */
 static bool fits_columns(const ir_op *op, int64_t n) {
   switch (op->code) {
-  case IR_OP_reshape: case IR_OP_append: case IR_OP_rotate: /* whole heads: the tile is cut between them */
+  case IR_OP_reshape: case IR_OP_append: case IR_OP_rotate: case IR_OP_save: /* whole heads: the tile is cut between them */
     return columns_of(op->operands[0]) == n;
   default:
     if (!(ir_op_info_of(op->code)->traits & IR_ELEMENTWISE) || columns_of(op->results[0]) != n) return false;
@@ -180,11 +181,28 @@ static void join_product(fusing *f, int index) {
 
 /* ---- prologues and whole rows --------------------------------------------------------------------------------------------- */
 
+/* Is it made, column by column, of what lies in memory? Then an epilogue makes it again rather than load it. */
+static bool made_in_columns(const fusing *f, int index, int64_t n) {
+  const ir_op *op = f->ops[index];
+  if (f->roles[index] == ROLE_LEAF) return true;
+  if (f->roles[index] != ROLE_ROWS || f->group[index] != NO_GROUP || !(ir_op_info_of(op->code)->traits & IR_ELEMENTWISE) ||
+      !fits_columns(op, n))
+    return false;
+  for (int i = 0; i < op->operand_count; i++) {
+    int at = definer(f, op->operands[i]);
+    if (at >= 0 && f->roles[at] != ROLE_LEAF && !(f->roles[at] == ROLE_ROWS && made_in_columns(f, at, n))) return false;
+  }
+  return true;
+}
+
 /* Must `op` be computed for the sake of `user`, or is it cloned there? */
 static bool user_keeps(const fusing *f, int user, int op) {
   const ir_op *at = f->ops[user];
   const ir_value *result = f->ops[op]->results[0];
   if (f->roles[user] == ROLE_PRODUCT) return is_batched(at) || at->operands[1] == result;
+  bool follows_product = f->group[user] != NO_GROUP && f->roles[f->group[user]] == ROLE_PRODUCT;
+  if (f->roles[user] == ROLE_ROWS && follows_product && made_in_columns(f, op, columns_of(f->ops[f->group[user]]->results[0])))
+    return is_batched(f->ops[f->group[user]]);
   if (f->roles[user] != ROLE_ROWS || f->group[user] != NO_GROUP || f->kept[user]) return true;
   return at->code == IR_OP_gather; /* its row is another task's */
 }
@@ -274,6 +292,8 @@ static const char *name_of(const fusing *f, int group) {
     const char *weight = weight_name(f->ops[i]->operands[1]);
     if (weight) name = name ? dp_arena_printf(f->arena, "%s_%s", name, weight) : weight;
   }
+  const char *gradient = ir_get_string(f->ops[group], "weight", NULL);
+  if (!name && gradient) return dp_arena_printf(f->arena, "d_%s", gradient);
   if (!name && f->ops[group]->code == IR_OP_gather) name = weight_name(f->ops[group]->operands[0]);
   return name ? name : ir_op_info_of(f->ops[group]->code)->name;
 }
@@ -295,14 +315,17 @@ static bool used_outside(const fusing *f, int op, int group) {
 
 static dp_status build_group(fusing *f, int group) {
   building b = {.f = f, .body = ir_block_new(f->graph->block->module, NULL)};
-  ir_value **outer = DP_NEW_ARRAY(f->arena, ir_value *, f->count), **inner = DP_NEW_ARRAY(f->arena, ir_value *, f->count);
+  int most = 2 * f->count; /* no op has more than two results */
+  ir_value **outer = DP_NEW_ARRAY(f->arena, ir_value *, most), **inner = DP_NEW_ARRAY(f->arena, ir_value *, most);
   int results = 0;
   for (int i = 0; i < f->count; i++) {
     if (f->group[i] != group) continue;
     ir_value *made = clone_into(&b, f->ops[i]);
     if (!used_outside(f, i, group)) continue;
-    outer[results] = f->ops[i]->results[0];
-    inner[results++] = made;
+    for (int j = 0; j < f->ops[i]->result_count; j++) {
+      outer[results] = f->ops[i]->results[j];
+      inner[results++] = made->def->results[j];
+    }
   }
   dp_loc loc = f->ops[group]->loc;
   DP_CHECK(ir_emit(b.body, NULL, IR_OP_yield, inner, results, NULL, 0, NULL, loc, NULL), "fuse: yield");

@@ -30,6 +30,16 @@ dp_status ps_find(const char *name, const ps_pass **pass);
 /* Stores the keys and values of a cache (NULL: of all) as "f32" or "f16". Before ps_run. DP_INVALID for other types. */
 dp_status ps_store_cache(ir_module *module, const char *cache, const char *type);
 
+/* Turns the module's first graph, of logits [T, vocabulary], into a graph `train`: it takes one more input, targets[T] (ids;
+ * negative: not counted), returns the cross entropy of each token [T, 1] in nats, and adds to the gradients of the weights
+ * those of the sum of the losses. Instead of the pipeline's first pass; then go on with ps_run_training. */
+typedef struct ps_training {
+  bool recompute; /* keep between the loops only what the loop carries, and make the rest again, layer by layer */
+} ps_training;
+dp_status ps_differentiate(ir_module *module, const ps_training *training);
+/* The passes for such a graph: the default ones but that which leaves out rows that nobody asks for. */
+dp_status ps_run_training(ir_module **module, const ps_options *options);
+
 /* The tile program of a graph that has been through the pipeline; owned by the caller. Weights' storage types are taken
  * from the module's declarations (f32 where none is set). */
 dp_status ps_schedule(const ir_module *module, const char *graph, const tile_target *target, tile_program **program);

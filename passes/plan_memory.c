@@ -37,7 +37,8 @@ static bool sweep(const liveness *l, int buffer) {
     const tile_section *section = &p->sections[p->groups[g].section];
     bool after = g + 1 < p->group_count ? live[2 * (g + 1)] : p->buffers[buffer].output >= 0;
     if (g == section->first + section->count - 1 && section->iterations > 1) after |= live[2 * section->first];
-    bool before = ps_reads(p, g, buffer) || (after && !ps_writes(p, g, buffer));
+    bool kills = ps_writes(p, g, buffer) && !p->buffers[buffer].layers; /* a stack gets one layer's rows */
+    bool before = ps_reads(p, g, buffer) || (after && !kills);
     after |= ps_writes(p, g, buffer);
     changed |= live[2 * g] != before || live[2 * g + 1] != after;
     live[2 * g] = before;
@@ -76,6 +77,7 @@ static bool is_elementwise_in(const tile_kind *kind, int at, int buffer, int64_t
     if (!is_elementwise_in(kind, op->operands[i], buffer, cols)) return false;
   if (arity) return op->cols == cols;
   return op->code == TILE_constant || op->code == TILE_vector || op->code == TILE_table || op->code == TILE_sum ||
+         op->code == TILE_hot || op->code == TILE_input ||
          op->code == TILE_greatest || (op->code == TILE_load && op->ref != buffer);
 }
 
@@ -111,7 +113,7 @@ static sharing sharing_of(const liveness *l, int a, int b) {
     const tile_kind *kind = &p->kinds[p->groups[g].kind];
     bool over_a = ps_reads(p, g, a) && ps_writes(p, g, b), over_b = ps_reads(p, g, b) && ps_writes(p, g, a);
     if (!over_a && !over_b) continue;
-    if (p->buffers[a].stride != p->buffers[b].stride || !is_in_place(kind, over_a ? a : b, over_a ? b : a)) return NONE;
+    if (p->buffers[a].stride != p->buffers[b].stride || p->buffers[a].layers || p->buffers[b].layers || !is_in_place(kind, over_a ? a : b, over_a ? b : a)) return NONE;
     best = SAME;
   }
   return best;
@@ -156,7 +158,7 @@ static int readers(const tile_program *p, int buffer) {
 /* The caller's memory takes the place only of what nobody else reads. */
 static bool may_be_one(const liveness *l, int from, int to) {
   const tile_buffer *buffers = l->p->buffers;
-  if (buffers[from].output >= 0 || sharing_of(l, from, to) == NONE) return false;
+  if (buffers[from].output >= 0 || buffers[from].layers || buffers[to].layers || sharing_of(l, from, to) == NONE) return false;
   return buffers[to].output < 0 || readers(l->p, from) == 1;
 }
 
@@ -191,7 +193,7 @@ typedef struct planning {
   bool *placed;
 } planning;
 
-static int64_t bytes_of(const tile_program *p, int buffer) { return p->row_tile * p->buffers[buffer].stride * 4; }
+static int64_t bytes_of(const tile_program *p, int buffer) { return tile_buffer_bytes(p, &p->buffers[buffer]); }
 
 static bool in_slab(const tile_program *p, int buffer) { return p->buffers[buffer].output < 0; }
 

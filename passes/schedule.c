@@ -16,9 +16,10 @@ static const tile_target plain_target = {.cores = 8, .task_bytes = 64 * 1024};
 
 /* ---- groups, sections, buffers -------------------------------------------------------------------------------------------- */
 
-static void open_section(ps_schedule_state *s, int iterations) {
+static void open_section(ps_schedule_state *s, int iterations, bool reverse) {
   tile_program *p = s->program;
-  tile_section section = {.first = p->group_count, .iterations = iterations, .base = s->layer ? s->first_layer : 0};
+  tile_section section = {.first = p->group_count, .iterations = iterations, .base = s->layer ? s->first_layer : 0,
+                          .reverse = reverse};
   DP_PUSH(p->arena, p->sections, p->section_count, p->section_cap) = section;
 }
 
@@ -28,6 +29,17 @@ static void add_group(ps_schedule_state *s) {
   DP_PUSH(p->arena, p->groups, p->group_count, p->group_cap) =
       (tile_group){.kind = p->kind_count - 1, .section = p->section_count - 1};
   p->sections[p->section_count - 1].count++;
+}
+
+int ps_stack(ps_schedule_state *s, const char *name, const ir_type *type) {
+  for (int i = 0; i < s->stack_count; i++)
+    if (strcmp(s->stacks[i].name, name) == 0) return s->stacks[i].buffer;
+  if (!type) return -1;
+  int buffer = ps_add_buffer(s, name, type, TILE_TOKENS);
+  s->program->buffers[buffer].layers = s->end_layer - s->first_layer;
+  s->program->buffers[buffer].first_layer = s->first_layer;
+  DP_PUSH(s->arena, s->stacks, s->stack_count, s->stack_cap) = (struct ps_stack){dp_arena_strdup(s->arena, name), buffer};
+  return buffer;
 }
 
 int ps_add_buffer(ps_schedule_state *s, const char *name, const ir_type *type, tile_space space) {
@@ -119,12 +131,12 @@ static dp_status schedule_loop(ps_schedule_state *s, const ir_op *loop) {
   s->first_layer = (int)ir_get_int(loop, "first", 0);
   int count = (int)ir_get_int(loop, "count", 1);
   s->end_layer = s->first_layer + count;
-  open_section(s, count);
+  open_section(s, count, ir_get_int(loop, "reverse", 0));
   DP_TRY(schedule_groups(s, body));
   DP_TRY(carry_on(s, loop));
   s->values[body->args[0]->id].place = PS_NOWHERE;
   s->layer = NULL;
-  open_section(s, 1);
+  open_section(s, 1, false);
   return DP_SUCCESS;
 }
 
@@ -187,7 +199,7 @@ static void drop_empty_sections(tile_program *p) {
 static dp_status lay_out_caches(tile_program *p) {
   for (int i = 0; i < p->cache_count; i++) {
     tile_cache *cache = &p->caches[i];
-    if (!cache->dim[0] || !cache->dim[1])
+    if (!cache->dim[0] || (!cache->dim[1] && !cache->shared))
       return dp_fail(DP_UNSUPPORTED, "cache '%s' has only one part: keys and values must be appended", cache->name);
     cache->key_elements = TILE_CHUNK * cache->dim[0];
     cache->value_elements = TILE_CHUNK * ((cache->dim[1] + TILE_BLOCK - 1) / TILE_BLOCK * TILE_BLOCK);
@@ -221,7 +233,7 @@ static dp_status make_program(ps_schedule_state *s, const ir_graph *graph) {
   number_values(graph->block, &count);
   s->values = DP_NEW_ARRAY(s->arena, ps_value, count);
   DP_TRY(take_inputs(s, graph->block));
-  open_section(s, 1);
+  open_section(s, 1, false);
   DP_TRY(schedule_groups(s, graph->block));
   DP_TRY(schedule_results(s, graph->block->last));
   set_rows(s);

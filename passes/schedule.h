@@ -38,6 +38,8 @@ typedef struct ps_schedule_state {
   ps_value *values;
   const ir_value *layer; /* of the loop being scheduled, or NULL */
   int first_layer, end_layer; /* those it runs over */
+  struct ps_stack { const char *name; int buffer; } *stacks; /* by `save`, for `saved` */
+  int stack_count, stack_cap;
   int group_max;         /* the most query heads that share a key head */
 } ps_schedule_state;
 
@@ -89,6 +91,12 @@ ps_value *ps_value_of(const ps_kind *k, const ir_value *value);
 /* The weight (or the layer of it) that a value is, in that form. DP_UNSUPPORTED when it is none. */
 dp_status ps_weight(ps_kind *k, const ir_value *value, tile_weight_form form, bool transposed, int *weight);
 bool ps_is_weight(const ir_value *value);
+/* The weight whose gradient is added to, as it is used in the graph. */
+dp_status ps_gradient_weight(ps_kind *k, const ir_op *op, tile_weight_form form, int *weight);
+/* The same matrix of the same layer, used the other way round; false when the graph does not. */
+bool ps_other_way(ps_kind *k, const ir_value *value, bool transposed, int *weight);
+/* The buffer of a stack; made on demand when `type` is given, else -1. */
+int ps_stack(ps_schedule_state *s, const char *name, const ir_type *type);
 /* The cache that an append writes. */
 dp_status ps_cache(ps_kind *k, const ir_op *append, int *cache);
 

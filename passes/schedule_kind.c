@@ -54,7 +54,7 @@ tile_op ps_op(const ps_kind *k, tile_opcode code, int64_t cols, int x, int y) {
 /* Has a row for each of the task's, whatever it is made of. */
 static bool ps_is_of_rows(tile_opcode code) {
   return code == TILE_mma || code == TILE_mma_keys || code == TILE_mma_values || code == TILE_causal ||
-         code == TILE_window || code == TILE_known || code == TILE_carry;
+         code == TILE_window || code == TILE_known || code == TILE_carry || code == TILE_mma_back || code == TILE_seen_by;
 }
 
 int ps_emit(ps_kind *k, tile_op op) {
@@ -63,7 +63,8 @@ int ps_emit(ps_kind *k, tile_op op) {
   bool one_row = operands > 0 && tile_has_value(op.code);
   for (int i = 0; i < operands; i++) one_row = one_row && ops[op.operands[i]].one_row;
   op.one_row |= one_row || op.code == TILE_constant || op.code == TILE_every;
-  bool tiled = tile_scalar_arity(op.code) || op.code == TILE_rotate || op.code == TILE_mma || op.code == TILE_append;
+  bool tiled = tile_scalar_arity(op.code) || op.code == TILE_rotate || op.code == TILE_mma || op.code == TILE_append ||
+               op.code == TILE_mma_back || op.code == TILE_hot;
   op.column_tile |= k->columns && tiled && op.cols == k->kind->col_tile;
   op.origin = k->origin;
   return tile_add_op(k->program, k->kind, op);
@@ -129,6 +130,36 @@ dp_status ps_weight(ps_kind *k, const ir_value *value, tile_weight_form form, bo
   return DP_SUCCESS;
 }
 
+/* The layer operand of an op that adds to a gradient is the loop's, where there is one. */
+dp_status ps_gradient_weight(ps_kind *k, const ir_op *op, tile_weight_form form, int *weight) {
+  const char *name = ir_get_string(op, "weight", "");
+  const ir_weight *declared = ir_find_weight(k->s->module, name);
+  const ir_value *layer = op->operand_count ? op->operands[op->operand_count - 1] : NULL;
+  bool layered = layer && layer->type.rank == 0;
+  if (layered && k->s->values[layer->id].place != PS_LAYER)
+    return dp_fail(DP_UNSUPPORTED, "kind '%s': its layer must be the index of the loop around it", k->kind->name);
+  for (int i = 0; declared && i < k->program->weight_count; i++) {
+    const tile_weight *have = &k->program->weights[i];
+    if (have->weight != declared - k->s->module->weights || have->form != form || have->inner != 1) continue;
+    *weight = i;
+    return DP_SUCCESS;
+  }
+  return dp_fail(DP_UNSUPPORTED, "kind '%s': weight '%s' is not used in the form in which its gradient is", k->kind->name, name);
+}
+
+bool ps_other_way(ps_kind *k, const ir_value *value, bool transposed, int *weight) {
+  const ir_op *op = weight_op(value);
+  const ir_weight *declared = op ? ir_find_weight(k->s->module, ir_get_string(op, "name", "")) : NULL;
+  for (int i = 0; declared && i < k->program->weight_count; i++) {
+    const tile_weight *have = &k->program->weights[i];
+    bool same = have->weight == declared - k->s->module->weights && have->form == TILE_MATRIX && have->inner == 1;
+    if (!same || have->transposed == transposed) continue;
+    *weight = i;
+    return true;
+  }
+  return false;
+}
+
 dp_status ps_cache(ps_kind *k, const ir_op *append, int *cache) {
   const char *name = ir_get_string(append, "cache", "");
   const ir_type *type = &append->results[0]->type;
@@ -139,12 +170,14 @@ dp_status ps_cache(ps_kind *k, const ir_op *append, int *cache) {
   while (at < p->cache_count && strcmp(p->caches[at].name, name) != 0) at++;
   if (at == p->cache_count)
     DP_PUSH(p->arena, p->caches, p->cache_count, p->cache_cap) =
-        (tile_cache){.name = dp_arena_strdup(p->arena, name), .storage = storage, .heads = heads};
+        (tile_cache){.name = dp_arena_strdup(p->arena, name), .storage = storage, .heads = heads,
+                     .shared = ir_get_int(append, "shared", 0)};
   tile_cache *made = &p->caches[at];
   int64_t dim = type->dims[2].add;
   if (made->heads != heads || made->storage != storage || (made->dim[part] && made->dim[part] != dim))
     return dp_fail(DP_UNSUPPORTED, "cache '%s' is used with different heads, dimensions or storage", name);
-  if (k->s->end_layer > made->layers) made->layers = k->s->end_layer;
+  if (made->shared) made->layers = 1;
+  else if (k->s->end_layer > made->layers) made->layers = k->s->end_layer;
   made->dim[part] = dim;
   *cache = at;
   return DP_SUCCESS;
@@ -214,11 +247,11 @@ static void mark_whole(const ir_value *value) {
 
 /* The columns an op makes: those of what it appends, where its result is the sequence. */
 static int64_t columns_of(const ps_kind *k, const ir_op *op) {
-  return ps_own_columns(k, op->code == IR_OP_append ? &op->operands[0]->type : &op->results[0]->type);
+  return ps_own_columns(k, op->code == IR_OP_append || !op->result_count ? &op->operands[0]->type : &op->results[0]->type);
 }
 
 static bool is_leaf(const ir_op *op) {
-  return op->code == IR_OP_weight || op->code == IR_OP_select || op->code == IR_OP_constant;
+  return op->code == IR_OP_saved || op->code == IR_OP_cached || op->code == IR_OP_weight || op->code == IR_OP_select || op->code == IR_OP_constant;
 }
 
 /* In a kind with products all ops of its columns are tiled but those that make a product's left operand. */
@@ -230,7 +263,9 @@ static void mark_ops(const ps_kind *k, const ir_block *body, bool products) {
     if (!products || is_leaf(op) || columns_of(k, op) != k->kind->columns) op->mark = WHOLE_ROWS;
 }
 
-static bool is_rule_less(const ir_op *op) { return op->code == IR_OP_weight || op->code == IR_OP_select; }
+static bool is_rule_less(const ir_op *op) {
+  return op->code == IR_OP_weight || op->code == IR_OP_select || op->code == IR_OP_saved || op->code == IR_OP_cached;
+}
 
 static dp_status lower_ops(ps_kind *k, const ir_block *body, int mark) {
   for (const ir_op *op = body->first; op != body->last; op = op->next) {
@@ -314,11 +349,16 @@ static int64_t column_tile(const ps_kind *k, const ir_block *body) {
 
 /* ---- a kind ------------------------------------------------------------------------------------------------------------------- */
 
+static bool is_accumulation(const ir_op *op) {
+  return op->code == IR_OP_accumulate_product || op->code == IR_OP_accumulate_sum || op->code == IR_OP_accumulate_rows;
+}
+
 /* Rows of the group: of whatever it computes. */
 static dp_status find_space(const ir_block *body, tile_space *space) {
   for (const ir_op *op = body->first; op != body->last; op = op->next) {
-    if (op->code == IR_OP_append) return ps_space(&op->operands[0]->type, space);
-    if (op->result_count && ps_has_rows(&op->results[0]->type)) return ps_space(&op->results[0]->type, space);
+    if (is_accumulation(op)) return *space = TILE_PARAMETERS, DP_SUCCESS;
+    if (op->code == IR_OP_append || op->code == IR_OP_save) return ps_space(&op->operands[0]->type, space);
+    if (op->result_count && !is_rule_less(op) && ps_has_rows(&op->results[0]->type)) return ps_space(&op->results[0]->type, space);
   }
   return dp_fail(DP_UNSUPPORTED, "a group without rows cannot be scheduled");
 }
@@ -342,13 +382,40 @@ static void shape_batches(ps_kind *k, const ir_op *product) {
   if (product->code == IR_OP_expert_matmul) k->kind->used = k->members;
 }
 
+/* Column tasks: whole blocks of the weight's rows; for rows that are added one by one, of its columns. */
+static void shape_accumulation(ps_kind *k, const ir_block *body) {
+  const ir_op *op = body->first;
+  while (!is_accumulation(op)) op = op->next;
+  const ir_weight *weight = ir_find_weight(k->s->module, ir_get_string(op, "weight", ""));
+  const ir_type *type = &weight->type;
+  k->kind->columns = type->dims[type->rank - 1].add;
+  if (op->code == IR_OP_accumulate_sum) {
+    k->kind->col_tile = (int)round_up(k->kind->columns, TILE_BLOCK);
+    return;
+  }
+  int found;
+  if (op->code == IR_OP_accumulate_product && ps_gradient_weight(k, op, TILE_MATRIX, &found).code == DP_OK)
+    k->kind->columns = k->program->weights[found].rows;
+  int64_t blocks = round_up(k->kind->columns, TILE_BLOCK) / TILE_BLOCK;
+  k->kind->col_tile = (int)(TILE_BLOCK * ((blocks + ROW_TILE_TASKS - 1) / ROW_TILE_TASKS));
+}
+
 static dp_status shape_kind(ps_kind *k, const ir_block *body) {
   tile_kind *kind = k->kind;
   const ir_op *attend = find_op(body, IR_OP_attend), *product = find_product(body);
   DP_TRY(find_space(body, &kind->space));
   kind->group = 1;
   kind->batches = 1;
-  if (attend) {
+  const ir_op *columns = find_op(body, IR_OP_attend_columns);
+  if (!attend) attend = find_op(body, IR_OP_attend_rows);
+  if (kind->space == TILE_PARAMETERS) {
+    shape_accumulation(k, body);
+  } else if (columns) {
+    kind->space = TILE_SEGMENTS;
+    kind->columns = columns->operands[0]->type.dims[1].add;
+    kind->col_tile = 1;
+    kind->whole = true;
+  } else if (attend) {
     if (kind->space != TILE_TOKENS) return dp_fail(DP_UNSUPPORTED, "kind '%s': attention over other rows than T", kind->name);
     kind->space = TILE_SEGMENTS;
     kind->columns = attend->operands[1]->type.dims[1].add;
@@ -399,7 +466,7 @@ static dp_status store_results(ps_kind *k, const ir_op *group) {
       *result = *at;
       continue;
     }
-    tile_space space = k->kind->space == TILE_SEGMENTS ? TILE_TOKENS : k->kind->space;
+    tile_space space = tile_slab_space(k->kind->space);
     stored[i] = at->column >= 0 ? at->column : at->full;
     DP_CHECK(stored[i] >= 0, "kind '%s' does not make result %d", k->kind->name, i);
     int same = 0;
@@ -427,8 +494,16 @@ static void begin_values(ps_kind *k, const ir_op *group) {
     arg->ref = input->ref;
     arg->part = input->part;
   }
-  for (const ir_op *op = group->body->first; op; op = op->next)
+  for (const ir_op *op = group->body->first; op; op = op->next) {
     for (int i = 0; i < op->result_count; i++) *ps_value_of(k, op->results[i]) = none;
+    if (op->code == IR_OP_saved) {
+      int buffer = ps_stack(k->s, ir_get_string(op, "stack", ""), NULL);
+      if (buffer >= 0) *ps_value_of(k, op->results[0]) = (ps_value){PS_BUFFER, buffer, 0, -1, -1, -1};
+    }
+    for (int i = 0; op->code == IR_OP_cached && i < k->program->cache_count; i++)
+      if (strcmp(k->program->caches[i].name, ir_get_string(op, "cache", "")) == 0)
+        *ps_value_of(k, op->results[0]) = (ps_value){PS_CACHE, i, (int)ir_get_int(op, "part", 0), -1, -1, -1};
+  }
 }
 
 dp_status ps_lower_group(ps_schedule_state *s, const ir_op *group) {

@@ -31,17 +31,28 @@ static int unrolled(const tile_section *section) { return section->iterations < 
 /* ---- conflicts ------------------------------------------------------------------------------------------------------------- */
 
 static bool is_cache_op(const tile_op *op) {
-  return op->code == TILE_append || op->code == TILE_mma_keys || op->code == TILE_mma_values;
+  return op->code == TILE_append || op->code == TILE_mma_keys || op->code == TILE_mma_values ||
+         op->code == TILE_keys_row;
+}
+
+static bool is_gradient_op(const tile_op *op) {
+  return op->code == TILE_mma_rows || op->code == TILE_sum_rows || op->code == TILE_scatter_rows;
+}
+
+/* Rows that a row tile of the one has in common with a row tile of the same number of the other. */
+static bool same_rows_of(const tile_kind *a, const tile_kind *b) {
+  if (a->space == TILE_PARAMETERS || b->space == TILE_PARAMETERS) return a->space == b->space;
+  return tile_slab_space(a->space) == tile_slab_space(b->space);
 }
 
 static bool reads_buffer(const tile_op *op) { return op->code == TILE_load || op->code == TILE_choose; }
-static bool is_memory_op(const tile_op *op) { return reads_buffer(op) || op->code == TILE_store || is_cache_op(op); }
+static bool is_memory_op(const tile_op *op) { return reads_buffer(op) || op->code == TILE_store || is_cache_op(op) || is_gradient_op(op); }
 
 static bool overlap(const tile_program *p, int a, int b) {
   const tile_buffer *x = &p->buffers[a], *y = &p->buffers[b];
   if (x->output >= 0 || y->output >= 0) return a == b;
-  return x->space == y->space && x->offset < y->offset + p->row_tile * y->stride * 4 &&
-         y->offset < x->offset + p->row_tile * x->stride * 4;
+  return x->space == y->space && x->offset < y->offset + tile_buffer_bytes(p, y) &&
+         y->offset < x->offset + tile_buffer_bytes(p, x);
 }
 
 /* Keys are written by a part 0 append and read by mma_keys, values likewise. */
@@ -50,20 +61,24 @@ static int cache_part(const tile_op *op) { return op->code == TILE_append ? op->
 /* Rows that must be done when `later` runs after `earlier`; NO_ORDER when they touch different memory or both read. */
 static int conflict_of_ops(const ordering *o, int at_later, const tile_op *later, int at_earlier, const tile_op *earlier) {
   const tile_program *p = o->p;
-  if (is_cache_op(later) != is_cache_op(earlier)) return NO_ORDER;
+  const instance *x = &o->instances[at_later], *y = &o->instances[at_earlier];
+  bool one_section = p->groups[x->group].section == p->groups[y->group].section;
+  if (is_cache_op(later) != is_cache_op(earlier) || is_gradient_op(later) != is_gradient_op(earlier)) return NO_ORDER;
+  if (is_gradient_op(later)) {
+    bool other_layer = one_section && x->iteration != y->iteration && p->weights[later->ref].count > 1;
+    return later->ref == earlier->ref && !other_layer ? TILE_ROW : NO_ORDER;
+  }
   if (is_cache_op(later)) {
-    const instance *x = &o->instances[at_later], *y = &o->instances[at_earlier];
-    bool one_section = p->groups[x->group].section == p->groups[y->group].section;
     if (later->ref != earlier->ref || cache_part(later) != cache_part(earlier)) return NO_ORDER;
     if (later->code != TILE_append && earlier->code != TILE_append) return NO_ORDER;
-    if (one_section && x->iteration != y->iteration) return NO_ORDER; /* another layer's */
+    if (one_section && x->iteration != y->iteration && !p->caches[later->ref].shared) return NO_ORDER; /* another layer's */
     /* A sequence goes on from one row tile to the next: its earlier tokens stand in the row tiles before. */
     return later->code == TILE_append || kind_of(o, at_later)->whole ? TILE_ALL : TILE_PREFIX;
   }
   if (reads_buffer(later) && reads_buffer(earlier)) return NO_ORDER;
   if (!overlap(p, later->ref, earlier->ref)) return NO_ORDER;
-  bool outputs = kind_of(o, at_later)->space == TILE_OUTPUTS;
-  bool same_rows = outputs == (kind_of(o, at_earlier)->space == TILE_OUTPUTS) && later->index < 0 && earlier->index < 0;
+  if (later->ref == earlier->ref && p->buffers[later->ref].layers && one_section && x->iteration != y->iteration) return NO_ORDER;
+  bool same_rows = same_rows_of(kind_of(o, at_later), kind_of(o, at_earlier)) && later->index < 0 && earlier->index < 0;
   return same_rows ? TILE_ROW : TILE_ALL;
 }
 

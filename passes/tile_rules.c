@@ -84,20 +84,33 @@ static dp_status tile_rule_reshape(ps_kind *k, const ir_op *op) {
   return DP_SUCCESS;
 }
 
+/* Operand i with, or broadcast by who reads it to, the columns of the result. */
+static dp_status spread_operand(ps_kind *k, const ir_op *op, int i, int *index) {
+  const ir_type *operand = &op->operands[i]->type, *result = &op->results[0]->type;
+  bool inwards = broadcasts_inwards(operand, result);
+  if (inwards) return ps_operand(k, op, i, index);
+  if (!repeats(operand, result))
+    return unsupported(k, op, "an operand lacks dimensions of the result both before and after its own");
+  DP_TRY(ps_whole_rows(k, op->operands[i], index));
+  *index = repeated(k, *index, ps_columns(operand), ps_columns(result));
+  return DP_SUCCESS;
+}
+
 static dp_status tile_rule_elementwise(ps_kind *k, const ir_op *op) {
   tile_opcode code;
   int operands[2] = {0, 0};
   DP_CHECK(tile_scalar_parse(ir_op_info_of(op->code)->name, &code) && tile_scalar_arity(code) == op->operand_count,
            "there is no scalar function for %s", ir_op_info_of(op->code)->name);
-  for (int i = 0; i < op->operand_count; i++) {
-    const ir_type *operand = &op->operands[i]->type, *result = &op->results[0]->type;
-    bool inwards = broadcasts_inwards(operand, result);
-    if (!inwards && !repeats(operand, result))
-      return unsupported(k, op, "an operand lacks dimensions of the result both before and after its own");
-    DP_TRY(inwards ? ps_operand(k, op, i, &operands[i]) : ps_whole_rows(k, op->operands[i], &operands[i]));
-    if (!inwards) operands[i] = repeated(k, operands[i], ps_columns(operand), ps_columns(result));
-  }
+  for (int i = 0; i < op->operand_count; i++) DP_TRY(spread_operand(k, op, i, &operands[i]));
   ps_define(k, op, emit(k, code, ps_cols(k, ps_own_columns(k, &op->results[0]->type)), operands[0], operands[1]));
+  return DP_SUCCESS;
+}
+
+/* Times 1, which changes no bit. */
+static dp_status tile_rule_broadcast(ps_kind *k, const ir_op *op) {
+  int x;
+  DP_TRY(spread_operand(k, op, 0, &x));
+  ps_define(k, op, emit(k, TILE_mul, ps_cols(k, ps_own_columns(k, &op->results[0]->type)), x, ps_constant(k, 1)));
   return DP_SUCCESS;
 }
 
@@ -153,6 +166,106 @@ static dp_status tile_rule_softmax(ps_kind *k, const ir_op *op) {
   int shifted = emit(k, TILE_sub, cols, x, emit(k, TILE_greatest, heads, x, 0));
   int e = emit(k, TILE_exp, cols, shifted, 0);
   ps_define(k, op, emit(k, TILE_div, cols, e, emit(k, TILE_sum, heads, e, 0)));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_log_sum_exp(ps_kind *k, const ir_op *op) {
+  int x;
+  int64_t cols = ps_columns(&op->operands[0]->type), heads = ps_columns(&op->results[0]->type);
+  DP_CHECK(!k->columns, "kind '%s' sums a column tile", k->kind->name);
+  DP_TRY(ps_operand(k, op, 0, &x));
+  int greatest = emit(k, TILE_greatest, heads, x, 0);
+  int e = emit(k, TILE_exp, cols, emit(k, TILE_sub, cols, x, greatest), 0);
+  ps_define(k, op, emit(k, TILE_add, heads, greatest, emit(k, TILE_log, heads, emit(k, TILE_sum, heads, e, 0), 0)));
+  return DP_SUCCESS;
+}
+
+/* The numbers of an input as a value [rows, 1]. */
+static dp_status input_number(ps_kind *k, const ir_op *op, int i, int *index) {
+  const ps_value *ids = ps_value_of(k, op->operands[i]);
+  if (ids->place != PS_INPUT) return unsupported(k, op, "the ids must be an input of the graph");
+  tile_op input = ps_op(k, TILE_input, 1, 0, 0);
+  input.ref = ids->ref;
+  *index = ps_emit(k, input);
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_number(ps_kind *k, const ir_op *op) {
+  int index;
+  DP_TRY(input_number(k, op, 0, &index));
+  ps_define(k, op, index);
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_element(ps_kind *k, const ir_op *op) {
+  int x, id;
+  DP_TRY(ps_operand(k, op, 0, &x));
+  DP_TRY(input_number(k, op, 1, &id));
+  ps_define(k, op, emit(k, TILE_at, 1, x, id));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_one_hot(ps_kind *k, const ir_op *op) {
+  int id;
+  DP_TRY(input_number(k, op, 0, &id));
+  ps_define(k, op, emit(k, TILE_hot, ps_columns(&op->results[0]->type), id, 0));
+  return DP_SUCCESS;
+}
+
+/* ---- what one loop leaves to another, gradients of weights */
+
+static dp_status tile_rule_save(ps_kind *k, const ir_op *op) {
+  int x;
+  if (ps_value_of(k, op->operands[1])->place != PS_LAYER)
+    return unsupported(k, op, "its layer must be the index of the loop around it");
+  DP_TRY(ps_operand(k, op, 0, &x));
+  tile_op store = ps_op(k, TILE_store, k->kind->ops[x].cols, x, 0);
+  store.ref = ps_stack(k->s, ir_get_string(op, "stack", ""), &op->operands[0]->type);
+  store.column_tile = k->kind->ops[x].column_tile;
+  store.col_step = store.column_tile ? k->kind->col_tile : 0;
+  ps_emit(k, store);
+  return DP_SUCCESS;
+}
+
+static dp_status load_of_all(ps_kind *k, const ir_op *op, int i, bool tiled, int *index) {
+  const ps_value *at = ps_value_of(k, op->operands[i]);
+  if (at->place != PS_BUFFER) return unsupported(k, op, "what it adds must be stored");
+  tile_op load = ps_op(k, TILE_load, tiled ? k->kind->col_tile : ps_columns(&op->operands[i]->type), 0, 0);
+  load.ref = at->ref;
+  load.column_tile = tiled;
+  load.col_step = tiled ? k->kind->col_tile : 0;
+  *index = ps_emit(k, load);
+  return DP_SUCCESS;
+}
+
+/* The packed rows of a weight w[n, k] are those of n, or of k where the graph multiplies with it the other way. */
+static dp_status tile_rule_accumulate_product(ps_kind *k, const ir_op *op) {
+  tile_op add = ps_op(k, TILE_mma_rows, 0, 0, 0);
+  DP_TRY(ps_gradient_weight(k, op, TILE_MATRIX, &add.ref));
+  bool transposed = k->program->weights[add.ref].transposed;
+  DP_TRY(load_of_all(k, op, transposed ? 0 : 1, false, &add.operands[0]));
+  DP_TRY(load_of_all(k, op, transposed ? 1 : 0, true, &add.operands[1]));
+  ps_emit(k, add);
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_accumulate_sum(ps_kind *k, const ir_op *op) {
+  tile_op add = ps_op(k, TILE_sum_rows, 0, 0, 0);
+  DP_TRY(ps_gradient_weight(k, op, TILE_VECTOR, &add.ref));
+  DP_TRY(load_of_all(k, op, 0, false, &add.operands[0]));
+  ps_emit(k, add);
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_accumulate_rows(ps_kind *k, const ir_op *op) {
+  const ps_value *ids = ps_value_of(k, op->operands[1]);
+  tile_op add = ps_op(k, TILE_scatter_rows, 0, 0, 0);
+  if (ids->place != PS_INPUT) return unsupported(k, op, "the ids must be an input of the graph");
+  DP_TRY(ps_gradient_weight(k, op, TILE_MATRIX, &add.ref));
+  if (k->program->weights[add.ref].transposed) return unsupported(k, op, "the table is used the other way round");
+  add.index = ids->ref;
+  DP_TRY(load_of_all(k, op, 0, true, &add.operands[0]));
+  ps_emit(k, add);
   return DP_SUCCESS;
 }
 
@@ -281,6 +394,13 @@ static dp_status tile_rule_gather(ps_kind *k, const ir_op *op) {
 static dp_status tile_rule_matmul(ps_kind *k, const ir_op *op) {
   tile_op mma = ps_op(k, TILE_mma, k->kind->col_tile, 0, 0);
   DP_TRY(ps_whole_rows(k, op->operands[0], &mma.operands[0]));
+  bool transposed = !ir_get_int(op, "transposed", 0);
+  mma.col_step = k->kind->col_tile;
+  if (ps_other_way(k, op->operands[1], transposed, &mma.ref)) {
+    mma.code = TILE_mma_back;
+    ps_define(k, op, ps_emit(k, mma));
+    return DP_SUCCESS;
+  }
   DP_TRY(ps_weight(k, op->operands[1], TILE_MATRIX, !ir_get_int(op, "transposed", 0), &mma.ref));
   mma.col_step = k->kind->col_tile;
   ps_define(k, op, ps_emit(k, mma));
@@ -343,6 +463,7 @@ static dp_status tile_rule_rotate(ps_kind *k, const ir_op *op) {
   DP_TRY(ps_whole_rows(k, op->operands[1], &angles));
   tile_op rotate = ps_op(k, TILE_rotate, ps_cols(k, ps_columns(&op->results[0]->type)), x, angles);
   rotate.dim = last_dim(op->results[0]);
+  rotate.part = (int)ir_get_int(op, "inverse", 0);
   ps_define(k, op, ps_emit(k, rotate));
   return DP_SUCCESS;
 }
@@ -417,13 +538,123 @@ static dp_status tile_rule_attend(ps_kind *k, const ir_op *op) {
   end.list_count = 3;
   ps_emit(k, end);
   ps_define(k, op, emit(k, TILE_div, width, emit(k, TILE_add, width, sum, zero), total));
+  if (op->result_count > 1)
+    ps_value_of(k, op->results[1])->full = emit(k, TILE_add, 1, greatest, emit(k, TILE_log, 1, total, 0));
+  return DP_SUCCESS;
+}
+
+/* The columns of the task's head of each row of a stored value. */
+static dp_status head_load(ps_kind *k, const ir_op *op, int i, int *index) {
+  const ps_value *at = ps_value_of(k, op->operands[i]);
+  if (at->place != PS_BUFFER) return unsupported(k, op, "it attends with what is not stored");
+  int64_t dim = last_dim(op->operands[i]);
+  tile_op load = ps_op(k, TILE_load, dim, 0, 0);
+  load.ref = at->ref;
+  load.col_step = k->kind->group * dim;
+  if (k->kind->group > 1) load.group_step = dim;
+  *index = ps_emit(k, load);
+  return DP_SUCCESS;
+}
+
+/* Is operand i what was appended to that part of the cache of operand `of`? */
+static bool is_part(ps_kind *k, const ir_op *op, int i, int of, int part) {
+  const ps_value *at = ps_value_of(k, op->operands[i]);
+  return at->place == PS_CACHE && at->part == part && at->ref == ps_value_of(k, op->operands[of])->ref;
+}
+
+static int by_cache(ps_kind *k, tile_opcode code, int64_t cols, int a, int start, int cache, int member, int members) {
+  tile_op product = ps_op(k, code, cols, a, start);
+  product.ref = cache;
+  product.inner = members;
+  product.outer = member;
+  return ps_emit(k, product);
+}
+
+static void end_loop(ps_kind *k, const int *values, int count) {
+  int *next = DP_NEW_ARRAY(k->program->arena, int, count);
+  for (int i = 0; i < count; i++) next[i] = values[i];
+  tile_op end = ps_op(k, TILE_next, 0, 0, 0);
+  end.list = next;
+  end.list_count = count;
+  ps_emit(k, end);
+}
+
+/* (e^(scores - sums)) and that times (by values - shift) */
+static void weigh(ps_kind *k, int scores, int sums, int products, int shift, int *weights, int *differences) {
+  *weights = emit(k, TILE_exp, TILE_CHUNK, emit(k, TILE_sub, TILE_CHUNK, scores, sums), 0);
+  *differences = emit(k, TILE_mul, TILE_CHUNK, *weights, emit(k, TILE_sub, TILE_CHUNK, products, shift));
+}
+
+static dp_status tile_rule_attend_rows(ps_kind *k, const ir_op *op) {
+  int query, a, sums, shift, weights, differences;
+  int keys = ps_value_of(k, op->operands[1])->ref, back = ps_value_of(k, op->operands[3])->ref;
+  if (!is_part(k, op, 1, 1, 0) || !is_part(k, op, 3, 3, 0) || !is_part(k, op, 4, 3, 1) || !ir_get_int(op, "causal", 0))
+    return unsupported(k, op, "its operands must be appended, and it must be causal");
+  DP_TRY(head_load(k, op, 0, &query));
+  DP_TRY(head_load(k, op, 2, &a));
+  DP_TRY(head_load(k, op, 5, &sums));
+  DP_TRY(head_load(k, op, 6, &shift));
+  int64_t dim = last_dim(op->operands[0]);
+  int scale = ps_constant(k, ir_get_float(op, "scale", 1)), zero = ps_constant(k, 0);
+  ps_emit(k, ps_op(k, TILE_loop, 0, 0, 0));
+  int sum = emit(k, TILE_carry, dim, zero, 0);
+  int scores = emit(k, TILE_mul, TILE_CHUNK, by_cache(k, TILE_mma_keys, TILE_CHUNK, query, 0, keys, 0, 1), scale);
+  scores = emit(k, TILE_causal, TILE_CHUNK, scores, 0);
+  weigh(k, scores, sums, by_cache(k, TILE_mma_keys, TILE_CHUNK, a, 0, back, 0, 1), shift, &weights, &differences);
+  int next = by_cache(k, TILE_mma_values, dim, differences, emit(k, TILE_add, dim, sum, zero), back, 0, 1);
+  end_loop(k, &next, 1);
+  ps_define(k, op, emit(k, TILE_mul, dim, sum, scale));
+  return DP_SUCCESS;
+}
+
+/* The rows are keys, the chunks queries: from the chunk of the rows' own position on to the sequence's end, the query heads
+ * that share the key head one after the other. */
+static dp_status tile_rule_attend_columns(ps_kind *k, const ir_op *op) {
+  int key, value;
+  int queries = ps_value_of(k, op->operands[2])->ref, results = ps_value_of(k, op->operands[4])->ref;
+  int stats = ps_value_of(k, op->operands[6])->ref;
+  if (!is_part(k, op, 2, 2, 0) || !is_part(k, op, 3, 2, 1) || !is_part(k, op, 4, 4, 0) || !is_part(k, op, 5, 4, 1) ||
+      !is_part(k, op, 6, 6, 0) || !ir_get_int(op, "causal", 0))
+    return unsupported(k, op, "its operands must be appended, and it must be causal");
+  DP_TRY(head_load(k, op, 0, &key));
+  DP_TRY(head_load(k, op, 1, &value));
+  int64_t dim = last_dim(op->operands[0]), width = last_dim(op->operands[1]);
+  int members = (int)(op->operands[2]->type.dims[1].add / op->operands[0]->type.dims[1].add);
+  int scale = ps_constant(k, ir_get_float(op, "scale", 1)), zero = ps_constant(k, 0);
+  tile_op begin = ps_op(k, TILE_loop, 0, 0, 0);
+  begin.part = 1;
+  ps_emit(k, begin);
+  int key_sum = emit(k, TILE_carry, dim, zero, 0), value_sum = emit(k, TILE_carry, width, zero, 0);
+  int next[] = {key_sum, value_sum};
+  for (int m = 0; m < members; m++) {
+    int weights, differences, row[2];
+    for (int i = 0; i < 2; i++) {
+      tile_op numbers = ps_op(k, TILE_keys_row, TILE_CHUNK, 0, 0);
+      numbers.ref = stats;
+      numbers.dim = i;
+      numbers.inner = members;
+      numbers.outer = m;
+      numbers.one_row = true;
+      row[i] = ps_emit(k, numbers);
+    }
+    int scores = by_cache(k, TILE_mma_keys, TILE_CHUNK, key, 0, queries, m, members);
+    scores = emit(k, TILE_seen_by, TILE_CHUNK, emit(k, TILE_mul, TILE_CHUNK, scores, scale), 0);
+    int products = by_cache(k, TILE_mma_keys, TILE_CHUNK, value, 0, results, m, members);
+    weigh(k, scores, row[0], products, row[1], &weights, &differences);
+    /* What lies past the sequence's end may be anything, and was masked before this: nothing of it is added. */
+    next[1] = by_cache(k, TILE_mma_values, width, weights, next[1], queries, m, members);
+    next[0] = by_cache(k, TILE_mma_values, dim, differences, next[0], results, m, members);
+  }
+  end_loop(k, next, 2);
+  ps_define(k, op, emit(k, TILE_mul, dim, key_sum, scale));
+  ps_value_of(k, op->results[1])->full = emit(k, TILE_add, width, value_sum, zero);
   return DP_SUCCESS;
 }
 
 /* ---- the table ---------------------------------------------------------------------------------------------------------------- */
 
 static ps_tile_rule *const rules[] = {
-#define IR_OP(name, operands, attrs, shape, tile, traits, doc) tile_rule_##tile,
+#define IR_OP(name, operands, attrs, shape, gradient, tile, traits, doc) tile_rule_##tile,
 #include "ir/ops.def"
 #undef IR_OP
 };

@@ -32,11 +32,15 @@ struct rt_engine {
   int32_t *free_pages; /* stack */
   rt_sequence *sequences;
   /* step arguments, sized for max_tokens */
+  int32_t *targets;
   int32_t *tokens, *positions, *out_rows, *slots_of_tokens;
   int32_t *segment_row, *segment_tokens, *segment_pages, *segment_end, *pages;
   const int32_t **inputs;
   float **output_rows;
   int64_t output_columns, output_stride;
+  bool row_for_each; /* a row is returned for each token, asked for or not */
+  rt_region gradient_memory;
+  float **gradients; /* [slots] */
 };
 
 /* ---- life */
@@ -78,7 +82,7 @@ static dp_status set_up_cache(rt_engine *e) {
 static dp_status set_up_step(rt_engine *e) {
   const tile_program *p = e->program;
   size_t n = (size_t)e->max_tokens + TILE_LANES;
-  int32_t **arrays[] = {&e->tokens,         &e->positions,   &e->out_rows,     &e->slots_of_tokens,
+  int32_t **arrays[] = {&e->tokens, &e->targets,        &e->positions,   &e->out_rows,     &e->slots_of_tokens,
                         &e->segment_tokens, &e->segment_row, &e->segment_pages,
                         &e->segment_end};
   for (size_t i = 0; i < DP_COUNT(arrays); i++)
@@ -92,6 +96,8 @@ static dp_status set_up_step(rt_engine *e) {
       e->inputs[i] = e->tokens;
     else if (strcmp(p->inputs[i], "pos") == 0)
       e->inputs[i] = e->positions;
+    else if (strcmp(p->inputs[i], "targets") == 0)
+      e->inputs[i] = e->targets;
     else if (strcmp(p->inputs[i], "out_rows") == 0)
       e->inputs[i] = e->out_rows;
     else
@@ -107,9 +113,34 @@ static dp_status set_up_step(rt_engine *e) {
     if (p->buffers[i].output != 0) continue;
     e->output_columns = p->buffers[i].cols;
     e->output_stride = p->buffers[i].stride;
+    e->row_for_each = p->buffers[i].space == TILE_TOKENS;
   }
   DP_TRY(rt_region_map(&e->outputs, e->max_tokens * e->output_stride * 4, "logits"));
   e->output_rows[0] = (float *)e->outputs.data;
+  return DP_SUCCESS;
+}
+
+/* f32 in the layout of the weights, whole blocks of rows. */
+static int64_t gradient_floats(const tile_weight *weight) {
+  if (weight->form == TILE_VECTOR) return (weight->cols + TILE_BLOCK) / TILE_LANES * TILE_LANES;
+  return rt_packed_blocks(weight->rows) * TILE_BLOCK * weight->cols;
+}
+
+static dp_status set_up_gradients(rt_engine *e) {
+  const tile_program *p = e->program;
+  e->gradients = calloc((size_t)p->slot_count + 1, sizeof *e->gradients);
+  if (!e->gradients) return dp_fail(DP_NO_MEMORY, "no memory for the table of gradients");
+  for (int pass = 0; pass < 2; pass++) {
+    int64_t at = 0;
+    for (int w = 0; w < p->weight_count; w++) {
+      const tile_weight *weight = &p->weights[w];
+      for (int i = 0; i < weight->count * weight->inner; i++) {
+        if (pass) e->gradients[weight->first_slot + i] = (float *)(void *)e->gradient_memory.data + at;
+        at += gradient_floats(weight);
+      }
+    }
+    if (!pass) DP_TRY(rt_region_map(&e->gradient_memory, at * 4, "gradients"));
+  }
   return DP_SUCCESS;
 }
 
@@ -131,6 +162,7 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   if (status.code == DP_OK) status = set_up_step(e);
   if (status.code == DP_OK)
     status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
+  if (status.code == DP_OK && options->gradients) status = set_up_gradients(e);
   rt_resident_options resident = {.workers = options->workers};
   if (status.code == DP_OK) status = rt_resident_new(program, binding, &resident, &e->weights);
   if (status.code != DP_OK) {
@@ -148,6 +180,9 @@ void rt_engine_free(rt_engine *e) {
   rt_resident_free(e->weights);
   rt_region_unmap(&e->kv);
   rt_region_unmap(&e->outputs);
+  rt_region_unmap(&e->gradient_memory);
+  free(e->gradients);
+  free(e->targets);
   for (int i = 0; i < TILE_SPACE_COUNT; i++) rt_region_unmap(&e->arena[i]);
   free(e->free_pages);
   free(e->tokens);
@@ -258,6 +293,7 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
     for (int64_t t = 0; t < r->count; t++, rows++) {
       int64_t position = s->length + t;
       e->tokens[rows] = r->tokens[t];
+      e->targets[rows] = r->targets ? r->targets[t] : -1;
       e->positions[rows] = (int32_t)position;
       e->slots_of_tokens[rows] = s->pages[position / TILE_CHUNK] * TILE_CHUNK + (int32_t)(position % TILE_CHUNK);
       bool starts = t == 0 || rows % p->row_tile == 0 || e->segment_tokens[segments - 1] == p->segment_tokens;
@@ -275,9 +311,10 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
   }
   tile_step step = {.weights = rt_resident_slots(e->weights),
                     .weight_types = rt_resident_types(e->weights),
+                    .gradients = e->gradients,
                     .inputs = e->inputs,
                     .outputs = e->output_rows,
-                    .rows = {[TILE_TOKENS] = rows, [TILE_SEGMENTS] = segments, [TILE_OUTPUTS] = outputs},
+                    .rows = {[TILE_TOKENS] = rows, [TILE_SEGMENTS] = segments, [TILE_OUTPUTS] = outputs, [TILE_PARAMETERS] = 1},
                     .positions = e->positions,
                     .slots = e->slots_of_tokens,
                     .segment_row = e->segment_row,
@@ -288,6 +325,35 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
                     .kv = e->kv.data};
   for (int i = 0; i < TILE_SPACE_COUNT; i++) step.arena[i] = e->arena[i].data;
   rt_executor_run(e->executor, &step);
-  if (logits) *logits = (rt_logits){e->output_rows[0], outputs, e->output_columns, e->output_stride};
+  if (logits) *logits = (rt_logits){e->output_rows[0], e->row_for_each ? rows : outputs, e->output_columns, e->output_stride};
   return DP_SUCCESS;
+}
+
+/* ---- weights and gradients as they are now */
+
+void rt_engine_clear_gradients(rt_engine *e) {
+  memset(e->gradient_memory.data, 0, (size_t)e->gradient_memory.size);
+}
+
+/* Adds the packed matrix or vector to f32[rows, cols] in the model's order. */
+static void add_unpacked(const tile_weight *weight, const float *packed, float *to) {
+  for (int64_t r = 0; r < weight->rows; r++)
+    for (int64_t c = 0; c < weight->cols; c++) {
+      int64_t at = weight->form == TILE_VECTOR ? c : (r / TILE_BLOCK * weight->cols + c) * TILE_BLOCK + r % TILE_BLOCK;
+      to[weight->transposed ? c * weight->rows + r : r * weight->cols + c] += packed[at];
+    }
+}
+
+void rt_engine_copy_out(const rt_engine *e, bool gradients, rt_binding *into) {
+  const tile_program *p = e->program;
+  rt_binding_clear(into);
+  for (int w = 0; w < p->weight_count; w++) {
+    const tile_weight *weight = &p->weights[w];
+    bool repeated = !gradients && rt_binding_tie(into, weight->weight) >= 0;
+    for (int i = 0; i < weight->count * weight->inner && !repeated; i++) {
+      int slot = weight->first_slot + i;
+      const float *from = gradients ? e->gradients[slot] : rt_resident_slots(e->weights)[slot];
+      add_unpacked(weight, from, rt_binding_floats(into, weight->weight, i));
+    }
+  }
 }

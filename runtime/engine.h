@@ -14,6 +14,7 @@ typedef struct rt_engine_options {
   int workers;        /* threads of a step, the caller included; >= 1 */
   int64_t context;    /* tokens of all sequences together that the KV cache can hold */
   int64_t max_tokens; /* new tokens a step, at most; 0: 512 */
+  bool gradients;     /* the program adds to gradients: memory for them, zero at first */
 } rt_engine_options;
 
 /* Packs the weights (all workers at it) and sets up memory. `program` and `code` must outlive the engine; the binding
@@ -35,9 +36,11 @@ typedef struct rt_request {
   const int32_t *tokens;
   int64_t count; /* >= 1 */
   rt_want want;  /* rows of logits */
+  const int32_t *targets; /* [count], where the graph has such an input: the ids to come, negative: not counted; NULL: none */
 } rt_request;
 
-/* Rows of f32 logits in the order of requests and tokens; valid until the next step. */
+/* Rows of f32 logits, or what else the graph returns, in the order of requests and tokens (of a graph that returns a row
+ * for each token, of all); valid until the next step. */
 typedef struct rt_logits {
   const float *data;
   int64_t rows, columns, stride; /* floats from row to row */
@@ -46,6 +49,11 @@ typedef struct rt_logits {
 /* Runs one step. Token ids out of range, a full cache, more tokens than max_tokens: an error before anything is
  * touched. */
 dp_status rt_engine_step(rt_engine *engine, const rt_request *requests, int count, rt_logits *logits);
+
+void rt_engine_clear_gradients(rt_engine *engine);
+/* Copies the weights, or with `gradients` those, to `into`, a binding that rt_bind_memory made for the same module; a tied
+ * weight's gradient is added to that of the weight it is tied to. */
+void rt_engine_copy_out(const rt_engine *engine, bool gradients, rt_binding *into);
 
 void rt_engine_trace(rt_engine *engine, rt_trace *trace); /* of the steps to come, until it is NULL */
 

@@ -151,6 +151,7 @@ static void plan_step(rt_executor *e, const tile_step *step) {
   e->row_tiles[TILE_TOKENS] = tile_row_tiles(p, step->rows[TILE_TOKENS]);
   e->row_tiles[TILE_OUTPUTS] = tile_row_tiles(p, step->rows[TILE_OUTPUTS]);
   e->row_tiles[TILE_SEGMENTS] = e->row_tiles[TILE_TOKENS];
+  e->row_tiles[TILE_PARAMETERS] = 1;
   memset(e->tile_segments, 0, sizeof *e->tile_segments * (size_t)e->max_row_tiles);
   for (int64_t i = 0; i < step->rows[TILE_SEGMENTS]; i++) {
     int32_t tile = step->segment_row[i] / p->row_tile;
@@ -263,7 +264,7 @@ static void run_task(rt_executor *e, worker *w, const bundle *b, int32_t number)
   find_task(e, b, number, &row, &col);
   bool reuse = w->last_step == e->step_number && w->last_group == b->group && w->last_iteration == b->iteration &&
                w->last_row == row;
-  int64_t layer = e->program->sections[b->section].base + b->iteration;
+  int64_t layer = tile_layer(&e->program->sections[b->section], b->iteration);
   e->code->run(e->code, e->program->groups[b->group].kind, e->step, layer, row, col, w->scratch, reuse);
   w->last_step = e->step_number;
   w->last_group = b->group;
@@ -378,6 +379,7 @@ static void *helper(void *argument) {
 static void clear_counters(rt_executor *e) {
   int64_t used = e->row_tiles[TILE_TOKENS];
   if (used < e->row_tiles[TILE_OUTPUTS]) used = e->row_tiles[TILE_OUTPUTS];
+  if (used < 1) used = 1;
   for (int64_t i = 0; i < e->instances; i++) {
     for (int64_t row = 0; row < used; row++) {
       bundle_counters *counters = &e->counters[i * e->max_row_tiles + row];

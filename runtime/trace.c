@@ -129,7 +129,7 @@ void rt_trace_task(rt_trace *t, int lane, const tile_program *p, const tile_step
   const tile_group *group = &p->groups[r->group];
   const tile_kind *kind = &p->kinds[group->kind];
   if (kind->space == TILE_SEGMENTS) {
-    int64_t layer = p->sections[group->section].base + r->iteration;
+    int64_t layer = tile_layer(&p->sections[group->section], r->iteration);
     int64_t last = step->segment_row[r->row] + step->segment_tokens[r->row] - 1;
     int64_t end = kind->whole ? step->segment_end[r->row] : step->positions[last] + 1;
     r->rows = step->segment_tokens[r->row];

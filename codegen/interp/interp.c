@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char version[] = "interp 2";
+static const char version[] = "interp 3";
 
 /* ---- where values lie: an op's own place, and for a carry a second one where `next` leaves the coming value, so that
  * all carries change at once */
@@ -19,7 +19,13 @@ static int64_t value_floats(const tile_kind *kind, const tile_op *op) {
   case TILE_next:
   case TILE_store:
   case TILE_append:
+  case TILE_mma_rows:
+  case TILE_sum_rows:
+  case TILE_scatter_rows:
     return 0;
+  case TILE_load:
+    if (kind->space == TILE_PARAMETERS) return 0; /* read where it lies */
+    return kind->max_rows * (int64_t)op->cols;
   case TILE_choose: /* the rows' numbers */
     return kind->max_rows;
   default:

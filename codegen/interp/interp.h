@@ -2,6 +2,7 @@
  *
  *   interp.c   the vtable, the places of the values, a task run op by op
  *   ops.c      one function an op: reads its operands' values, writes its own
+ *   rows.c     ops over the rows of all tokens: gradients of weights
  *   packed.c   packed weights: decoding, products, single rows
  *   scalar.c   the elementwise functions by codegen/scalar.inc */
 #ifndef DIPPER_CODEGEN_INTERP_H
@@ -38,6 +39,11 @@ int64_t interp_first_chunk(const interp_task *task, int index);
 void interp_choose(interp_task *task);
 /* Runs any op but loop, carry and next. */
 void interp_op(const interp_task *task, int index);
+
+/* rows.c: all tokens' rows at once. */
+void interp_mma_rows(const interp_task *task, int index);
+void interp_sum_rows(const interp_task *task, int index);
+void interp_scatter_rows(const interp_task *task, int index);
 
 float interp_scalar(tile_opcode code, float x, float y);
 

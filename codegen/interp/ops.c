@@ -25,6 +25,7 @@ int64_t interp_last_position(const interp_task *task) {
 
 int64_t interp_first_chunk(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
+  if (op->part) return task->step->positions[task->row0] / TILE_CHUNK;
   if (!op->list_count) return 0;
   int64_t first = task->step->positions[task->row0] + 1 - (int64_t)interp_value(task, op->list[0])[0];
   return first > 0 ? first / TILE_CHUNK : 0;
@@ -50,7 +51,8 @@ static float *buffer_row(const interp_task *task, const tile_op *op, int64_t r) 
   if (buffer->output >= 0) return task->step->outputs[buffer->output] + row * buffer->stride + column;
   if (op->index >= 0) row = task->step->inputs[op->index][row];
   char *slab = task->step->arena[buffer->space] + row / program->row_tile * program->slab_bytes[buffer->space];
-  return (float *)(void *)(slab + buffer->offset) + row % program->row_tile * buffer->stride + column;
+  int64_t layer = buffer->layers ? task->layer - buffer->first_layer : 0;
+  return (float *)(void *)(slab + buffer->offset) + (layer * program->row_tile + row % program->row_tile) * buffer->stride + column;
 }
 
 static const char *weight_of(const interp_task *task, const tile_op *op, ir_dtype *storage) {
@@ -63,9 +65,13 @@ static const char *weight_of(const interp_task *task, const tile_op *op, ir_dtyp
 
 /* Keys (part 0) or values (part 1) of a page and head, of this layer. */
 static char *cache_part(const interp_task *task, const tile_cache *cache, int64_t page, int64_t head, int part) {
-  int64_t unit = (task->layer * cache->heads + head) * (cache->key_elements + cache->value_elements);
+  int64_t unit = ((cache->shared ? 0 : task->layer) * cache->heads + head) * (cache->key_elements + cache->value_elements);
   char *base = task->step->kv + page * task->program->page_bytes + cache->offset;
   return base + (unit + (part ? cache->key_elements : 0)) * ir_dtype_block_bytes(cache->storage);
+}
+
+static int64_t head_of(const interp_task *task, const tile_op *op) {
+  return task->col * (op->inner > 1 ? op->inner : 1) + op->outer;
 }
 
 static int64_t chunk_page(const interp_task *task) {
@@ -98,7 +104,7 @@ static void elementwise(const interp_task *task, int index) {
 static void load(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
   float *to = interp_value(task, index);
-  for (int64_t r = 0; r < task->rows; r++)
+  for (int64_t r = 0; r < task->rows && task->kind->space != TILE_PARAMETERS; r++)
     memcpy(to + r * op->cols, buffer_row(task, op, r), sizeof(float) * (size_t)interp_columns(task, op));
 }
 
@@ -164,7 +170,7 @@ static void rotate(const interp_task *task, int index) {
       float pair = interp_element(task, op->operands[0], r, first ? c + half : c - half, op->cols);
       float cosine = interp_element(task, op->operands[1], r, angle, dim);
       float sine = interp_element(task, op->operands[1], r, angle + half, dim);
-      float kept = x * cosine, turned = pair * sine;
+      float kept = x * cosine, turned = pair * (op->part ? -sine : sine);
       interp_value(task, index)[r * op->cols + c] = first ? kept - turned : kept + turned;
     }
   }
@@ -183,12 +189,56 @@ static void mma(const interp_task *task, int index) {
                  op->cols, interp_columns(task, op));
 }
 
+/* By the rows of the packed matrix, in order. */
+static void mma_back(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  const tile_weight *weight = &task->program->weights[op->ref];
+  ir_dtype storage;
+  const char *w = weight_of(task, op, &storage);
+  int64_t lda, columns = interp_columns(task, op);
+  const float *a = product_rows(task, op->operands[0], &lda);
+  float *c = interp_value(task, index), row[TILE_BLOCK];
+  for (int64_t i = 0; i < task->rows * op->cols; i++) c[i] = 0;
+  for (int64_t n = 0; n < weight->rows; n++)
+    for (int64_t from = 0; from < columns; from += TILE_BLOCK) {
+      int64_t some = columns - from < TILE_BLOCK ? columns - from : TILE_BLOCK;
+      interp_embed(storage, w, weight->cols, n, column_of(task, op, 0) + from, some, row);
+      for (int64_t r = 0; r < task->rows; r++)
+        for (int64_t i = 0; i < some; i++)
+          c[r * op->cols + from + i] = fmaf(a[r * lda + n], row[i], c[r * op->cols + from + i]);
+    }
+}
+
+static void keys_row(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  const tile_cache *cache = &task->program->caches[op->ref];
+  const char *keys = cache_part(task, cache, chunk_page(task), head_of(task, op), 0);
+  memcpy(interp_value(task, index), keys + op->dim * TILE_CHUNK * 4, sizeof(float) * TILE_CHUNK);
+}
+
+static void hot(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  for (int64_t r = 0; r < interp_rows(task, op); r++)
+    for (int64_t c = 0; c < interp_columns(task, op); c++)
+      interp_value(task, index)[r * op->cols + c] =
+          interp_element(task, op->operands[0], r, 0, 1) == (float)(column_of(task, op, r) + c);
+}
+
+static void at(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
+  for (int64_t r = 0; r < interp_rows(task, op); r++) {
+    float column = interp_element(task, op->operands[1], r, 0, 1);
+    bool inside = column >= 0 && column < (float)x->cols;
+    interp_value(task, index)[r] = inside ? interp_element(task, op->operands[0], r, (int64_t)column, x->cols) : 0;
+  }
+}
+
 static void mma_keys(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
   const tile_cache *cache = &task->program->caches[op->ref];
   int64_t lda;
   const float *a = product_rows(task, op->operands[0], &lda);
-  const char *keys = cache_part(task, cache, chunk_page(task), task->col, 0);
+  const char *keys = cache_part(task, cache, chunk_page(task), head_of(task, op), 0);
   int64_t bytes = ir_dtype_block_bytes(cache->storage);
   float *c = interp_value(task, index);
   for (int64_t i = 0; i < task->rows * op->cols; i++) c[i] = 0;
@@ -203,7 +253,7 @@ static void mma_values(const interp_task *task, int index) {
   const tile_cache *cache = &task->program->caches[op->ref];
   int64_t lda, positions = interp_last_position(task) + 1 - task->chunk * TILE_CHUNK;
   const float *a = product_rows(task, op->operands[0], &lda);
-  const char *values = cache_part(task, cache, chunk_page(task), task->col, 1);
+  const char *values = cache_part(task, cache, chunk_page(task), head_of(task, op), 1);
   int64_t bytes = ir_dtype_block_bytes(cache->storage);
   float *c = interp_value(task, index);
   for (int64_t r = 0; r < task->rows; r++)
@@ -268,6 +318,18 @@ static void window(const interp_task *task, int index) {
     for (int64_t c = 0; c < op->cols; c++)
       interp_value(task, index)[r * op->cols + c] =
           task->chunk * TILE_CHUNK + c > own - width ? interp_element(task, op->operands[0], r, c, op->cols) : -INFINITY;
+  }
+}
+
+static void seen_by(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  for (int64_t r = 0; r < task->rows; r++) {
+    int64_t own = task->step->positions[token_of(task, r)];
+    for (int64_t c = 0; c < op->cols; c++) {
+      int64_t position = task->chunk * TILE_CHUNK + c;
+      bool sees = position >= own && position < task->step->segment_end[task->row];
+      interp_value(task, index)[r * op->cols + c] = sees ? interp_element(task, op->operands[0], r, c, op->cols) : -INFINITY;
+    }
   }
 }
 
@@ -394,6 +456,9 @@ static void (*const functions[TILE_OPCODE_COUNT])(const interp_task *task, int i
     [TILE_rotate] = rotate,         [TILE_mma] = mma,     [TILE_causal] = causal, [TILE_mma_keys] = mma_keys,
     [TILE_mma_values] = mma_values, [TILE_store] = store, [TILE_append] = append, [TILE_window] = window,
     [TILE_known] = known,           [TILE_choose] = choose, [TILE_top_k] = top_k, [TILE_take] = take,
+    [TILE_mma_back] = mma_back,     [TILE_keys_row] = keys_row, [TILE_hot] = hot, [TILE_at] = at,
+    [TILE_seen_by] = seen_by,       [TILE_mma_rows] = interp_mma_rows, [TILE_sum_rows] = interp_sum_rows,
+    [TILE_scatter_rows] = interp_scatter_rows,
     [TILE_among] = among,           [TILE_pick] = pick,   [TILE_concat] = concat, [TILE_every] = every,
 };
 

@@ -13,6 +13,20 @@ static float pow2(float t) {
   return t;
 }
 
+static float exponent_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return (float)((int32_t)(bits >> 23 & 255) - 127);
+}
+
+static float fraction_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits = (bits & 0x7fffff) | 0x3f800000;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 static uint64_t bits_of(double t) {
   uint64_t bits;
   memcpy(&bits, &t, sizeof bits);
@@ -35,6 +49,8 @@ static uint64_t bits_of(double t) {
 #define ABS(x) fabsf(x)
 #define LESS(a, b, then, otherwise) ((a) < (b) ? (then) : (otherwise))
 #define POW2(t) pow2(t)
+#define EXPONENT(x) exponent_of(x)
+#define FRACTION(x) fraction_of(x)
 #define WIDEN(x) ((double)(x))
 #define NARROW(d) ((float)(d))
 #define ADDD(x, y) ((x) + (y))

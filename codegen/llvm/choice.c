@@ -157,3 +157,21 @@ void ll_among(ll_kind *k, int index) {
   ll_loop_end(l, &ones, NULL);
   ll_loop_end(l, &rows, NULL);
 }
+
+/* The number of each row says which column; one that is none reads column 0 and counts as 0. */
+void ll_column_at(ll_kind *k, int index) {
+  ll *l = k->l;
+  const tile_op *op = &k->kind->ops[index], *x = &k->kind->ops[op->operands[0]];
+  ll_loop rows;
+  ll_loop_begin(l, &rows, "at.row", ll_int(l, 0), k->rows, 1, NULL, 0);
+  LLVMValueRef number = ll_pull(k, op->operands[1], rows.index, ll_int(l, 0));
+  number = LLVMBuildExtractElement(l->b, number, ll_lane(l, 0), "");
+  LLVMValueRef low = LLVMBuildFCmp(l->b, LLVMRealOGE, number, LLVMConstReal(l->f32, 0.0), "");
+  LLVMValueRef high = LLVMBuildFCmp(l->b, LLVMRealOLT, number, LLVMConstReal(l->f32, x->cols), "");
+  LLVMValueRef inside = LLVMBuildAnd(l->b, low, high, ""), zero = LLVMConstReal(l->f32, 0.0);
+  LLVMValueRef column = LLVMBuildFPToSI(l->b, LLVMBuildSelect(l->b, inside, number, zero, ""), l->i64, "");
+  LLVMValueRef value = ll_pull(k, op->operands[0], rows.index, column);
+  value = LLVMBuildSelect(l->b, inside, LLVMBuildExtractElement(l->b, value, ll_lane(l, 0), ""), zero, "");
+  ll_store(l, value, ll_scratch_at(k, index, rows.index, ll_int(l, 0)), 4);
+  ll_loop_end(l, &rows, NULL);
+}

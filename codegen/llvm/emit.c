@@ -140,6 +140,17 @@ static LLVMValueRef pow2(ll *l, LLVMValueRef t) {
   return LLVMBuildBitCast(l->b, bits, l->v_f32, "");
 }
 
+static LLVMValueRef exponent_of(ll *l, LLVMValueRef x) {
+  LLVMValueRef bits = LLVMBuildLShr(l->b, LLVMBuildBitCast(l->b, x, l->v_i32, ""), const_i32(l, 23), "");
+  bits = LLVMBuildSub(l->b, LLVMBuildAnd(l->b, bits, const_i32(l, 255), ""), const_i32(l, 127), "");
+  return LLVMBuildSIToFP(l->b, bits, l->v_f32, "");
+}
+
+static LLVMValueRef fraction_of(ll *l, LLVMValueRef x) {
+  LLVMValueRef bits = LLVMBuildAnd(l->b, LLVMBuildBitCast(l->b, x, l->v_i32, ""), const_i32(l, 0x7fffff), "");
+  return LLVMBuildBitCast(l->b, LLVMBuildOr(l->b, bits, const_i32(l, 0x3f800000), ""), l->v_f32, "");
+}
+
 static LLVMValueRef select_odd(ll *l, LLVMValueRef t, LLVMValueRef a, LLVMValueRef b) {
   LLVMValueRef bit = LLVMBuildTrunc(l->b, LLVMBuildBitCast(l->b, t, l->v_i64, ""), l->v_i1, "");
   return LLVMBuildSelect(l->b, bit, a, b, "");
@@ -167,6 +178,8 @@ static LLVMValueRef negate_bit1(ll *l, LLVMValueRef t, LLVMValueRef a) {
 #define ABS(x) unary_intrinsic(l, "llvm.fabs", x)
 #define LESS(a, b, then, otherwise) less(l, a, b, then, otherwise)
 #define POW2(t) pow2(l, t)
+#define EXPONENT(x) exponent_of(l, x)
+#define FRACTION(x) fraction_of(l, x)
 #define WIDEN(x) LLVMBuildFPExt(l->b, x, l->v_f64, "")
 #define NARROW(d) LLVMBuildFPTrunc(l->b, d, l->v_f32, "")
 #define ADDD(x, y) LLVMBuildFAdd(l->b, x, y, "")

@@ -13,7 +13,7 @@ static bool readable_in_place(const tile_kind *kind, const tile_op *op) {
 }
 
 static bool is_product(tile_opcode code) {
-  return code == TILE_mma || code == TILE_mma_keys || code == TILE_mma_values;
+  return code == TILE_mma || code == TILE_mma_back || code == TILE_mma_keys || code == TILE_mma_values;
 }
 
 /* Is `wanted` read when `value` is pulled? */
@@ -50,10 +50,11 @@ static bool must_be_placed(const tile_kind *kind, int index) {
   const tile_op *op = &kind->ops[index];
   if ((op->code == TILE_load || tile_scalar_arity(op->code)) && outlives_its_source(kind, index, index)) return true;
   switch (op->code) {
-  case TILE_mma: case TILE_mma_keys: case TILE_mma_values: case TILE_carry: case TILE_sum: case TILE_greatest:
+  case TILE_mma: case TILE_mma_back: case TILE_at: case TILE_mma_keys: case TILE_mma_values: case TILE_carry: case TILE_sum: case TILE_greatest:
   case TILE_input: case TILE_embed: case TILE_choose: case TILE_top_k: case TILE_take: case TILE_among:
     return true;
   case TILE_constant: case TILE_table: case TILE_every: case TILE_loop: case TILE_next: case TILE_store: case TILE_append:
+  case TILE_mma_rows: case TILE_sum_rows: case TILE_scatter_rows: case TILE_keys_row:
     return false;
   default:
     break;
@@ -89,6 +90,7 @@ int64_t ll_place_values(const tile_kind *kind, int64_t *place, int64_t *stride) 
     if (stride) stride[i] = floats;
     /* Vectors may be read past a value's end (small heads, row vectors): a vector of slack. */
     bytes += round_up(rows * floats * 4 + TILE_LANES * 4, 64);
+    if (op->code == TILE_mma_back) bytes += TILE_BLOCK * TILE_BLOCK * 4; /* behind it, the block being turned */
   }
   return bytes;
 }
@@ -243,6 +245,16 @@ static void weight_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef
   ll_call(l, ll_product(l, storage), arguments, 10);
 }
 
+LLVMValueRef ll_turned_at(ll_kind *k, int index) {
+  int64_t rows = round_up(k->kind->max_rows, TILE_LANES);
+  return ll_at(k->l, k->scratch, ll_int(k->l, k->place[index] + round_up(rows * k->stride[index] * 4 + TILE_LANES * 4, 64)));
+}
+
+static void back_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef base) {
+  LLVMValueRef lda, a = product_rows(k, k->kind->ops[index].operands[0], &lda);
+  ll_back_product(k, index, storage, base, a, lda);
+}
+
 static void embed_rows(ll_kind *k, int index, ir_dtype storage, LLVMValueRef base) {
   ll *l = k->l;
   const tile_op *op = &k->kind->ops[index];
@@ -259,12 +271,11 @@ static void embed_rows(ll_kind *k, int index, ir_dtype storage, LLVMValueRef bas
 
 /* ---- the cache */
 
-/* Keys (part 0) or values of (page, head) of this layer. */
-static LLVMValueRef cache_at(ll_kind *k, const tile_cache *cache, LLVMValueRef page, LLVMValueRef head, int part) {
+LLVMValueRef ll_cache_at(ll_kind *k, const tile_cache *cache, LLVMValueRef page, LLVMValueRef head, int part) {
   ll *l = k->l;
   int64_t size = ir_dtype_block_bytes(cache->storage);
   LLVMValueRef kv = ll_step_ptr(l, k->step, offsetof(tile_step, kv));
-  LLVMValueRef unit = ll_add(l, ll_muli(l, k->layer, cache->heads), head);
+  LLVMValueRef unit = cache->shared ? head : ll_add(l, ll_muli(l, k->layer, cache->heads), head);
   LLVMValueRef bytes = ll_add(l, ll_muli(l, page, l->program->page_bytes),
                               ll_muli(l, unit, (cache->key_elements + cache->value_elements) * size));
   return ll_at(l, kv, ll_addi(l, bytes, cache->offset + (part ? cache->key_elements * size : 0)));
@@ -279,16 +290,25 @@ static LLVMValueRef last_position(ll_kind *k) {
   return ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, positions)), last);
 }
 
+LLVMValueRef ll_chunk_page(ll_kind *k) {
+  ll *l = k->l;
+  LLVMValueRef pages = ll_step_ptr(l, k->step, offsetof(tile_step, segment_pages));
+  LLVMValueRef entry = ll_add(l, ll_load_i32(l, pages, k->row), k->chunk);
+  return ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, pages)), entry);
+}
+
+LLVMValueRef ll_head_of(ll_kind *k, const tile_op *op) {
+  LLVMValueRef head = op->inner > 1 ? ll_muli(k->l, k->col, op->inner) : k->col;
+  return op->outer ? ll_addi(k->l, head, op->outer) : head;
+}
+
 static void cache_product(ll_kind *k, int index) {
   ll *l = k->l;
   const tile_op *op = &k->kind->ops[index];
   const tile_cache *cache = &l->program->caches[op->ref];
   bool keys = op->code == TILE_mma_keys;
   int64_t size = ir_dtype_block_bytes(cache->storage);
-  LLVMValueRef pages = ll_step_ptr(l, k->step, offsetof(tile_step, segment_pages));
-  LLVMValueRef entry = ll_add(l, ll_load_i32(l, pages, k->row), k->chunk);
-  LLVMValueRef page = ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, pages)), entry);
-  LLVMValueRef w = cache_at(k, cache, page, k->col, keys ? 0 : 1), depth, stride, blocks;
+  LLVMValueRef w = ll_cache_at(k, cache, ll_chunk_page(k), ll_head_of(k, op), keys ? 0 : 1), depth, stride, blocks;
   if (keys) {
     depth = ll_int(l, cache->dim[0]);
     stride = ll_int(l, cache->key_elements * size);
@@ -316,7 +336,7 @@ static void append_elements(ll_kind *k, const tile_op *op, LLVMValueRef slot, LL
   LLVMValueRef e = LLVMBuildURem(l->b, n, ll_int(l, op->dim), "");
   LLVMValueRef page = LLVMBuildLShr(l->b, slot, ll_int(l, 6), "");
   LLVMValueRef position = LLVMBuildAnd(l->b, slot, ll_int(l, TILE_CHUNK - 1), "");
-  LLVMValueRef base = cache_at(k, cache, page, head, op->part), element;
+  LLVMValueRef base = ll_cache_at(k, cache, page, head, op->part), element;
   int64_t size = ir_dtype_block_bytes(cache->storage);
   if (cache->storage == IR_f16) value = ll_narrow_f16(l, value);
   if (op->part == 0) {
@@ -389,6 +409,10 @@ static void begin_chunks(ll_kind *k, int index, ll_loop *chunks) {
     LLVMValueRef inside = LLVMBuildICmp(l->b, LLVMIntSGT, first, from, "");
     from = LLVMBuildSelect(l->b, inside, LLVMBuildLShr(l->b, first, ll_int(l, 6), ""), from, "");
   }
+  if (k->kind->ops[index].part) {
+    LLVMValueRef own = ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, positions)), k->row0);
+    from = LLVMBuildLShr(l->b, own, ll_int(l, 6), "");
+  }
   ll_loop_begin(l, chunks, "chunk", from, count, 1, NULL, 0);
   k->chunk = chunks->index;
 }
@@ -407,6 +431,11 @@ static void emit_op(ll_kind *k, int index, ll_loop *chunks) {
   case TILE_store: store(k, op); break;
   case TILE_append: append(k, op); break;
   case TILE_mma: for_each_storage(k, index, weight_product); break;
+  case TILE_mma_back: for_each_storage(k, index, back_product); break;
+  case TILE_mma_rows: ll_mma_rows(k, index); break;
+  case TILE_sum_rows: ll_sum_rows(k, index); break;
+  case TILE_scatter_rows: ll_scatter_rows(k, index); break;
+  case TILE_at: ll_column_at(k, index); break;
   case TILE_embed: for_each_storage(k, index, embed_rows); break;
   case TILE_mma_keys: case TILE_mma_values: cache_product(k, index); break;
   case TILE_sum: case TILE_greatest: reduce(k, index); break;
@@ -438,7 +467,7 @@ static void task_range(ll_kind *k) {
     k->row0 = ll_mul(l, k->row, tile);
     k->rows = ll_min(l, tile, LLVMBuildSub(l->b, all, k->row0, ""));
   }
-  int space = kind->space == TILE_SEGMENTS ? TILE_TOKENS : kind->space;
+  int space = tile_slab_space(kind->space);
   LLVMValueRef arena = ll_step_ptr(l, k->step, offsetof(tile_step, arena) + sizeof(char *) * (size_t)space);
   k->tile_base = ll_at(l, arena, ll_muli(l, row_tile, l->program->slab_bytes[space]));
   if (kind->batches > 1) {

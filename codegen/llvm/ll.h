@@ -6,6 +6,7 @@
  *   product.c  the register-tiled products: one function a (storage type, register tile), a driver a storage type
  *   kind.c     a task kind to a function: which values live in scratch, the loops that make them
  *   choice.c   rows that chose a batch; the greatest columns, columns at indices
+ *   rows.c     ops over the rows of all tokens; products with a weight the other way round
  *   value.c    one vector of a value, pulled from its operands */
 #ifndef DIPPER_CODEGEN_LLVM_LL_H
 #define DIPPER_CODEGEN_LLVM_LL_H
@@ -145,6 +146,19 @@ void ll_choose(ll_kind *k);                                       /* fills k->ch
 void ll_top_k(ll_kind *k, int index);
 void ll_take(ll_kind *k, int index);
 void ll_among(ll_kind *k, int index);
+void ll_column_at(ll_kind *k, int index);
+
+/* rows.c: gradients of weights; a weight the other way round. */
+void ll_mma_rows(ll_kind *k, int index);
+void ll_sum_rows(ll_kind *k, int index);
+void ll_scatter_rows(ll_kind *k, int index);
+void ll_back_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef base, LLVMValueRef a, LLVMValueRef lda);
+LLVMValueRef ll_turned_at(ll_kind *k, int index); /* scratch for the 64 x 64 block that mma_back turns */
+
+/* Keys (part 0) or values of (page, head) of this layer; the page of this chunk; the head that a cache op means. */
+LLVMValueRef ll_cache_at(ll_kind *k, const tile_cache *cache, LLVMValueRef page, LLVMValueRef head, int part);
+LLVMValueRef ll_chunk_page(ll_kind *k);
+LLVMValueRef ll_head_of(ll_kind *k, const tile_op *op);
 
 /* Bytes of scratch a kind takes; fills place and stride (arrays of op_count) when not NULL. */
 int64_t ll_place_values(const tile_kind *kind, int64_t *place, int64_t *stride);

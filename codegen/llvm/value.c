@@ -52,6 +52,8 @@ LLVMValueRef ll_buffer_at(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMVal
     row = ll_local_row(k, r);
     if (k->local0) row = ll_add(l, k->local0, row);
   }
+  if (buffer->layers)
+    base = ll_at(l, base, ll_muli(l, ll_addi(l, k->layer, -buffer->first_layer), l->program->row_tile * buffer->stride * 4));
   return ll_at(l, base, ll_muli(l, ll_add(l, ll_muli(l, row, buffer->stride), column), 4));
 }
 
@@ -106,7 +108,8 @@ static LLVMValueRef rotated(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMV
     LLVMValueRef cosine = ll_pull(k, op->operands[1], r, angle);
     LLVMValueRef sine = ll_pull(k, op->operands[1], r, ll_addi(l, angle, half));
     LLVMValueRef turned = LLVMBuildFMul(l->b, other, sine, "");
-    turned = LLVMBuildSelect(l->b, first, LLVMBuildFNeg(l->b, turned, ""), turned, "");
+    turned = op->part ? LLVMBuildSelect(l->b, first, turned, LLVMBuildFNeg(l->b, turned, ""), "")
+                      : LLVMBuildSelect(l->b, first, LLVMBuildFNeg(l->b, turned, ""), turned, "");
     return LLVMBuildFAdd(l->b, LLVMBuildFMul(l->b, x, cosine, ""), turned, "");
   }
   LLVMValueRef result = LLVMGetPoison(l->v_f32);
@@ -123,7 +126,8 @@ static LLVMValueRef rotated(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMV
     LLVMValueRef cosine = ll_load(l, l->f32, ll_scratch_at(k, op->operands[1], r, angle), 4);
     LLVMValueRef sine = ll_load(l, l->f32, ll_scratch_at(k, op->operands[1], r, ll_addi(l, angle, half)), 4);
     LLVMValueRef turned = LLVMBuildFMul(l->b, other, sine, "");
-    turned = LLVMBuildSelect(l->b, first, LLVMBuildFNeg(l->b, turned, ""), turned, "");
+    turned = op->part ? LLVMBuildSelect(l->b, first, turned, LLVMBuildFNeg(l->b, turned, ""), "")
+                      : LLVMBuildSelect(l->b, first, LLVMBuildFNeg(l->b, turned, ""), turned, "");
     LLVMValueRef value = LLVMBuildFAdd(l->b, LLVMBuildFMul(l->b, own, cosine, ""), turned, "");
     result = LLVMBuildInsertElement(l->b, result, value, LLVMConstInt(l->i32, (unsigned)lane, false), "");
   }
@@ -153,6 +157,34 @@ LLVMValueRef ll_whole_number(ll_kind *k, int op) {
   ll *l = k->l;
   LLVMValueRef value = ll_pull(k, op, ll_int(l, 0), ll_int(l, 0));
   return LLVMBuildFPToSI(l->b, LLVMBuildExtractElement(l->b, value, ll_lane(l, 0), ""), l->i64, "");
+}
+
+/* From the row's own position to the sequence's last. */
+static LLVMValueRef seen_by(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef own = ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, positions)), ll_token_of(k, r));
+  LLVMValueRef end = ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, segment_end)), k->row);
+  LLVMValueRef first = ll_add(l, ll_muli(l, k->chunk, TILE_CHUNK), c);
+  LLVMValueRef low = ll_splat(l, LLVMBuildTrunc(l->b, LLVMBuildSub(l->b, own, first, ""), l->i32, ""));
+  LLVMValueRef high = ll_splat(l, LLVMBuildTrunc(l->b, LLVMBuildSub(l->b, end, first, ""), l->i32, ""));
+  LLVMValueRef sees = LLVMBuildAnd(l->b, LLVMBuildICmp(l->b, LLVMIntSGE, ll_lane_ids(l), low, ""),
+                                   LLVMBuildICmp(l->b, LLVMIntSLT, ll_lane_ids(l), high, ""), "");
+  return LLVMBuildSelect(l->b, sees, ll_pull(k, op->operands[0], r, c), ll_const(l, -__builtin_inf()), "");
+}
+
+static LLVMValueRef keys_row(ll_kind *k, const tile_op *op, LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef keys = ll_cache_at(k, &l->program->caches[op->ref], ll_chunk_page(k), ll_head_of(k, op), 0);
+  return ll_load(l, l->v_f32, ll_at(l, keys, ll_muli(l, ll_addi(l, c, op->dim * TILE_CHUNK), 4)), 4);
+}
+
+static LLVMValueRef hot(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef number = ll_pull(k, op->operands[0], r, ll_int(l, 0));
+  LLVMValueRef first = LLVMBuildTrunc(l->b, ll_add(l, ll_column_of(k, op, r), c), l->i32, "");
+  LLVMValueRef column = LLVMBuildSIToFP(l->b, LLVMBuildAdd(l->b, ll_splat(l, first), ll_lane_ids(l), ""), l->v_f32, "");
+  LLVMValueRef is = LLVMBuildFCmp(l->b, LLVMRealOEQ, number, column, "");
+  return LLVMBuildSelect(l->b, is, ll_const(l, 1.0), ll_const(l, 0.0), "");
 }
 
 static LLVMValueRef in_window(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
@@ -274,6 +306,12 @@ static LLVMValueRef pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) 
     return in_window(k, op, r, c);
   case TILE_known:
     return in_sequence(k, op, r, c);
+  case TILE_seen_by:
+    return seen_by(k, op, r, c);
+  case TILE_keys_row:
+    return keys_row(k, op, c);
+  case TILE_hot:
+    return hot(k, op, r, c);
   case TILE_pick:
     return picked(k, op, r, c);
   case TILE_concat:

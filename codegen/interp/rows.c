@@ -1,0 +1,62 @@
+/* codegen/interp/rows.c: ops that add to gradients: over the rows of all tokens, from the first to the last, read straight
+ * from their buffers. */
+#include "codegen/interp/interp.h"
+
+#include <math.h>
+
+static int64_t first_column(const interp_task *task, const tile_op *load) {
+  return load->col_base + task->col * load->col_step;
+}
+
+/* What a load is of token t. */
+static const float *row_of(const interp_task *task, const tile_op *load, int64_t t) {
+  const tile_program *p = task->program;
+  const tile_buffer *buffer = &p->buffers[load->ref];
+  int64_t column = first_column(task, load);
+  if (buffer->output >= 0) return task->step->outputs[buffer->output] + t * buffer->stride + column;
+  const char *slab = task->step->arena[buffer->space] + t / p->row_tile * p->slab_bytes[buffer->space] + buffer->offset;
+  int64_t layer = buffer->layers ? task->layer - buffer->first_layer : 0;
+  return (const float *)(const void *)slab + (layer * p->row_tile + t % p->row_tile) * buffer->stride + column;
+}
+
+static float *gradient_of(const interp_task *task, const tile_op *op) {
+  const tile_weight *weight = &task->program->weights[op->ref];
+  return task->step->gradients[weight->first_slot + (weight->count > 1 ? task->layer - weight->first_layer : 0)];
+}
+
+/* Element (row, k) of a packed matrix of `depth` columns. */
+static int64_t packed(int64_t row, int64_t k, int64_t depth) {
+  return (row / TILE_BLOCK * depth + k) * TILE_BLOCK + row % TILE_BLOCK;
+}
+
+void interp_mma_rows(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  const tile_op *a = &task->kind->ops[op->operands[0]], *b = &task->kind->ops[op->operands[1]];
+  int64_t depth = task->program->weights[op->ref].cols, first = first_column(task, b);
+  float *gradient = gradient_of(task, op);
+  for (int64_t t = 0; t < task->step->rows[TILE_TOKENS]; t++) {
+    const float *x = row_of(task, a, t), *y = row_of(task, b, t);
+    for (int64_t n = 0; n < task->columns; n++)
+      for (int64_t k = 0; k < depth; k++) {
+        float *sum = &gradient[packed(first + n, k, depth)];
+        *sum = fmaf(x[k], y[n], *sum);
+      }
+  }
+}
+
+void interp_sum_rows(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
+  int64_t n = task->program->weights[op->ref].cols;
+  float *gradient = gradient_of(task, op);
+  for (int64_t t = 0; t < task->step->rows[TILE_TOKENS]; t++)
+    for (int64_t c = 0; c < x->cols; c++) gradient[c % n] += row_of(task, x, t)[c];
+}
+
+void interp_scatter_rows(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
+  int64_t depth = task->program->weights[op->ref].cols, first = first_column(task, x);
+  float *gradient = gradient_of(task, op);
+  for (int64_t t = 0; t < task->step->rows[TILE_TOKENS]; t++)
+    for (int64_t c = 0; c < task->columns; c++)
+      gradient[packed(task->step->inputs[op->index][t], first + c, depth)] += row_of(task, x, t)[c];
+}

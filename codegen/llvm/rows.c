@@ -1,0 +1,295 @@
+/* codegen/llvm/rows.c: ops that add to gradients, which walk the rows of all tokens from the first to the last; and the
+ * product with a packed weight the other way round, by turning blocks of it. */
+#include "codegen/llvm/ll.h"
+
+#include <stdio.h>
+
+/* ---- where all tokens' rows lie */
+
+/* Rows of one row tile of what `load` is: address of the first one's first column. Outputs are one tile. */
+static LLVMValueRef tile_rows_at(ll_kind *k, const tile_op *load, LLVMValueRef row_tile) {
+  ll *l = k->l;
+  const tile_buffer *buffer = &l->program->buffers[load->ref];
+  LLVMValueRef column = ll_muli(l, ll_column_of(k, load, ll_int(l, 0)), 4);
+  if (buffer->output >= 0) {
+    LLVMValueRef outputs = ll_step_ptr(l, k->step, offsetof(tile_step, outputs));
+    LLVMValueRef base = ll_load_constant(l, l->ptr, ll_at(l, outputs, ll_int(l, buffer->output * 8)), 8);
+    return ll_at(l, base, ll_add(l, ll_muli(l, row_tile, l->program->row_tile * buffer->stride * 4), column));
+  }
+  LLVMValueRef arena = ll_step_ptr(l, k->step, offsetof(tile_step, arena) + sizeof(char *) * buffer->space);
+  LLVMValueRef bytes = ll_addi(l, ll_muli(l, row_tile, l->program->slab_bytes[buffer->space]), buffer->offset);
+  if (buffer->layers)
+    bytes = ll_add(l, bytes, ll_muli(l, ll_addi(l, k->layer, -buffer->first_layer), l->program->row_tile * buffer->stride * 4));
+  return ll_at(l, arena, ll_add(l, bytes, column));
+}
+
+static LLVMValueRef gradient_at(ll_kind *k, const tile_op *op) {
+  ll *l = k->l;
+  const tile_weight *weight = &l->program->weights[op->ref];
+  LLVMValueRef slot = ll_int(l, weight->first_slot);
+  if (weight->count > 1) slot = ll_add(l, slot, ll_addi(l, k->layer, -weight->first_layer));
+  LLVMValueRef gradients = ll_step_ptr(l, k->step, offsetof(tile_step, gradients));
+  return ll_load_constant(l, l->ptr, LLVMBuildGEP2(l->b, l->ptr, gradients, &slot, 1, ""), 8);
+}
+
+typedef struct tile_loop {
+  ll_loop tiles;
+  LLVMValueRef rows; /* of the row tile */
+} tile_loop;
+
+static void begin_tiles(ll_kind *k, tile_loop *loop) {
+  ll *l = k->l;
+  int64_t size = l->program->row_tile;
+  LLVMValueRef tokens = ll_step_i64(l, k->step, offsetof(tile_step, rows) + sizeof(int64_t) * TILE_TOKENS);
+  LLVMValueRef count = LLVMBuildUDiv(l->b, ll_addi(l, tokens, size - 1), ll_int(l, size), "");
+  ll_loop_begin(l, &loop->tiles, "rows.tile", ll_int(l, 0), count, 1, NULL, 0);
+  LLVMValueRef left = LLVMBuildSub(l->b, tokens, ll_muli(l, loop->tiles.index, size), "");
+  loop->rows = ll_min(l, left, ll_int(l, size));
+}
+
+static LLVMValueRef lanes_below(ll *l, LLVMValueRef count) {
+  LLVMValueRef limit = ll_splat(l, LLVMBuildTrunc(l->b, count, l->i32, ""));
+  return LLVMBuildICmp(l->b, LLVMIntSLT, ll_lane_ids(l), limit, "");
+}
+
+/* ---- products along the tokens */
+
+/* void outer(a, lda, b, ldb, rows, c, valid): c[m][0..64) += sum over the rows t, in order, of a[t][m] b[t][0..64), for
+ * shape.rows m; rows of c lie 64 floats apart; from column `valid` on b counts as 0. */
+static LLVMValueRef outer_tile(ll *l, ll_register_tile shape, bool partial) {
+  char name[64];
+  snprintf(name, sizeof name, "outer%s.%dx%d", partial ? ".part" : "", shape.rows, shape.blocks * TILE_LANES);
+  LLVMValueRef found = LLVMGetNamedFunction(l->module, name);
+  if (found) return found;
+  LLVMTypeRef parameters[] = {l->ptr, l->i64, l->ptr, l->i64, l->i64, l->ptr, l->i64};
+  LLVMValueRef function = ll_function(l, name, parameters, 7, false), outer = l->function;
+  LLVMBasicBlockRef resume = LLVMGetInsertBlock(l->b);
+  l->function = function;
+  LLVMPositionBuilderAtEnd(l->b, ll_block(l, "entry"));
+  LLVMValueRef a = LLVMGetParam(function, 0), lda = ll_muli(l, LLVMGetParam(function, 1), 4), b = LLVMGetParam(function, 2);
+  LLVMValueRef ldb = ll_muli(l, LLVMGetParam(function, 3), 4), c = LLVMGetParam(function, 5), acc[64], sums[64];
+  int count = shape.rows * shape.blocks;
+  for (int i = 0; i < count; i++)
+    acc[i] = ll_load(l, l->v_f32, ll_at(l, c, ll_int(l, (i / shape.blocks * TILE_BLOCK + i % shape.blocks * TILE_LANES) * 4)), 4);
+  ll_loop loop;
+  ll_loop_begin(l, &loop, "t", ll_int(l, 0), LLVMGetParam(function, 4), 1, acc, count);
+  LLVMValueRef at_a = ll_at(l, a, ll_mul(l, loop.index, lda)), at_b = ll_at(l, b, ll_mul(l, loop.index, ldb)), y[4];
+  for (int v = 0; v < shape.blocks; v++) {
+    y[v] = ll_load(l, l->v_f32, ll_at(l, at_b, ll_int(l, v * TILE_LANES * 4)), 4);
+    LLVMValueRef valid = partial ? lanes_below(l, ll_addi(l, LLVMGetParam(function, 6), -v * TILE_LANES)) : NULL;
+    if (partial) y[v] = LLVMBuildSelect(l->b, valid, y[v], ll_const(l, 0.0), "");
+  }
+  for (int m = 0; m < shape.rows; m++) {
+    LLVMValueRef x = ll_splat(l, ll_load(l, l->f32, ll_at(l, at_a, ll_int(l, m * 4)), 4));
+    for (int v = 0; v < shape.blocks; v++) {
+      int i = m * shape.blocks + v;
+      sums[i] = ll_fma(l, x, y[v], loop.carried[i]);
+    }
+  }
+  ll_loop_end(l, &loop, sums);
+  for (int i = 0; i < count; i++)
+    ll_store(l, loop.carried[i], ll_at(l, c, ll_int(l, (i / shape.blocks * TILE_BLOCK + i % shape.blocks * TILE_LANES) * 4)), 4);
+  LLVMBuildRetVoid(l->b);
+  l->function = outer;
+  LLVMPositionBuilderAtEnd(l->b, resume);
+  return function;
+}
+
+/* Columns m of a in steps of each shape's rows, all 64 columns of b. */
+static void outer_block(ll *l, LLVMValueRef a, LLVMValueRef lda, LLVMValueRef b, LLVMValueRef ldb, LLVMValueRef rows,
+                        LLVMValueRef c, int64_t depth, LLVMValueRef valid, bool partial) {
+  int64_t done = 0;
+  for (int i = 0; i < l->numbers.plain_tile_count; i++) {
+    ll_register_tile shape = l->numbers.plain_tiles[i];
+    int64_t end = done + (depth - done) / shape.rows * shape.rows;
+    if (done == end) continue;
+    ll_loop over_m, over_v;
+    ll_loop_begin(l, &over_m, "outer.m", ll_int(l, done), ll_int(l, end), shape.rows, NULL, 0);
+    ll_loop_begin(l, &over_v, "outer.v", ll_int(l, 0), ll_int(l, TILE_BLOCK), shape.blocks * TILE_LANES, NULL, 0);
+    LLVMValueRef at_c = ll_muli(l, ll_add(l, ll_muli(l, over_m.index, TILE_BLOCK), over_v.index), 4);
+    LLVMValueRef arguments[] = {ll_at(l, a, ll_muli(l, over_m.index, 4)), lda, ll_at(l, b, ll_muli(l, over_v.index, 4)), ldb,
+                                rows, ll_at(l, c, at_c), LLVMBuildSub(l->b, valid, over_v.index, "")};
+    ll_call(l, outer_tile(l, shape, partial), arguments, 7);
+    ll_loop_end(l, &over_v, NULL);
+    ll_loop_end(l, &over_m, NULL);
+    done = end;
+  }
+}
+
+void ll_mma_rows(ll_kind *k, int index) {
+  ll *l = k->l;
+  const tile_op *op = &k->kind->ops[index];
+  const tile_op *a = &k->kind->ops[op->operands[0]], *b = &k->kind->ops[op->operands[1]];
+  const tile_weight *weight = &l->program->weights[op->ref];
+  LLVMValueRef gradient = gradient_at(k, op), first = ll_column_of(k, b, ll_int(l, 0));
+  ll_loop blocks;
+  ll_loop_begin(l, &blocks, "rows.block", ll_int(l, 0), k->columns, TILE_BLOCK, NULL, 0);
+  LLVMValueRef n = ll_add(l, first, blocks.index);
+  LLVMValueRef c = ll_at(l, gradient, ll_muli(l, n, weight->cols * 4));
+  LLVMValueRef valid = LLVMBuildSub(l->b, ll_int(l, weight->rows), n, "");
+  tile_loop tiles;
+  begin_tiles(k, &tiles);
+  LLVMValueRef at_a = tile_rows_at(k, a, tiles.tiles.index);
+  LLVMValueRef at_b = ll_at(l, tile_rows_at(k, b, tiles.tiles.index), ll_muli(l, blocks.index, 4));
+  outer_block(l, at_a, ll_int(l, l->program->buffers[a->ref].stride), at_b, ll_int(l, l->program->buffers[b->ref].stride),
+              tiles.rows, c, weight->cols, valid, weight->rows % TILE_BLOCK != 0);
+  ll_loop_end(l, &tiles.tiles, NULL);
+  ll_loop_end(l, &blocks, NULL);
+}
+
+/* ---- sums, single rows */
+
+/* A vector of columns at a time; of a row with several vectors' columns one after the other. */
+void ll_sum_rows(ll_kind *k, int index) {
+  ll *l = k->l;
+  const tile_op *op = &k->kind->ops[index], *x = &k->kind->ops[op->operands[0]];
+  int64_t n = l->program->weights[op->ref].cols, stride = l->program->buffers[x->ref].stride;
+  LLVMValueRef gradient = gradient_at(k, op);
+  ll_loop columns, rows, heads;
+  ll_loop_begin(l, &columns, "sum.column", ll_int(l, 0), ll_int(l, n), TILE_LANES, NULL, 0);
+  LLVMValueRef to = ll_at(l, gradient, ll_muli(l, columns.index, 4));
+  LLVMValueRef valid = lanes_below(l, LLVMBuildSub(l->b, ll_int(l, n), columns.index, ""));
+  tile_loop tiles;
+  begin_tiles(k, &tiles);
+  LLVMValueRef from = tile_rows_at(k, x, tiles.tiles.index), sum = ll_load(l, l->v_f32, to, 4);
+  ll_loop_begin(l, &rows, "sum.row", ll_int(l, 0), tiles.rows, 1, &sum, 1);
+  ll_loop_begin(l, &heads, "sum.head", ll_int(l, 0), ll_int(l, x->cols), n, rows.carried, 1);
+  LLVMValueRef column = ll_add(l, heads.index, columns.index);
+  LLVMValueRef at = ll_muli(l, ll_add(l, ll_muli(l, rows.index, stride), column), 4);
+  LLVMValueRef value = ll_load(l, l->v_f32, ll_at(l, from, at), 4);
+  if (n % TILE_LANES) value = LLVMBuildSelect(l->b, valid, value, ll_const(l, 0.0), "");
+  LLVMValueRef next = ll_scalar(l, TILE_add, heads.carried[0], value);
+  ll_loop_end(l, &heads, &next);
+  ll_loop_end(l, &rows, heads.carried);
+  ll_store(l, rows.carried[0], to, 4);
+  ll_loop_end(l, &tiles.tiles, NULL);
+  ll_loop_end(l, &columns, NULL);
+}
+
+void ll_scatter_rows(ll_kind *k, int index) {
+  ll *l = k->l;
+  const tile_op *op = &k->kind->ops[index], *x = &k->kind->ops[op->operands[0]];
+  int64_t depth = l->program->weights[op->ref].cols, stride = l->program->buffers[x->ref].stride;
+  LLVMValueRef gradient = gradient_at(k, op), inputs = ll_step_ptr(l, k->step, offsetof(tile_step, inputs));
+  LLVMValueRef list = ll_load_constant(l, l->ptr, ll_at(l, inputs, ll_int(l, op->index * 8)), 8);
+  tile_loop tiles;
+  ll_loop rows, columns;
+  begin_tiles(k, &tiles);
+  LLVMValueRef from = tile_rows_at(k, x, tiles.tiles.index);
+  LLVMValueRef token0 = ll_muli(l, tiles.tiles.index, l->program->row_tile);
+  ll_loop_begin(l, &rows, "scatter.row", ll_int(l, 0), tiles.rows, 1, NULL, 0);
+  LLVMValueRef id = ll_load_i32(l, list, ll_add(l, token0, rows.index));
+  LLVMValueRef block = ll_muli(l, LLVMBuildLShr(l->b, id, ll_int(l, 6), ""), depth);
+  LLVMValueRef lane = LLVMBuildAnd(l->b, id, ll_int(l, TILE_BLOCK - 1), "");
+  LLVMValueRef first = ll_add(l, block, ll_column_of(k, x, ll_int(l, 0)));
+  ll_loop_begin(l, &columns, "scatter", ll_int(l, 0), k->columns, 1, NULL, 0);
+  LLVMValueRef element = ll_add(l, ll_muli(l, ll_add(l, first, columns.index), TILE_BLOCK), lane);
+  LLVMValueRef to = ll_at(l, gradient, ll_muli(l, element, 4));
+  LLVMValueRef at = ll_muli(l, ll_add(l, ll_muli(l, rows.index, stride), columns.index), 4);
+  LLVMValueRef value = ll_load(l, l->f32, ll_at(l, from, at), 4);
+  ll_store(l, LLVMBuildFAdd(l->b, ll_load(l, l->f32, to, 4), value, ""), to, 4);
+  ll_loop_end(l, &columns, NULL);
+  ll_loop_end(l, &rows, NULL);
+  ll_loop_end(l, &tiles.tiles, NULL);
+}
+
+/* ---- a packed weight the other way round */
+
+/* 16 vectors of 16 lanes turned: stages of exchanges at distances 1, 2, 4, 8. */
+static void transpose(ll *l, LLVMValueRef *v) {
+  for (int distance = 1; distance < TILE_LANES; distance *= 2) {
+    LLVMValueRef low[TILE_LANES], high[TILE_LANES];
+    for (int i = 0; i < TILE_LANES; i++) {
+      bool upper = i & distance;
+      low[i] = ll_lane(l, upper ? i - distance + TILE_LANES : i);
+      high[i] = ll_lane(l, upper ? i + TILE_LANES : i + distance);
+    }
+    for (int i = 0; i < TILE_LANES; i++) {
+      if (i & distance) continue;
+      LLVMValueRef a = v[i], b = v[i + distance];
+      v[i] = LLVMBuildShuffleVector(l->b, a, b, LLVMConstVector(low, TILE_LANES), "");
+      v[i + distance] = LLVMBuildShuffleVector(l->b, a, b, LLVMConstVector(high, TILE_LANES), "");
+    }
+  }
+}
+
+/* void turn(block of w, first k, how many, to): to[lane][0..64) = the block's elements of 64 k, for its 64 rows. */
+static LLVMValueRef turn_f32(ll *l) {
+  LLVMValueRef found = LLVMGetNamedFunction(l->module, "turn.f32");
+  if (found) return found;
+  LLVMTypeRef parameters[] = {l->ptr, l->i64, l->i64, l->ptr};
+  LLVMValueRef function = ll_function(l, "turn.f32", parameters, 4, false), outer = l->function;
+  LLVMBasicBlockRef resume = LLVMGetInsertBlock(l->b);
+  l->function = function;
+  LLVMPositionBuilderAtEnd(l->b, ll_block(l, "entry"));
+  ll_loop over_k, over_lanes;
+  ll_loop_begin(l, &over_k, "turn.k", ll_int(l, 0), LLVMGetParam(function, 2), TILE_LANES, NULL, 0);
+  ll_loop_begin(l, &over_lanes, "turn.lane", ll_int(l, 0), ll_int(l, TILE_BLOCK), TILE_LANES, NULL, 0);
+  LLVMValueRef v[TILE_LANES], line = ll_muli(l, ll_add(l, LLVMGetParam(function, 1), over_k.index), TILE_BLOCK);
+  LLVMValueRef from = ll_at(l, LLVMGetParam(function, 0), ll_muli(l, ll_add(l, line, over_lanes.index), 4));
+  for (int i = 0; i < TILE_LANES; i++) v[i] = ll_load(l, l->v_f32, ll_at(l, from, ll_int(l, i * TILE_BLOCK * 4)), 4);
+  transpose(l, v);
+  LLVMValueRef to = ll_at(l, LLVMGetParam(function, 3),
+                          ll_muli(l, ll_add(l, ll_muli(l, over_lanes.index, TILE_BLOCK), over_k.index), 4));
+  for (int i = 0; i < TILE_LANES; i++) ll_store(l, v[i], ll_at(l, to, ll_int(l, i * TILE_BLOCK * 4)), 4);
+  ll_loop_end(l, &over_lanes, NULL);
+  ll_loop_end(l, &over_k, NULL);
+  LLVMBuildRetVoid(l->b);
+  l->function = outer;
+  LLVMPositionBuilderAtEnd(l->b, resume);
+  return function;
+}
+
+/* The same one by one, of any storage. */
+static LLVMValueRef turn_any(ll *l, ir_dtype storage) {
+  char name[32];
+  snprintf(name, sizeof name, "turn.any.%s", ir_dtype_name(storage));
+  LLVMValueRef found = LLVMGetNamedFunction(l->module, name);
+  if (found) return found;
+  LLVMTypeRef parameters[] = {l->ptr, l->i64, l->i64, l->ptr};
+  LLVMValueRef function = ll_function(l, name, parameters, 4, false), outer = l->function;
+  LLVMBasicBlockRef resume = LLVMGetInsertBlock(l->b);
+  l->function = function;
+  LLVMPositionBuilderAtEnd(l->b, ll_block(l, "entry"));
+  ll_loop over_lanes, over_k;
+  ll_loop_begin(l, &over_lanes, "turn.lane", ll_int(l, 0), ll_int(l, TILE_BLOCK), 1, NULL, 0);
+  ll_loop_begin(l, &over_k, "turn.k", ll_int(l, 0), LLVMGetParam(function, 2), 1, NULL, 0);
+  LLVMValueRef value = ll_row_element(l, storage, LLVMGetParam(function, 0), over_lanes.index,
+                                      ll_add(l, LLVMGetParam(function, 1), over_k.index));
+  LLVMValueRef element = ll_add(l, ll_muli(l, over_lanes.index, TILE_BLOCK), over_k.index);
+  ll_store(l, value, ll_at(l, LLVMGetParam(function, 3), ll_muli(l, element, 4)), 4);
+  ll_loop_end(l, &over_k, NULL);
+  ll_loop_end(l, &over_lanes, NULL);
+  LLVMBuildRetVoid(l->b);
+  l->function = outer;
+  LLVMPositionBuilderAtEnd(l->b, resume);
+  return function;
+}
+
+/* 64 columns of the result at a time: along the weight's blocks of rows, each turned and multiplied with, the sums carried
+ * on in the result. */
+void ll_back_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef base, LLVMValueRef a, LLVMValueRef lda) {
+  ll *l = k->l;
+  const tile_op *op = &k->kind->ops[index];
+  const tile_weight *weight = &l->program->weights[op->ref];
+  bool fast = storage == IR_f32 && weight->cols % TILE_LANES == 0;
+  LLVMValueRef turn = fast ? turn_f32(l) : turn_any(l, storage), product = ll_product(l, IR_f32);
+  LLVMValueRef first = ll_column_of(k, op, ll_int(l, 0)), turned = ll_turned_at(k, index);
+  LLVMValueRef columns = op->column_tile ? k->columns : ll_int(l, op->cols);
+  ll_loop over_columns, over_rows;
+  ll_loop_begin(l, &over_columns, "back.column", ll_int(l, 0), columns, TILE_BLOCK, NULL, 0);
+  LLVMValueRef from = ll_add(l, first, over_columns.index);
+  LLVMValueRef count = ll_min(l, LLVMBuildSub(l->b, ll_int(l, weight->cols), from, ""), ll_int(l, TILE_BLOCK));
+  ll_loop_begin(l, &over_rows, "back.row", ll_int(l, 0), ll_int(l, weight->rows), TILE_BLOCK, NULL, 0);
+  LLVMValueRef block = ll_at(l, base, ll_muli(l, over_rows.index, ir_packed_row_bytes(storage, weight->cols)));
+  LLVMValueRef turning[] = {block, from, count, turned};
+  ll_call(l, turn, turning, 4);
+  LLVMValueRef depth = ll_min(l, LLVMBuildSub(l->b, ll_int(l, weight->rows), over_rows.index, ""), ll_int(l, TILE_BLOCK));
+  LLVMValueRef more = LLVMBuildZExt(l->b, LLVMBuildICmp(l->b, LLVMIntNE, over_rows.index, ll_int(l, 0), ""), l->i64, "");
+  LLVMValueRef arguments[] = {ll_at(l, a, ll_muli(l, over_rows.index, 4)), lda, turned, ll_int(l, 0), depth,
+                              ll_int(l, TILE_BLOCK / TILE_LANES), ll_scratch_at(k, index, ll_int(l, 0), over_columns.index),
+                              ll_int(l, k->stride[index]), k->rows, more};
+  ll_call(l, product, arguments, 10);
+  ll_loop_end(l, &over_rows, NULL);
+  ll_loop_end(l, &over_columns, NULL);
+}

@@ -1,0 +1,317 @@
+/* passes/gradient_rules.c: the gradient rule of each op: given the gradient dy of its result, ordinary ops that give those
+ * of its operands. One function per gradient token of ops.def, and the table over ops made of the tokens, so that an op
+ * whose rule is missing does not link. */
+#include "passes/gradient.h"
+
+#include <math.h>
+
+/* ---- words the rules are written in ----------------------------------------------------------------------------------- */
+
+static ir_value *emit(gradient_state *g, ir_opcode code, ir_value *const *operands, int count, const ir_attr *attrs, int attr_count) {
+  ir_op *op = gradient_emit(g, code, operands, count, attrs, attr_count);
+  return op ? op->results[0] : operands[0];
+}
+
+static ir_value *unary(gradient_state *g, ir_opcode code, ir_value *x) { return emit(g, code, &x, 1, NULL, 0); }
+
+static ir_value *binary(gradient_state *g, ir_opcode code, ir_value *x, ir_value *y) {
+  ir_value *operands[] = {x, y};
+  return emit(g, code, operands, 2, NULL, 0);
+}
+
+static ir_value *number(gradient_state *g, double value) {
+  ir_attr attr = ir_attr_f("value", value);
+  ir_op *op = gradient_emit(g, IR_OP_constant, NULL, 0, &attr, 1);
+  return op->results[0];
+}
+
+static ir_value *add(gradient_state *g, ir_value *x, ir_value *y) { return binary(g, IR_OP_add, x, y); }
+static ir_value *sub(gradient_state *g, ir_value *x, ir_value *y) { return binary(g, IR_OP_sub, x, y); }
+static ir_value *mul(gradient_state *g, ir_value *x, ir_value *y) { return binary(g, IR_OP_mul, x, y); }
+static ir_value *divided(gradient_state *g, ir_value *x, ir_value *y) { return binary(g, IR_OP_div, x, y); }
+static ir_value *scaled(gradient_state *g, ir_value *x, double by) { return mul(g, x, number(g, by)); }
+
+static ir_value *to_type(gradient_state *g, ir_opcode code, ir_value *x, const ir_type *type) {
+  if (ir_type_equal(&x->type, type)) return x;
+  ir_attr to = ir_attr_d("to", type);
+  return emit(g, code, &x, 1, &to, 1);
+}
+
+/* With all elements of the result. */
+static ir_value *whole(gradient_state *g, ir_value *dy, const ir_type *type) { return to_type(g, IR_OP_broadcast, dy, type); }
+static ir_value *reshaped(gradient_state *g, ir_value *x, const ir_type *type) { return to_type(g, IR_OP_reshape, x, type); }
+
+static double last_dim(const ir_value *x) { return (double)x->type.dims[x->type.rank - 1].add; }
+
+/* The sum over the last dimension, in the mean's place. */
+static ir_value *mean(gradient_state *g, ir_value *x) {
+  return divided(g, unary(g, IR_OP_reduce_sum, x), number(g, last_dim(x)));
+}
+
+/* An operand that the rule gives a gradient to; a part that is never used is left to dce. */
+static void give(gradient_state *g, const ir_op *op, int i, ir_value *part) { gradient_add(g, op->operands[i], part); }
+static bool wants(gradient_state *g, const ir_op *op, int i) { return gradient_needed(g, op->operands[i]); }
+
+/* ---- elementwise -------------------------------------------------------------------------------------------------------- */
+
+static void gradient_rule_zero(gradient_state *g, const ir_op *op, ir_value *dy) { (void)g, (void)op, (void)dy; }
+
+static void gradient_rule_refuse(gradient_state *g, const ir_op *op, ir_value *dy) {
+  (void)dy;
+  gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of op %s is not known yet", ir_op_info_of(op->code)->name));
+}
+
+static void gradient_rule_neg(gradient_state *g, const ir_op *op, ir_value *dy) { give(g, op, 0, unary(g, IR_OP_neg, dy)); }
+
+static void gradient_rule_exp(gradient_state *g, const ir_op *op, ir_value *dy) { give(g, op, 0, mul(g, dy, op->results[0])); }
+
+static void gradient_rule_log(gradient_state *g, const ir_op *op, ir_value *dy) {
+  give(g, op, 0, divided(g, dy, op->operands[0]));
+}
+
+static void gradient_rule_sqrt(gradient_state *g, const ir_op *op, ir_value *dy) {
+  give(g, op, 0, divided(g, scaled(g, dy, 0.5), op->results[0]));
+}
+
+/* y = x^-1/2: -y^3 / 2 */
+static void gradient_rule_rsqrt(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *y = op->results[0];
+  give(g, op, 0, mul(g, scaled(g, dy, -0.5), mul(g, mul(g, y, y), y)));
+}
+
+static void gradient_rule_sigmoid(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *y = op->results[0];
+  give(g, op, 0, mul(g, dy, mul(g, y, sub(g, number(g, 1), y))));
+}
+
+static void gradient_rule_tanh(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *y = op->results[0];
+  give(g, op, 0, mul(g, dy, sub(g, number(g, 1), mul(g, y, y))));
+}
+
+/* y = x s, s = sigmoid(x): s + y (1 - s) */
+static void gradient_rule_silu(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *x = op->operands[0], *s = unary(g, IR_OP_sigmoid, x);
+  give(g, op, 0, mul(g, dy, add(g, s, mul(g, mul(g, x, s), sub(g, number(g, 1), s)))));
+}
+
+/* t = tanh(u), u = a (x + b x^3): (1 + t) / 2 + x (1 - t^2) a (1 + 3 b x^2) / 2 */
+static void gradient_rule_gelu_tanh(gradient_state *g, const ir_op *op, ir_value *dy) {
+  const double a = 0.79788456080286535588, b = 0.044715;
+  ir_value *x = op->operands[0], *square = mul(g, x, x), *one = number(g, 1);
+  ir_value *u = mul(g, x, add(g, number(g, a), scaled(g, square, a * b)));
+  ir_value *t = unary(g, IR_OP_tanh, u);
+  ir_value *steep = mul(g, sub(g, one, mul(g, t, t)), add(g, number(g, a / 2), scaled(g, square, 1.5 * a * b)));
+  give(g, op, 0, mul(g, dy, add(g, scaled(g, add(g, one, t), 0.5), mul(g, x, steep))));
+}
+
+/* The normal distribution's integral + x times its density. */
+static void gradient_rule_gelu(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *x = op->operands[0];
+  ir_value *integral = scaled(g, add(g, number(g, 1), unary(g, IR_OP_erf, scaled(g, x, sqrt(0.5)))), 0.5);
+  ir_value *density = scaled(g, unary(g, IR_OP_exp, scaled(g, mul(g, x, x), -0.5)), 0.39894228040143267794);
+  give(g, op, 0, mul(g, dy, add(g, integral, mul(g, x, density))));
+}
+
+static void gradient_rule_relu(gradient_state *g, const ir_op *op, ir_value *dy) {
+  give(g, op, 0, mul(g, dy, unary(g, IR_OP_positive, op->operands[0])));
+}
+
+static void gradient_rule_add(gradient_state *g, const ir_op *op, ir_value *dy) {
+  give(g, op, 0, dy);
+  give(g, op, 1, dy);
+}
+
+static void gradient_rule_sub(gradient_state *g, const ir_op *op, ir_value *dy) {
+  give(g, op, 0, dy);
+  if (wants(g, op, 1)) give(g, op, 1, unary(g, IR_OP_neg, dy));
+}
+
+static void gradient_rule_mul(gradient_state *g, const ir_op *op, ir_value *dy) {
+  if (wants(g, op, 0)) give(g, op, 0, mul(g, dy, op->operands[1]));
+  if (wants(g, op, 1)) give(g, op, 1, mul(g, dy, op->operands[0]));
+}
+
+static void gradient_rule_div(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *part = divided(g, dy, op->operands[1]);
+  give(g, op, 0, part);
+  if (wants(g, op, 1)) give(g, op, 1, unary(g, IR_OP_neg, mul(g, part, op->results[0])));
+}
+
+/* To y where it was taken: where it is larger. */
+static void to_one_of_two(gradient_state *g, const ir_op *op, ir_value *dy, ir_value *larger) {
+  ir_value *second = unary(g, IR_OP_positive, larger);
+  if (wants(g, op, 0)) give(g, op, 0, mul(g, dy, sub(g, number(g, 1), second)));
+  if (wants(g, op, 1)) give(g, op, 1, mul(g, dy, second));
+}
+
+static void gradient_rule_max(gradient_state *g, const ir_op *op, ir_value *dy) {
+  to_one_of_two(g, op, dy, sub(g, op->operands[1], op->operands[0]));
+}
+
+static void gradient_rule_min(gradient_state *g, const ir_op *op, ir_value *dy) {
+  to_one_of_two(g, op, dy, sub(g, op->operands[0], op->operands[1]));
+}
+
+static void gradient_rule_broadcast(gradient_state *g, const ir_op *op, ir_value *dy) { give(g, op, 0, dy); }
+
+/* ---- layout ----------------------------------------------------------------------------------------------------------------- */
+
+static void gradient_rule_reshape(gradient_state *g, const ir_op *op, ir_value *dy) {
+  give(g, op, 0, reshaped(g, whole(g, dy, &op->results[0]->type), &op->operands[0]->type));
+}
+
+static void gradient_rule_concat(gradient_state *g, const ir_op *op, ir_value *dy) {
+  dy = whole(g, dy, &op->results[0]->type);
+  int64_t first = 0;
+  for (int i = 0; i < 2; i++) {
+    int64_t count = (int64_t)last_dim(op->operands[i]);
+    ir_attr attrs[] = {ir_attr_i("first", first), ir_attr_i("count", count)};
+    if (wants(g, op, i)) give(g, op, i, emit(g, IR_OP_slice, &dy, 1, attrs, 2));
+    first += count;
+  }
+}
+
+static void gradient_rule_gather(gradient_state *g, const ir_op *op, ir_value *dy) {
+  const ir_op *weight = gradient_weight(op->operands[0]);
+  if (!weight || weight->results[0] != op->operands[0]) {
+    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of a gather is known for rows of a weight only"));
+    return;
+  }
+  ir_value *operands[] = {whole(g, dy, &op->results[0]->type), op->operands[1]};
+  ir_attr name = ir_attr_s("weight", ir_get_string(weight, "name", ""));
+  gradient_emit(g, IR_OP_accumulate_rows, operands, 2, &name, 1);
+}
+
+/* ---- reductions, norms ------------------------------------------------------------------------------------------------------ */
+
+static void gradient_rule_reduce_sum(gradient_state *g, const ir_op *op, ir_value *dy) { give(g, op, 0, dy); }
+
+static void gradient_rule_log_sum_exp(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *x = op->operands[0];
+  give(g, op, 0, mul(g, unary(g, IR_OP_exp, sub(g, x, op->results[0])), dy));
+}
+
+static void gradient_rule_element(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_attr count = ir_attr_i("count", (int64_t)last_dim(op->operands[0]));
+  ir_value *ids = op->operands[1];
+  give(g, op, 0, mul(g, emit(g, IR_OP_one_hot, &ids, 1, &count, 1), dy));
+}
+
+static void gradient_rule_softmax(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *y = op->results[0];
+  ir_value *inner = unary(g, IR_OP_reduce_sum, whole(g, mul(g, dy, y), &y->type));
+  give(g, op, 0, mul(g, y, sub(g, dy, inner)));
+}
+
+/* 1 / sqrt(mean(x^2) + eps) */
+static ir_value *inverse_size(gradient_state *g, const ir_op *op, ir_value *x) {
+  return unary(g, IR_OP_rsqrt, add(g, mean(g, mul(g, x, x)), number(g, ir_get_float(op, "eps", 0))));
+}
+
+/* y = n w, n = x r: dn = dy w, dx = r (dn - n mean(dn n)) */
+static void gradient_rule_rms_norm(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *x = op->operands[0], *r = inverse_size(g, op, x), *n = mul(g, x, r);
+  dy = whole(g, dy, &x->type);
+  if (wants(g, op, 1)) give(g, op, 1, mul(g, dy, n));
+  if (!wants(g, op, 0)) return;
+  ir_value *dn = mul(g, dy, op->operands[1]);
+  give(g, op, 0, mul(g, r, sub(g, dn, mul(g, n, mean(g, mul(g, dn, n))))));
+}
+
+/* The same of x - mean(x), and the mean of it taken away. */
+static void gradient_rule_layer_norm(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *x = op->operands[0], *c = sub(g, x, mean(g, x)), *r = inverse_size(g, op, c), *n = mul(g, c, r);
+  dy = whole(g, dy, &x->type);
+  if (wants(g, op, 1)) give(g, op, 1, mul(g, dy, n));
+  if (wants(g, op, 2)) give(g, op, 2, dy);
+  if (!wants(g, op, 0)) return;
+  ir_value *dn = mul(g, dy, op->operands[1]);
+  give(g, op, 0, mul(g, r, sub(g, sub(g, dn, mean(g, dn)), mul(g, n, mean(g, mul(g, dn, n))))));
+}
+
+/* ---- products ----------------------------------------------------------------------------------------------------------------- */
+
+static void gradient_rule_matmul(gradient_state *g, const ir_op *op, ir_value *dy) {
+  int64_t transposed = ir_get_int(op, "transposed", 0);
+  ir_value *x = op->operands[0], *w = op->operands[1];
+  const ir_op *weight = gradient_weight(w);
+  dy = whole(g, dy, &op->results[0]->type);
+  if (!weight) {
+    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of a product is known for products with a weight only"));
+    return;
+  }
+  if (wants(g, op, 0)) {
+    ir_value *operands[] = {dy, w};
+    ir_attr other = ir_attr_i("transposed", !transposed);
+    give(g, op, 0, emit(g, IR_OP_matmul, operands, 2, &other, 1));
+  }
+  bool layered = w->def->code == IR_OP_select;
+  ir_value *operands[] = {transposed ? dy : x, transposed ? x : dy, layered ? w->def->operands[1] : NULL};
+  ir_attr name = ir_attr_s("weight", ir_get_string(weight, "name", ""));
+  gradient_emit(g, IR_OP_accumulate_product, operands, layered ? 3 : 2, &name, 1);
+}
+
+/* weights[T,u], x[T,u,d] -> sum of weights[u] x[u] */
+static void gradient_rule_mix(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *weights = op->operands[0], *x = op->operands[1];
+  ir_type one = x->type, column = x->type;
+  one.dims[1] = ir_static_dim(1, NULL);
+  column.dims[2] = ir_static_dim(1, NULL);
+  ir_value *each = reshaped(g, whole(g, dy, &op->results[0]->type), &one);
+  if (wants(g, op, 1)) give(g, op, 1, mul(g, reshaped(g, weights, &column), each));
+  if (wants(g, op, 0)) give(g, op, 0, reshaped(g, unary(g, IR_OP_reduce_sum, mul(g, x, each)), &weights->type));
+}
+
+/* ---- positions, attention ----------------------------------------------------------------------------------------------------- */
+
+static void gradient_rule_rotate(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *operands[] = {whole(g, dy, &op->results[0]->type), op->operands[1]};
+  ir_attr inverse = ir_attr_i("inverse", !ir_get_int(op, "inverse", 0));
+  give(g, op, 0, emit(g, IR_OP_rotate, operands, 2, &inverse, 1));
+}
+
+/* What a later op of the same layer reads as a cache: the cache has one place for all layers. */
+static ir_value *kept(gradient_state *g, ir_value *x, const char *cache, int part) {
+  ir_value *operands[] = {x, g->layer};
+  ir_attr attrs[] = {ir_attr_s("cache", cache), ir_attr_i("part", part), ir_attr_i("shared", 1)};
+  return emit(g, IR_OP_append, operands, 2, attrs, 3);
+}
+
+/* o = p v, p = e^(s - sums), s = q k^T scale: with shift = sum(do o) ds = p (do v^T - shift)  (Dao, 2023, algorithm 2). */
+static void gradient_rule_attend(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *q = op->operands[0], *keys = op->operands[1], *values = op->operands[2];
+  ir_value *k = gradient_of(g, keys)->rows, *v = gradient_of(g, values)->rows;
+  bool known = op->result_count == 2 && op->operand_count == 3 && ir_get_int(op, "causal", 0) && k && v && g->layer;
+  if (!known) {
+    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of attend is known for causal attention without a window, over a "
+                                             "cache that is appended to in the same loop"));
+    return;
+  }
+  ir_value *o = op->results[0], *sums = op->results[1];
+  dy = whole(g, dy, &o->type);
+  ir_value *shift = unary(g, IR_OP_reduce_sum, mul(g, dy, o));
+  ir_attr attrs[] = {ir_attr_f("scale", ir_get_float(op, "scale", 1)), ir_attr_i("causal", 1)};
+  ir_value *v_keys = kept(g, v, "attend.back", 0), *k_values = kept(g, k, "attend.back", 1);
+  ir_value *rows[] = {q, keys, dy, v_keys, k_values, sums, shift};
+  give(g, op, 0, emit(g, IR_OP_attend_rows, rows, 7, attrs, 2));
+  ir_value *q_keys = kept(g, q, "attend.queries", 0), *d_values = kept(g, dy, "attend.queries", 1);
+  ir_value *d_keys = kept(g, dy, "attend.results", 0), *q_values = kept(g, q, "attend.results", 1);
+  ir_value *stats = kept(g, binary(g, IR_OP_concat, sums, shift), "attend.sums", 0);
+  ir_value *columns[] = {k, v, q_keys, d_values, d_keys, q_values, stats};
+  ir_op *made = gradient_emit(g, IR_OP_attend_columns, columns, 7, attrs, 2);
+  if (!made) return;
+  gradient_add(g, k, made->results[0]);
+  gradient_add(g, v, made->results[1]);
+}
+
+/* ---- the table ---------------------------------------------------------------------------------------------------------------- */
+
+static ps_gradient_rule *const rules[] = {
+#define IR_OP(name, operands, attrs, shape, gradient, tile, traits, doc) gradient_rule_##gradient,
+#include "ir/ops.def"
+#undef IR_OP
+};
+
+ps_gradient_rule *ps_gradient_rule_of(ir_opcode code) { return rules[code]; }
+bool ps_gradient_is_zero(ir_opcode code) { return rules[code] == gradient_rule_zero; }
