@@ -118,17 +118,20 @@ static void add_wait(tile_program *p, tile_group *group, int producer, tile_scop
   DP_PUSH(p->arena, group->waits, group->wait_count, group->wait_cap) = (tile_wait){producer, scope, when};
 }
 
+/* Groups of one such space have the same row tiles. */
+static tile_space rows_in(tile_space space) { return space == TILE_PARAMETERS ? space : tile_slab_space(space); }
+
 static void random_waits(tile_program *p, int index) {
   tile_group *group = &p->groups[index];
   const tile_section *section = &p->sections[group->section];
-  bool output = p->kinds[group->kind].space == TILE_OUTPUTS;
+  tile_space space = rows_in(p->kinds[group->kind].space);
   for (int n = (int)random_below(4); n > 0; n--) {
     int producer = (int)random_below((uint64_t)(section->first + section->count));
     tile_when when = TILE_EVERY;
     if (p->groups[producer].section < group->section && random_below(3) == 0) when = TILE_FIRST;
     if (producer >= index || (p->groups[producer].section == group->section && random_below(3) == 0))
       when = TILE_PREVIOUS;
-    bool other_rows = output != (p->kinds[p->groups[producer].kind].space == TILE_OUTPUTS);
+    bool other_rows = space != rows_in(p->kinds[p->groups[producer].kind].space);
     add_wait(p, group, producer, other_rows ? TILE_ALL : (tile_scope)random_below(3), when);
   }
 }
@@ -141,7 +144,8 @@ static tile_program *random_program(void) {
   p->sections = DP_NEW_ARRAY(p->arena, tile_section, p->section_count);
   for (int s = 0; s < p->section_count; s++) {
     p->sections[s] =
-        (tile_section){p->group_count, 1 + (int)random_below(MAX_GROUPS / 3), 1 + (int)random_below(MAX_ITERATIONS), 0};
+        (tile_section){.first = p->group_count, .count = 1 + (int)random_below(MAX_GROUPS / 3),
+                       .iterations = 1 + (int)random_below(MAX_ITERATIONS)};
     for (int g = 0; g < p->sections[s].count; g++) {
       tile_kind kind = {.name = "task",
                         .space = (tile_space)random_below(TILE_SPACE_COUNT),
@@ -168,7 +172,7 @@ static void random_step(trial *t, int64_t tokens, int64_t outputs) {
     }
     t->segment_tokens[segments - 1]++;
   }
-  t->step = (tile_step){.rows = {[TILE_TOKENS] = tokens, [TILE_SEGMENTS] = segments, [TILE_OUTPUTS] = outputs},
+  t->step = (tile_step){.rows = {[TILE_TOKENS] = tokens, [TILE_SEGMENTS] = segments, [TILE_OUTPUTS] = outputs, [TILE_PARAMETERS] = 1},
                         .segment_row = t->segment_row,
                         .segment_tokens = t->segment_tokens};
   t->number++;
@@ -245,7 +249,7 @@ static tile_program *chain(int groups, int iterations, int columns) {
   p->segment_tokens = 4;
   p->section_count = p->section_cap = 1;
   p->sections = DP_NEW_ARRAY(p->arena, tile_section, 1);
-  p->sections[0] = (tile_section){0, groups, iterations, 0};
+  p->sections[0] = (tile_section){.count = groups, .iterations = iterations};
   for (int g = 0; g < groups; g++) {
     DP_PUSH(p->arena, p->groups, p->group_count, p->group_cap) = (tile_group){.kind = g};
     DP_PUSH(p->arena, p->kinds, p->kind_count, p->kind_cap) =

@@ -197,6 +197,56 @@ static const char *const experts =
     "  }\n"
     "}\n";
 
+/* Ops of training. */
+static const char *const training =
+    "module training {\n"
+    "  weight @w : f32[layers:2, d:8, d:8] stacked from \"w.{}\"\n"
+    "  weight @norm : f32[d:8] from \"norm\"\n"
+    "  weight @embed : f32[16, d:8] from \"embed\"\n"
+    "\n"
+    "  graph @train(%x: f32[T, d:8], %ids: i32[T], %pos: i32[T]) {\n"
+    "    %y = loop %x {count = 2} (%l: i32[], %c: f32[T, d:8]) {\n"
+    "      save %c, %l {stack = \"c\"}\n"
+    "      %heads = reshape %c {to = f32[T, 2, 4]} : f32[T, 2, 4]\n"
+    "      %k = append %heads, %l {cache = \"kv\", part = 0} : f32[S, 2, 4]\n"
+    "      %v = append %heads, %l {cache = \"kv\", part = 1} : f32[S, 2, 4]\n"
+    "      %o, %sums = attend %heads, %k, %v {scale = 0.5, causal = 1, sums = 1} : f32[T, 2, 4], f32[T, 2, 1]\n"
+    "      %n = reshape %o {to = f32[T, d:8]} : f32[T, d:8]\n"
+    "      yield %n\n"
+    "    } : f32[T, d:8]\n"
+    "    %e = log_sum_exp %y : f32[T, 1]\n"
+    "    %p = element %y, %ids : f32[T, 1]\n"
+    "    %hot = one_hot %ids {count = 8} : f32[T, 8]\n"
+    "    %number = number %ids : f32[T, 1]\n"
+    "    %whole = broadcast %number {to = f32[T, d:8]} : f32[T, d:8]\n"
+    "    %log = log %whole : f32[T, d:8]\n"
+    "    %erf = erf %log : f32[T, d:8]\n"
+    "    %positive = positive %erf : f32[T, d:8]\n"
+    "    %z = loop %positive {count = 2, reverse = 1} (%l.1: i32[], %g: f32[T, d:8]) {\n"
+    "      %c.1 = saved %l.1 {stack = \"c\", of = f32[T, d:8]} : f32[T, d:8]\n"
+    "      %k.1 = cached %l.1 {cache = \"kv\", part = 0, of = f32[S, 2, 4]} : f32[S, 2, 4]\n"
+    "      accumulate_product %g, %c.1, %l.1 {weight = \"w\"}\n"
+    "      %q = reshape %g {to = f32[T, 2, 4]} : f32[T, 2, 4]\n"
+    "      %stats = slice %q {first = 0, count = 1} : f32[T, 2, 1]\n"
+    "      %both = concat %stats, %stats : f32[T, 2, 2]\n"
+    "      %a = append %q, %l.1 {cache = \"a\", part = 0, shared = 1} : f32[S, 2, 4]\n"
+    "      %b = append %q, %l.1 {cache = \"a\", part = 1, shared = 1} : f32[S, 2, 4]\n"
+    "      %s = append %both, %l.1 {cache = \"s\", part = 0, shared = 1} : f32[S, 2, 2]\n"
+    "      %r = attend_rows %q, %k.1, %q, %a, %b, %stats, %stats {scale = 0.5, causal = 1} : f32[T, 2, 4]\n"
+    "      %dk, %dv = attend_columns %q, %q, %a, %b, %a, %b, %s {scale = 0.5, causal = 1} : f32[T, 2, 4], f32[T, 2, 4]\n"
+    "      %sum = add %r, %dk : f32[T, 2, 4]\n"
+    "      %next = reshape %sum {to = f32[T, d:8]} : f32[T, d:8]\n"
+    "      yield %next\n"
+    "    } : f32[T, d:8]\n"
+    "    accumulate_sum %z {weight = \"norm\"}\n"
+    "    accumulate_rows %z, %ids {weight = \"embed\"}\n"
+    "    return %e\n"
+    "  }\n"
+    "}\n";
+
+START_TEST(a_training_graph_reads_back_to_the_same_text) { ck_round_trip(training); }
+END_TEST
+
 START_TEST(experts_and_windows_of_tensors_read_back_to_the_same_text) { ck_round_trip(experts); }
 END_TEST
 
@@ -209,7 +259,7 @@ static void mark_ops(const ir_block *block, bool *seen) {
 
 START_TEST(every_op_parses_and_prints) {
   bool seen[IR_OP_COUNT] = {false};
-  const char *texts[] = {llama, others, experts};
+  const char *texts[] = {llama, others, experts, training};
   for (size_t i = 0; i < DP_COUNT(texts); i++) {
     ir_module *module = must_read(texts[i]);
     for (ir_graph *graph = module->graphs; graph; graph = graph->next) mark_ops(graph->block, seen);
@@ -549,6 +599,7 @@ int main(void) {
   tcase_add_test(tests, a_whole_llama_reads_back_to_the_same_text);
   tcase_add_test(tests, odd_names_numbers_and_bodies_read_back_to_the_same_text);
   tcase_add_test(tests, every_op_parses_and_prints);
+  tcase_add_test(tests, a_training_graph_reads_back_to_the_same_text);
   tcase_add_test(tests, experts_and_windows_of_tensors_read_back_to_the_same_text);
   tcase_add_test(tests, names_are_hints_made_unique);
   tcase_add_test(tests, written_types_may_be_left_out_and_comments_are_skipped);
