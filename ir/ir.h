@@ -4,6 +4,7 @@
 
 #include "ir/graph.h"
 #include "ir/packing.h"
+#include "ir/recipe.h"
 #include "ir/tile.h"
 
 #endif
