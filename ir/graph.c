@@ -330,3 +330,16 @@ ir_op *ir_clone(ir_op *op, ir_block *block, ir_op *before, ir_value *const *from
   for (int i = map_count - 1; i >= 0; i--) map_value(&map, from[i], to[i]); /* the first match of the caller's wins */
   return clone_op(&map, op, block, before);
 }
+
+/* Bodies and their arguments are mapped by clone_op itself. */
+ir_graph *ir_clone_graph(ir_module *module, const ir_graph *graph, const char *name) {
+  value_map map = {.arena = module->arena};
+  ir_graph *copy = ir_add_graph(module, name);
+  copy->loc = graph->loc;
+  for (int i = 0; i < graph->block->arg_count; i++) {
+    ir_value *arg = graph->block->args[i];
+    map_value(&map, arg, ir_add_arg(copy->block, &arg->type, arg->name));
+  }
+  for (ir_op *op = graph->block->first; op; op = op->next) clone_op(&map, op, copy->block, NULL);
+  return copy;
+}

@@ -157,6 +157,7 @@ typedef struct ir_weight {
   const char *tied;    /* name of the weight used when the file has none of the sources, or NULL */
   bool filled;         /* a vector of which every element is `fill` when the file has none of the sources */
   double fill;
+  bool frozen;         /* gets no gradient: stays as it is */
   unsigned storage;   /* bit set of ir_dtype: what the bound file stores (several when layers differ); 0 = f32 */
   dp_loc loc;
 } ir_weight;
@@ -183,6 +184,8 @@ ir_weight *ir_find_weight(const ir_module *module, const char *name);
 ir_graph *ir_add_graph(ir_module *module, const char *name);
 ir_graph *ir_find_graph(const ir_module *module, const char *name);
 ir_block *ir_block_new(ir_module *module, ir_op *owner);
+/* A copy of the graph under another name, at the end of the module's list. */
+ir_graph *ir_clone_graph(ir_module *module, const ir_graph *graph, const char *name);
 ir_value *ir_add_arg(ir_block *block, const ir_type *type, const char *name);
 
 /* ---- building -------------------------------------------------------------------------------------------------------- */

@@ -650,6 +650,36 @@ static bool ir_shape_accumulate_rows(ir_shaping *s) {
   FAIL(s, "accumulate_rows: x is %s, but the weight is %s", type_text(s, operand(s, 0)), type_text(s, &type));
 }
 
+static bool state_type(ir_shaping *s, ir_type *type) {
+  const char *name = find_attr(s, "weight")->s;
+  const ir_weight *weight = ir_find_weight(s->module, name);
+  if (!weight) FAIL(s, "%s: there is no weight '%s'", name_of(s), name);
+  int64_t state = find_attr(s, "state")->i;
+  if (state < 0 || state > 3) FAIL(s, "%s: there is no state %lld", name_of(s), (long long)state);
+  *type = weight->type;
+  type->dtype = IR_f32;
+  return true;
+}
+
+static bool ir_shape_parameter(ir_shaping *s) {
+  ir_type type;
+  return state_type(s, &type) && set_result(s, &type);
+}
+
+static bool ir_shape_assign(ir_shaping *s) {
+  ir_type type;
+  s->result_count = 0;
+  if (!state_type(s, &type)) return false;
+  if (operand(s, 0)->rank == 0 || ir_type_equal(operand(s, 0), &type)) return true;
+  FAIL(s, "assign: x is %s, but the weight is %s", type_text(s, operand(s, 0)), type_text(s, &type));
+}
+
+static bool ir_shape_total(ir_shaping *s) {
+  ir_type scalar = {.dtype = IR_f32};
+  if (operand(s, 0)->dtype != IR_f32) FAIL(s, "total: x is %s", type_text(s, operand(s, 0)));
+  return set_result(s, &scalar);
+}
+
 static bool set_two_results(ir_shaping *s, const ir_type *first, const ir_type *second) {
   if (!set_result(s, first)) return false;
   ir_type *both = DP_NEW_ARRAY(s->arena, ir_type, 2);

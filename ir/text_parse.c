@@ -567,7 +567,7 @@ static bool stand_in(parser *p, ir_weight *w) {
   return float_value(p, &w->fill);
 }
 
-/* weight := "weight" symbol ":" type [stack] ["optional"] [sources] [stand-in] ["storage" dtype {"," dtype}] */
+/* weight := "weight" symbol ":" type [stack] ["optional"] ["frozen"] [sources] [stand-in] ["storage" dtype {"," dtype}] */
 static bool weight(parser *p) {
   token t;
   ir_type weight_type;
@@ -582,6 +582,7 @@ static bool weight(parser *p) {
   w->loc = t.loc;
   if (!stack(p, w, type_loc)) return false;
   w->optional = accept_word(p, "optional");
+  w->frozen = accept_word(p, "frozen");
   if (!sources(p, w) || !stand_in(p, w)) return false;
   if (!accept_word(p, "storage")) return !p->failed;
   do {

@@ -229,6 +229,7 @@ static void print_weight(dp_str *out, const ir_weight *weight) {
   if (weight->stack > 1) dp_str_addf(out, " %d", weight->stack);
   if (weight->first_layer) dp_str_addf(out, " first %lld", (long long)weight->first_layer);
   if (weight->optional) dp_str_add(out, " optional");
+  if (weight->frozen) dp_str_add(out, " frozen");
   for (int i = 0; i < weight->source_count; i++) {
     dp_str_add(out, i ? ", " : " from ");
     print_source(out, &weight->sources[i]);

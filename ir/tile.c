@@ -60,7 +60,32 @@ int64_t tile_layer(const tile_section *section, int64_t iteration) {
 }
 
 int64_t tile_buffer_bytes(const tile_program *program, const tile_buffer *buffer) {
-  return (buffer->layers ? buffer->layers : 1) * program->row_tile * buffer->stride * 4;
+  int64_t rows = buffer->space == TILE_NUMBERS ? 1 : program->row_tile;
+  return (buffer->layers ? buffer->layers : 1) * rows * buffer->stride * 4;
 }
 
-tile_space tile_slab_space(tile_space space) { return space == TILE_OUTPUTS ? TILE_OUTPUTS : TILE_TOKENS; }
+tile_space tile_slab_space(tile_space space) {
+  if (space == TILE_STATES || space == TILE_NUMBERS) return TILE_NUMBERS;
+  return space == TILE_OUTPUTS ? TILE_OUTPUTS : TILE_TOKENS;
+}
+
+int64_t tile_slot_floats(const tile_weight *weight) {
+  if (weight->form == TILE_VECTOR) return (weight->cols + TILE_LANES - 1) / TILE_LANES * TILE_LANES;
+  return (weight->rows + TILE_BLOCK - 1) / TILE_BLOCK * TILE_BLOCK * weight->cols;
+}
+
+tile_entry tile_entry_at(const tile_program *program, int index) {
+  if (index < program->entry_count) return program->entries[index];
+  return (tile_entry){.name = program->name, .count = program->section_count, .output = -1};
+}
+
+int tile_find_entry(const tile_program *program, const char *name) {
+  for (int i = 0; i < program->entry_count; i++)
+    if (strcmp(program->entries[i].name, name) == 0) return i;
+  return -1;
+}
+
+bool tile_in_entry(const tile_program *program, const tile_entry *entry, int group) {
+  int section = program->groups[group].section;
+  return section >= entry->first && section < entry->first + entry->count;
+}

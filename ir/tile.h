@@ -40,12 +40,17 @@ int tile_scalar_arity(tile_opcode code); /* 0 when it is not a scalar op */
 bool tile_scalar_parse(const char *name, tile_opcode *code);
 int tile_operand_count(tile_opcode code); /* values that an op reads as operands[]: 0, 1 or 2 (`next` has its own list) */
 bool tile_has_value(tile_opcode code);
+/* Its access is of the gradient's rows (of a vector or scatter_rows: columns). */
+bool tile_adds_to_gradient(tile_opcode code);
 
 typedef enum tile_space {
   TILE_TOKENS,   /* rows: the step's tokens; task row index: row tile */
   TILE_SEGMENTS, /* rows: tokens of a segment x `group` query heads; task row index: segment */
   TILE_OUTPUTS,  /* rows: the tokens whose results are asked for; task row index: row tile of them */
   TILE_PARAMETERS, /* one row: the gradients; a load is of the rows of all tokens, which only the ops that add to gradients read */
+  TILE_STATES, /* one row: a piece of the packed memory of a weight's slot, and of what training keeps beside it; task row
+                  index: the slot among the weight's */
+  TILE_NUMBERS, /* of buffers alone: one row for the whole program, of numbers that change from step to step */
   TILE_SPACE_COUNT
 } tile_space;
 
@@ -67,6 +72,15 @@ typedef enum tile_weight_form {
   TILE_VECTOR, /* f32[cols], padded with zeros to TILE_LANES */
   TILE_MATRIX, /* packed: blocks of TILE_BLOCK rows, each as ir/packing.h says, zero rows at the end */
 } tile_weight_form;
+
+/* What training keeps of a weight, each f32 in the layout of the weight, padded with zeros. */
+typedef enum tile_state {
+  TILE_VALUE,
+  TILE_GRADIENT,
+  TILE_MOMENT1, /* Adam's running mean of the gradient, and of its square */
+  TILE_MOMENT2,
+  TILE_STATE_COUNT
+} tile_state;
 
 typedef struct tile_weight {
   const char *name;
@@ -99,7 +113,7 @@ typedef struct tile_cache {
 
 /* One op of a kind. Its value is named by its index. Addresses of load, store, vector, embed:
  *   row(r)    = row0 + r / group, or inputs[index][row0 + r] when index >= 0       (group of the kind; 1 but for segments)
- *   column(r) = col_base + col * col_step + batch * batch_step + (r % group) * group_step
+ *   column(r) = col_base + col * col_step + batch * batch_step + (r % group) * group_step + (over STATES) row * row_step
  * where the task's column index is batch * (col_tasks / batches) + col. In a kind that chooses, row r of the task is the
  * r-th token of its row tile that has `batch` among its `used` choices, and in place of r % group stands which of its
  * choices that is. */
@@ -115,6 +129,7 @@ typedef struct tile_op {
   int64_t dim;   /* rotate, append: columns of a head; others: see tile_ops.def */
   int64_t outer, inner; /* pick */
   int64_t col_base, col_step, group_step, batch_step;
+  int64_t row_step;   /* STATES: times the task's row index */
   float imm;
   const float *data;  /* table */
   const int *list;    /* next */
@@ -128,6 +143,7 @@ typedef struct tile_kind {
   int max_rows;   /* rows of a task at most: row_tile, or segment_tokens * group */
   int group;      /* rows a token */
   int batches;    /* products with matrices of their own, side by side in the column tasks: heads, experts; else 1 */
+  int slots;      /* STATES: of the weight, each a row index; else 0 */
   int used;       /* > 0: the kind chooses: begins with `choose`, and a token takes part in so many of the batches */
   bool whole;     /* segments: the loop walks all of the sequence, else up to the segment's last token */
   int64_t columns; /* result columns in all (of a batch); for segments the number of key heads */
@@ -172,6 +188,14 @@ typedef struct tile_section {
   bool reverse; /* iteration i is layer base + iterations - 1 - i */
 } tile_section;
 
+/* What a step can be: sections [first, first + count), run from the first to the last. Buffers of different entries share
+ * memory; nothing but weights, their states, caches and numbers passes from one to the other. */
+typedef struct tile_entry {
+  const char *name; /* of the graph */
+  int first, count;
+  int output;       /* the buffer that it returns; -1: none */
+} tile_entry;
+
 typedef struct tile_program {
   dp_arena *arena; /* owns everything here */
   const char *name;
@@ -184,16 +208,18 @@ typedef struct tile_program {
   tile_cache *caches;
   int cache_count, cache_cap;
   int64_t page_bytes;
-  const char **inputs; /* names of the i32 inputs: "tokens", "pos" (one a token), "out_rows" (one an output row) */
+  const char **inputs; /* names of the i32 inputs: "tokens", "pos", "targets" (one a token), "out_rows" (one an output row) */
   int input_count, input_cap;
   int output_count;
-  int64_t slab_bytes[TILE_SPACE_COUNT]; /* of TOKENS and OUTPUTS */
+  int64_t slab_bytes[TILE_SPACE_COUNT]; /* of TOKENS, OUTPUTS and NUMBERS */
   tile_kind *kinds;
   int kind_count, kind_cap;
   tile_group *groups; /* in an order in which running them one by one is correct */
   int group_count, group_cap;
   tile_section *sections;
   int section_count, section_cap;
+  tile_entry *entries;
+  int entry_count, entry_cap;
 } tile_program;
 
 /* What a schedule and a layout may know of a target: numbers, never its name. */
@@ -207,9 +233,10 @@ typedef struct tile_target {
 /* Filled by the runtime before the step; read-only during it but for what the pointers' targets say. Field offsets are
  * known to the back ends through offsetof. */
 typedef struct tile_step {
+  int64_t entry;                 /* which of the program's */
   const void *const *weights;    /* [slot_count], 64-byte aligned */
   const uint8_t *weight_types;   /* [slot_count] ir_dtype */
-  float *const *gradients;       /* [slot_count] f32 in the layout of the weight; of those that are added to */
+  float *const *states[TILE_STATE_COUNT]; /* [slot_count] each, of the weights that have them; values are read by `weights` */
   const int32_t *const *inputs;  /* [input_count] */
   float *const *outputs;         /* [output_count], rows of the buffer's stride */
   char *arena[TILE_SPACE_COUNT]; /* slabs, 64-byte aligned */
@@ -244,8 +271,13 @@ int tile_add_op(tile_program *program, tile_kind *kind, tile_op op); /* returns 
 int tile_batch_tasks(const tile_kind *kind); /* column tasks a batch */
 int64_t tile_row_tiles(const tile_program *program, int64_t rows);
 int64_t tile_layer(const tile_section *section, int64_t iteration);
+/* Entry `index`; of a program without a list of entries all sections are entry 0. */
+tile_entry tile_entry_at(const tile_program *program, int index);
+int tile_find_entry(const tile_program *program, const char *name); /* -1 when there is none */
+bool tile_in_entry(const tile_program *program, const tile_entry *entry, int group);
+int64_t tile_slot_floats(const tile_weight *weight); /* of a slot's memory as f32, padding included */
 int64_t tile_buffer_bytes(const tile_program *program, const tile_buffer *buffer); /* of a row tile's slab */
-/* The slab rows that a space's rows lie in: TOKENS or OUTPUTS. */
+/* The slab rows that a space's rows lie in: TOKENS, OUTPUTS or NUMBERS. */
 tile_space tile_slab_space(tile_space space);
 /* The readable form (docs/tile.md); not read back. */
 void tile_print(dp_str *out, const tile_program *program);

@@ -19,10 +19,10 @@ int tile_operand_count(tile_opcode code) { return operand_counts[code]; }
 
 bool tile_has_value(tile_opcode code) {
   return code != TILE_loop && code != TILE_next && code != TILE_store && code != TILE_append && code != TILE_choose &&
-         code != TILE_mma_rows && code != TILE_sum_rows && code != TILE_scatter_rows;
+         code != TILE_assign && code != TILE_mma_rows && code != TILE_sum_rows && code != TILE_scatter_rows;
 }
 
-bool tile_is_gradient_op(tile_opcode code) {
+bool tile_adds_to_gradient(tile_opcode code) {
   return code == TILE_mma_rows || code == TILE_sum_rows || code == TILE_scatter_rows;
 }
 
@@ -33,7 +33,7 @@ static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit 
 /* ---- accesses */
 
 static bool is_tiled(const tile_kind *kind, const tile_op *op) {
-  bool writes = op->code == TILE_store || op->code == TILE_append;
+  bool writes = op->code == TILE_store || op->code == TILE_append || op->code == TILE_assign;
   return op->column_tile || (writes && kind->ops[op->operands[0]].column_tile);
 }
 
@@ -70,6 +70,12 @@ int tile_op_accesses(const tile_program *program, const tile_kind *kind, int ind
     break;
   case TILE_choose:
     access.to = op->dim;
+    break;
+  case TILE_parameter:
+  case TILE_assign:
+    access.write = op->code == TILE_assign;
+    access.from = col * kind->col_tile;
+    access.to = access.from + columns_of(kind, op, col);
     break;
   case TILE_mma_rows:
     access.write = true;
@@ -160,7 +166,26 @@ static dp_status check_buffer_op(const place *at) {
     int cols = at->kind->ops[op->operands[0]].cols;
     EXPECT(cols > 0 && op->cols % cols == 0, "%d columns are stored of a value of %d", op->cols, cols);
   }
+  EXPECT(!op->row_step || at->kind->space == TILE_STATES, "only slots are counted in columns");
+  EXPECT(op->row_step * (at->kind->slots - 1) + op->col_step * (at->kind->col_tasks - 1) < buffer->cols || !op->row_step,
+         "the last slot lies beyond buffer '%s'", buffer->name);
   return columns_inside(at, "buffer", buffer->name, buffer->cols);
+}
+
+/* Pieces of a weight's slots: the kind's columns are all of a slot. */
+static dp_status check_state_op(const place *at) {
+  const tile_program *p = at->program;
+  const tile_op *op = &at->kind->ops[at->index];
+  EXPECT(at->kind->space == TILE_STATES, "only a task over states reads or assigns them");
+  EXPECT(op->ref >= 0 && op->ref < p->weight_count && op->part >= 0 && op->part < TILE_STATE_COUNT, "there is no weight %d",
+         op->ref);
+  const tile_weight *weight = &p->weights[op->ref];
+  EXPECT(at->kind->columns == tile_slot_floats(weight) && at->kind->slots == weight->count * weight->inner,
+         "weight '%s' has other slots", weight->name);
+  EXPECT(op->part != TILE_VALUE || (weight->storage & ~(1u << IR_f32)) == 0, "weight '%s' is not f32", weight->name);
+  bool tiled = op->code == TILE_parameter ? op->column_tile : at->kind->ops[op->operands[0]].column_tile;
+  EXPECT(tiled || op->code == TILE_assign, "it is no column tile");
+  return DP_SUCCESS;
 }
 
 static dp_status check_weight_op(const place *at) {
@@ -245,7 +270,7 @@ static dp_status check_value_op(const place *at, bool in_loop) {
     return DP_SUCCESS;
   case TILE_sum:
   case TILE_greatest:
-    EXPECT(!x->column_tile && !op->column_tile && x->cols % op->cols == 0, "%d columns do not reduce to %d%s", x->cols,
+    EXPECT((!x->column_tile || (op->cols == 1 && at->kind->space == TILE_STATES)) && !op->column_tile && x->cols % op->cols == 0, "%d columns do not reduce to %d%s", x->cols,
            op->cols, x->column_tile ? " (they are a column tile's)" : "");
     return DP_SUCCESS;
   case TILE_every:
@@ -355,7 +380,8 @@ static dp_status check_tiling(const place *at) {
                        op->code == TILE_window || op->code == TILE_known || op->code == TILE_seen_by || op->code == TILE_mma_back;
   for (int i = 0; i < operand_counts[op->code]; i++) {
     const tile_op *operand = &at->kind->ops[op->operands[i]];
-    EXPECT(!operand->column_tile || is_tiled(at->kind, op), "%%%d is a column tile's, the result is not",
+    bool whole_piece = at->kind->space == TILE_STATES && (op->code == TILE_sum || op->code == TILE_store);
+    EXPECT(!operand->column_tile || is_tiled(at->kind, op) || whole_piece, "%%%d is a column tile's, the result is not",
            op->operands[i]);
     EXPECT(!op->one_row || (operand->one_row && !rows_per_task), "one row, made of %%%d with many", op->operands[i]);
   }
@@ -401,13 +427,16 @@ static dp_status check_op(const place *at, loop_state *loop) {
            "buffer '%s' does not say what its tokens chose", ids->name);
     return DP_SUCCESS;
   }
-  if (tile_is_gradient_op(op->code)) return check_gradient_op(at);
+  if (tile_adds_to_gradient(op->code)) return check_gradient_op(at);
   EXPECT(op->cols > 0 || op->code == TILE_append, "it has no columns");
   DP_TRY(check_tiling(at));
   switch (op->code) {
   case TILE_load:
   case TILE_store:
     return check_buffer_op(at);
+  case TILE_parameter:
+  case TILE_assign:
+    return check_state_op(at);
   case TILE_embed:
     EXPECT(op->index >= 0 && op->index < at->program->input_count, "there is no input %d", op->index);
     return check_weight_op(at);
@@ -438,7 +467,8 @@ static dp_status check_kind(const tile_program *program, const tile_kind *kind) 
   bool segments = kind->space == TILE_SEGMENTS;
   EXPECT(kind->space >= 0 && kind->space < TILE_SPACE_COUNT, "there is no space %d", (int)kind->space);
   EXPECT(kind->group == 1 || (segments && kind->group > 1), "%d rows a token", kind->group);
-  int rows = segments ? program->segment_tokens * kind->group : program->row_tile;
+  int rows = segments ? program->segment_tokens * kind->group : kind->space == TILE_STATES ? 1 : program->row_tile;
+  EXPECT((kind->space == TILE_STATES) == (kind->slots > 0) && kind->space != TILE_NUMBERS, "%d slots", kind->slots);
   EXPECT(kind->max_rows == rows, "at most %d rows, its tasks have up to %d", kind->max_rows, rows);
   EXPECT(kind->columns > 0 && kind->col_tile > 0, "%" PRId64 " columns in tiles of %d", kind->columns, kind->col_tile);
   EXPECT(kind->batches >= 1 && kind->used >= 0 && (kind->batches == 1 || (!segments && kind->prologue == 0)),
@@ -469,7 +499,8 @@ static dp_status check_buffers(const place *at) {
   const tile_program *p = at->program;
   for (int i = 0; i < p->buffer_count; i++) {
     const tile_buffer *b = &p->buffers[i];
-    EXPECT(b->space == TILE_TOKENS || b->space == TILE_OUTPUTS, "buffer '%s' has rows of no slab", b->name);
+    EXPECT(b->space == TILE_TOKENS || b->space == TILE_OUTPUTS || b->space == TILE_NUMBERS,
+           "buffer '%s' has rows of no slab", b->name);
     EXPECT(b->cols > 0 && b->stride >= b->cols, "buffer '%s': %" PRId64 " columns, stride %" PRId64, b->name, b->cols,
            b->stride);
     EXPECT(b->output < p->output_count, "buffer '%s': there is no output %d", b->name, b->output);
@@ -537,7 +568,7 @@ static dp_status check_layers(const tile_program *p, const tile_kind *kind, int 
     const tile_op *op = &kind->ops[i];
     int from = first, to = end;
     if (op->code == TILE_vector || op->code == TILE_mma || op->code == TILE_embed || op->code == TILE_mma_back ||
-        tile_is_gradient_op(op->code)) {
+        tile_adds_to_gradient(op->code)) {
       const tile_weight *w = &p->weights[op->ref];
       if (w->count > 1 || w->first_layer) from = w->first_layer, to = w->first_layer + w->count;
     } else if (op->code == TILE_append || op->code == TILE_mma_keys || op->code == TILE_mma_values ||
@@ -570,6 +601,10 @@ static dp_status check_sections(const place *at) {
       for (int w = 0; w < group->wait_count; w++)
         EXPECT(group->waits[w].group >= 0 && group->waits[w].group < p->group_count,
                "group %d waits for group %d, which is not there", g, group->waits[w].group);
+      for (int e = 0; e < p->entry_count; e++)
+        for (int w = 0; w < group->wait_count && tile_in_entry(p, &p->entries[e], g); w++)
+          EXPECT(tile_in_entry(p, &p->entries[e], group->waits[w].group), "group %d waits for group %d of another entry", g,
+                 group->waits[w].group);
       DP_TRY(check_layers(p, &p->kinds[group->kind], section->base, section->base + section->iterations));
     }
   }

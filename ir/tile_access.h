@@ -18,8 +18,6 @@ typedef struct tile_access {
 int tile_op_accesses(const tile_program *program, const tile_kind *kind, int op, int64_t col, tile_access *accesses,
                      int limit);
 
-/* Does the op add to a gradient? Its access is of the gradient's rows (of a vector or scatter_rows: columns). */
-bool tile_is_gradient_op(tile_opcode code);
 int64_t tile_head_count(const tile_op *op, int64_t col); /* head of a cache op in column task `col` */
 
 /* Refs, operands, shapes, loops, and that every access lies inside its buffer, weight, cache, slab and page. DP_BUG

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum region_form { IN_SLAB, IN_OUTPUT, IN_CACHE, IN_GRADIENT } region_form;
+typedef enum region_form { IN_SLAB, IN_OUTPUT, IN_CACHE, IN_GRADIENT, IN_STATE } region_form;
 
 /* What one task's op touches: rows [row0, row1), columns [col0, col1). */
 typedef struct touch {
@@ -50,6 +50,7 @@ typedef struct race {
 
 typedef struct check {
   const tile_program *program;
+  tile_entry entry;
   dp_arena *arena;
   int64_t rows[TILE_SPACE_COUNT], tiles[TILE_SPACE_COUNT]; /* tiles of SEGMENTS are those of TOKENS */
   int64_t sequences, past, positions;                      /* positions: the most that a sequence has */
@@ -101,6 +102,11 @@ static const tile_kind *kind_of(const check *c, int group) {
   return &c->program->kinds[c->program->groups[group].kind];
 }
 
+/* Its row tiles, or slots. */
+static int64_t tiles_of(const check *c, int group) {
+  return kind_of(c, group)->slots ? kind_of(c, group)->slots : c->tiles[kind_of(c, group)->space];
+}
+
 static tile_section *section_of(const check *c, int group) {
   return &c->program->sections[c->program->groups[group].section];
 }
@@ -117,13 +123,13 @@ static dp_status list_instances(check *c) {
   c->section_width = DP_NEW_ARRAY(c->arena, int64_t, p->section_count + 1);
   for (int g = 0; g < p->group_count; g++) {
     c->first_site[g] = c->site_count;
-    c->site_count += c->tiles[kind_of(c, g)->space];
+    if (tile_in_entry(p, &c->entry, g)) c->site_count += tiles_of(c, g);
   }
   c->sites = DP_NEW_ARRAY(c->arena, site, c->site_count + 1);
-  for (int s = 0; s < p->section_count; s++) {
+  for (int s = c->entry.first; s < c->entry.first + c->entry.count; s++) {
     const tile_section *section = &p->sections[s];
     for (int g = section->first; g < section->first + section->count; g++) {
-      for (int64_t tile = 0; tile < c->tiles[kind_of(c, g)->space]; tile++) {
+      for (int64_t tile = 0; tile < tiles_of(c, g); tile++) {
         *site_of(c, g, tile) = (site){.group = g, .tile = tile, .first_id = c->instances + c->section_width[s]};
         c->section_width[s]++;
       }
@@ -149,9 +155,11 @@ static dp_status wait_tiles(const check *c, int group, const tile_wait *wait, in
                             int64_t *to) {
   tile_space own = kind_of(c, group)->space, other = kind_of(c, wait->group)->space;
   *from = 0;
-  *to = c->tiles[other];
+  *to = tiles_of(c, wait->group);
   if (wait->scope == TILE_ALL) return DP_SUCCESS;
-  bool same_rows = own == TILE_PARAMETERS ? other == TILE_PARAMETERS : other != TILE_PARAMETERS && tile_slab_space(own) == tile_slab_space(other);
+  bool apart = own == TILE_PARAMETERS || other == TILE_PARAMETERS;
+  bool same_rows = apart ? own == other : tile_slab_space(own) == tile_slab_space(other);
+  if (own == TILE_STATES) same_rows = other == own && kind_of(c, group)->slots == kind_of(c, wait->group)->slots;
   if (!same_rows)
     return dp_fail(DP_BUG,
                    "group %d '%s' waits for its row tile of group %d '%s', but the two have rows of "
@@ -209,11 +217,11 @@ static dp_status order_instances(check *c) {
   c->words = (c->instances + 63) / 64;
   c->before = calloc((size_t)(c->instances * c->words) + 1, sizeof *c->before);
   if (!c->before) return dp_fail(DP_NO_MEMORY, "no memory to check %" PRId64 " task instances", c->instances);
-  for (int s = 0; s < c->program->section_count; s++) {
+  for (int s = c->entry.first; s < c->entry.first + c->entry.count; s++) {
     const tile_section *section = &c->program->sections[s];
     for (int64_t iteration = 0; iteration < section->iterations; iteration++)
       for (int g = section->first; g < section->first + section->count; g++)
-        for (int64_t tile = 0; tile < c->tiles[kind_of(c, g)->space]; tile++)
+        for (int64_t tile = 0; tile < tiles_of(c, g); tile++)
           DP_TRY(order_instance(c, site_of(c, g, tile), iteration));
   }
   return DP_SUCCESS;
@@ -255,7 +263,12 @@ static void touch_buffer(check *c, site *s, const tile_op *op, touch t, int64_t 
     for (t.tile = 0; t.tile < c->tiles[buffer->space]; t.tile++) add_touch(c, s, t);
     return;
   }
-  if (buffer->output < 0) {
+  if (buffer->output < 0 && buffer->space == TILE_NUMBERS) {
+    t.row0 = 0;
+    t.row1 = 1;
+    t.col0 += s->tile * op->row_step;
+    t.col1 += s->tile * op->row_step;
+  } else if (buffer->output < 0) {
     t.tile = s->tile;
     t.row0 -= s->tile * c->program->row_tile;
     t.row1 -= s->tile * c->program->row_tile;
@@ -282,6 +295,16 @@ static void touch_cache(check *c, site *s, const tile_op *op, touch t, int64_t r
     t.row1 = cache_row(c, next - 1) + 1;
     add_touch(c, s, t);
   }
+}
+
+/* A piece of one slot. */
+static void touch_state(check *c, site *s, const tile_op *op, touch t) {
+  t.form = IN_STATE;
+  t.place = op->ref * TILE_STATE_COUNT + op->part;
+  t.buffer = -1;
+  t.row0 = s->tile;
+  t.row1 = s->tile + 1;
+  add_touch(c, s, t);
 }
 
 /* Of what scatter_rows and sum_rows add to, columns are known; any rows may be meant. */
@@ -311,7 +334,9 @@ static void touch_task(check *c, site *s, int64_t row_index, int64_t col, int64_
                  .batch = kind->used && op->group_step ? col / tile_batch_tasks(kind) : -1};
       if (op->code == TILE_load || op->code == TILE_store || op->code == TILE_choose)
         touch_buffer(c, s, op, t, row0, rows);
-      else if (tile_is_gradient_op(op->code))
+      else if (op->code == TILE_parameter || op->code == TILE_assign)
+        touch_state(c, s, op, t);
+      else if (tile_adds_to_gradient(op->code))
         touch_gradient(c, s, op, t);
       else
         touch_cache(c, s, op, t, row0, rows);
@@ -324,8 +349,9 @@ static void touch_site(check *c, site *s) {
   tile_access *accesses = DP_NEW_ARRAY(c->arena, tile_access, kind->group + kind->used);
   for (int64_t col = 0; col < kind->col_tasks; col++) {
     if (kind->space != TILE_SEGMENTS) {
-      int64_t row0 = s->tile * c->program->row_tile;
-      touch_task(c, s, s->tile, col, row0, least(c->program->row_tile, c->rows[kind->space] - row0), accesses);
+      int64_t row0 = kind->slots ? 0 : s->tile * c->program->row_tile;
+      int64_t rows = kind->slots ? 1 : least(c->program->row_tile, c->rows[kind->space] - row0);
+      touch_task(c, s, s->tile, col, row0, rows, accesses);
       continue;
     }
     for (int i = 0; i < c->segment_count; i++)
@@ -380,6 +406,8 @@ static void describe_touch(const check *c, dp_str *out, const site *s, int64_t i
   dp_str_add(out, t->write ? "writes " : "reads ");
   if (t->form == IN_GRADIENT) {
     dp_str_addf(out, "the gradient of '%s'", p->weights[t->place].name);
+  } else if (t->form == IN_STATE) {
+    dp_str_addf(out, "'%s'", p->weights[t->place / TILE_STATE_COUNT].name);
   } else if (t->form == IN_CACHE) {
     dp_str_addf(out, "%s of cache '%s', sequence %" PRId64 " positions %" PRId64 "..%" PRId64,
                 t->place % 2 ? "values" : "keys", p->caches[t->place / 2].name, t->row0 / c->positions,
@@ -556,16 +584,10 @@ static dp_status check_step(check *c) {
   return DP_SUCCESS;
 }
 
-dp_status tile_check(const tile_program *program, int64_t tokens, int64_t outputs, int64_t sequences, int64_t past) {
-  if (tokens < 0 || outputs < 0 || sequences < 0 || past < 0)
-    return dp_fail(DP_INVALID,
-                   "a step of %" PRId64 " tokens, %" PRId64 " outputs, %" PRId64 " sequences, %" PRId64
-                   " cached positions",
-                   tokens, outputs, sequences, past);
-  DP_TRY(tile_well_formed(program));
-  if (sequences < 1) sequences = 1;
-  if (sequences > tokens && tokens > 0) sequences = tokens;
-  check c = {.program = program, .arena = dp_arena_new(), .sequences = sequences, .past = past};
+static dp_status check_entry(const tile_program *program, int entry, int64_t tokens, int64_t outputs, int64_t sequences,
+                             int64_t past) {
+  check c = {.program = program, .entry = tile_entry_at(program, entry), .arena = dp_arena_new(), .sequences = sequences,
+             .past = past};
   if (!c.arena) return dp_fail(DP_NO_MEMORY, "no memory to check a tile program");
   c.rows[TILE_TOKENS] = tokens;
   c.rows[TILE_OUTPUTS] = outputs;
@@ -576,5 +598,20 @@ dp_status tile_check(const tile_program *program, int64_t tokens, int64_t output
   dp_status status = check_step(&c);
   free(c.before);
   dp_arena_free(c.arena);
+  return status;
+}
+
+dp_status tile_check(const tile_program *program, int64_t tokens, int64_t outputs, int64_t sequences, int64_t past) {
+  if (tokens < 0 || outputs < 0 || sequences < 0 || past < 0)
+    return dp_fail(DP_INVALID,
+                   "a step of %" PRId64 " tokens, %" PRId64 " outputs, %" PRId64 " sequences, %" PRId64
+                   " cached positions",
+                   tokens, outputs, sequences, past);
+  DP_TRY(tile_well_formed(program));
+  if (sequences < 1) sequences = 1;
+  if (sequences > tokens && tokens > 0) sequences = tokens;
+  dp_status status = DP_SUCCESS;
+  for (int i = 0; i < (program->entry_count ? program->entry_count : 1) && status.code == DP_OK; i++)
+    status = check_entry(program, i, tokens, outputs, sequences, past);
   return status;
 }

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const space_names[TILE_SPACE_COUNT] = {"tokens", "segments", "outputs", "parameters"};
+static const char *const space_names[TILE_SPACE_COUNT] = {"tokens", "segments", "outputs", "parameters", "states", "numbers"};
 
 /* ---- names: @x, or @x#3 when another of its table has the same name */
 
@@ -65,6 +65,7 @@ static void print_memory(dp_str *out, const tile_program *p) {
     add_input(out, p, i);
   }
   dp_str_addf(out, "\n  outputs: %d\n  weight slots: %d\n", p->output_count, p->slot_count);
+  if (p->slab_bytes[TILE_NUMBERS]) dp_str_addf(out, "  numbers: %" PRId64 " bytes\n", p->slab_bytes[TILE_NUMBERS]);
   if (p->cache_count) dp_str_addf(out, "  cache page: %d positions, %" PRId64 " bytes\n", TILE_CHUNK, p->page_bytes);
 }
 
@@ -137,7 +138,7 @@ static void add_float(dp_str *out, float x) {
 static void add_columns_of(dp_str *out, const tile_op *op, const tile_op *counted, const char *what) {
   dp_str_addf(out, " %s ", what);
   const char *plus = "";
-  if (op->col_base || (!op->col_step && !op->group_step && !op->batch_step)) {
+  if (op->col_base || (!op->col_step && !op->group_step && !op->batch_step && !op->row_step)) {
     dp_str_addf(out, "%" PRId64, op->col_base);
     plus = "+";
   }
@@ -147,6 +148,10 @@ static void add_columns_of(dp_str *out, const tile_op *op, const tile_op *counte
   }
   if (op->batch_step) {
     dp_str_addf(out, "%sbatch*%" PRId64, plus, op->batch_step);
+    plus = "+";
+  }
+  if (op->row_step) {
+    dp_str_addf(out, "%srow*%" PRId64, plus, op->row_step);
     plus = "+";
   }
   if (op->group_step) dp_str_addf(out, "%smember*%" PRId64, plus, op->group_step);
@@ -185,6 +190,12 @@ static void add_head(dp_str *out, const tile_op *op) {
 }
 
 /* What an op has beside its operands. */
+static void add_state(dp_str *out, const tile_program *p, const tile_op *op) {
+  static const char *const names[TILE_STATE_COUNT] = {"value", "gradient", "moment 1", "moment 2"};
+  dp_str_addf(out, "%s of ", names[op->part]);
+  add_weight(out, p, op->ref);
+}
+
 static void add_details(dp_str *out, const tile_program *p, const tile_kind *kind, const tile_op *op) {
   switch (op->code) {
   case TILE_constant:
@@ -243,6 +254,13 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
     dp_str_add(out, ", ");
     add_weight(out, p, op->ref);
     add_columns(out, op, "columns");
+    break;
+  case TILE_parameter:
+    add_state(out, p, op);
+    break;
+  case TILE_assign:
+    dp_str_add(out, ", ");
+    add_state(out, p, op);
     break;
   case TILE_hot:
     add_columns(out, op, "columns");
@@ -310,6 +328,7 @@ void tile_print_kind(dp_str *out, const tile_program *p, int index) {
   if (kind->group != 1) dp_str_addf(out, ", %d a token", kind->group);
   if (kind->used) dp_str_addf(out, ", of tokens that chose the batch, %d of %d", kind->used, kind->batches);
   if (kind->whole) dp_str_add(out, ", over the whole sequence");
+  if (kind->slots) dp_str_addf(out, ", of each of %d slots", kind->slots);
   int tasks = tile_batch_tasks(kind);
   dp_str_addf(out, "; %" PRId64 " columns in %d task%s of %d", kind->columns, tasks, tasks == 1 ? "" : "s", kind->col_tile);
   if (kind->batches > 1) dp_str_addf(out, ", in each of %d batches", kind->batches);
@@ -364,5 +383,9 @@ void tile_print(dp_str *out, const tile_program *program) {
   for (int i = 0; i < program->weight_count; i++) print_weight(out, program, i);
   for (int i = 0; i < program->cache_count; i++) print_cache(out, program, i);
   for (int i = 0; i < program->kind_count; i++) tile_print_kind(out, program, i);
-  for (int i = 0; i < program->section_count; i++) print_section(out, program, i);
+  for (int i = 0; i < program->section_count; i++) {
+    for (int e = 0; program->entry_count > 1 && e < program->entry_count; e++)
+      if (program->entries[e].first == i) dp_str_addf(out, "\n  entry %d: %s\n", e, program->entries[e].name);
+    print_section(out, program, i);
+  }
 }

@@ -107,12 +107,18 @@ static void forget_ids(ir_block *block) {
   }
 }
 
+static bool is_trained(const gradient_state *g, const ir_op *op) {
+  if (op->code != IR_OP_weight) return false;
+  const ir_weight *weight = ir_find_weight(g->module, ir_get_string(op, "name", ""));
+  return weight && !weight->frozen;
+}
+
 static void find_needed(gradient_state *g, ir_block *block) {
   for (int i = 0; i < block->arg_count; i++)
     gradient_of(g, block->args[i])->needed = block->args[i]->type.dtype == IR_f32;
   for (ir_op *op = block->first; op; op = op->next) {
     if (op->body) find_needed(g, op->body);
-    bool needed = op->code == IR_OP_weight || op->body;
+    bool needed = is_trained(g, op) || op->body;
     for (int i = 0; i < op->operand_count; i++) needed |= gradient_needed(g, op->operands[i]);
     bool passes = op->code == IR_OP_weight || op->code == IR_OP_select || op->code == IR_OP_append || op->body;
     if (ps_gradient_is_zero(op->code) && !passes) needed = false;
@@ -355,7 +361,6 @@ static dp_status differentiate(gradient_state *g, ir_graph *graph, bool keep_pro
   DP_TRY(reverse_ops(g, ops, count, keep_products));
   g->block = block;
   DP_CHECK(gradient_emit(g, IR_OP_return, &loss, 1, NULL, 0), "differentiate: return");
-  graph->name = "train";
   return DP_SUCCESS;
 }
 
@@ -364,7 +369,8 @@ dp_status ps_differentiate(ir_module *module, const ps_training *training) {
   dp_status status = g.arena && g.diags ? DP_SUCCESS : (dp_status){DP_NO_MEMORY, NULL};
   if (status.code == DP_OK && !module->graphs) status = dp_fail(DP_INVALID, "the model has no graph");
   if (status.code == DP_OK) status = pass_canonicalize(module);
-  if (status.code == DP_OK) status = differentiate(&g, module->graphs, !training->recompute);
+  if (status.code == DP_OK)
+    status = differentiate(&g, ir_clone_graph(module, module->graphs, "train"), !training->recompute);
   if (status.code == DP_OK) status = ir_verify(module, "differentiate");
   dp_status_free(&g.failure);
   dp_diags_free(g.diags);

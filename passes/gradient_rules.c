@@ -178,6 +178,7 @@ static void gradient_rule_gather(gradient_state *g, const ir_op *op, ir_value *d
     gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of a gather is known for rows of a weight only"));
     return;
   }
+  if (!wants(g, op, 0)) return;
   ir_value *operands[] = {whole(g, dy, &op->results[0]->type), op->operands[1]};
   ir_attr name = ir_attr_s("weight", ir_get_string(weight, "name", ""));
   gradient_emit(g, IR_OP_accumulate_rows, operands, 2, &name, 1);
@@ -246,6 +247,7 @@ static void gradient_rule_matmul(gradient_state *g, const ir_op *op, ir_value *d
     ir_attr other = ir_attr_i("transposed", !transposed);
     give(g, op, 0, emit(g, IR_OP_matmul, operands, 2, &other, 1));
   }
+  if (!wants(g, op, 1)) return;
   bool layered = w->def->code == IR_OP_select;
   ir_value *operands[] = {transposed ? dy : x, transposed ? x : dy, layered ? w->def->operands[1] : NULL};
   ir_attr name = ir_attr_s("weight", ir_get_string(weight, "name", ""));

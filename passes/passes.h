@@ -30,19 +30,31 @@ dp_status ps_find(const char *name, const ps_pass **pass);
 /* Stores the keys and values of a cache (NULL: of all) as "f32" or "f16". Before ps_run. DP_INVALID for other types. */
 dp_status ps_store_cache(ir_module *module, const char *cache, const char *type);
 
-/* Turns the module's first graph, of logits [T, vocabulary], into a graph `train`: it takes one more input, targets[T] (ids;
+/* Adds to the module's first graph, of logits [T, vocabulary], a graph `train`: it takes one more input, targets[T] (ids;
  * negative: not counted), returns the cross entropy of each token [T, 1] in nats, and adds to the gradients of the weights
- * those of the sum of the losses. Instead of the pipeline's first pass; then go on with ps_run_training. */
+ * those of the sum of the losses. Before the pipeline. */
 typedef struct ps_training {
   bool recompute; /* keep between the loops only what the loop carries, and make the rest again, layer by layer */
 } ps_training;
 dp_status ps_differentiate(ir_module *module, const ps_training *training);
-/* The passes for such a graph: the default ones but that which leaves out rows that nobody asks for. */
-dp_status ps_run_training(ir_module **module, const ps_options *options);
-
 /* The tile program of a graph that has been through the pipeline; owned by the caller. Weights' storage types are taken
  * from the module's declarations (f32 where none is set). */
 dp_status ps_schedule(const ir_module *module, const char *graph, const tile_target *target, tile_program **program);
+/* The same of several graphs, each an entry of the program, over the same weights. */
+dp_status ps_schedule_all(const ir_module *module, const char *const *graphs, int count, const tile_target *target,
+                          tile_program **program);
+
+/* Adds a graph `update`: AdamW for every weight with a gradient. It leaves gradients at 0, and takes the numbers that
+ * ps_update_number names. Behind the other passes: it is made of groups already. */
+typedef struct ps_update {
+  const int *ties;       /* [weight_count] the weight whose memory and moments it shares, or -1 */
+  const bool *no_decay;  /* [weight_count] */
+  double beta1, beta2, eps;
+  bool clip;             /* by the norm of all gradients */
+} ps_update;
+dp_status ps_add_update(ir_module *module, const ps_update *update);
+/* Given: `scale` of gradients (1 / tokens), `rate` (lr over the first moment's correction), `keep` (1 - lr * decay), `root` (1 /
+ * the root of the second moment's correction), `limit` of the norm. Left: `norm` of the scaled gradients. */
 
 #define PASS(name, doc) dp_status pass_##name(ir_module *module);
 #include "passes/passes.def"

@@ -102,8 +102,3 @@ dp_status ps_run(ir_module **module, const char *const *names, int count, const 
   }
   return DP_SUCCESS;
 }
-
-dp_status ps_run_training(ir_module **module, const ps_options *options) {
-  static const char *const names[] = {"canonicalize", "fold", "cse", "dce", "fuse"};
-  return ps_run(module, names, (int)DP_COUNT(names), options);
-}

@@ -233,6 +233,12 @@ dp_status ps_plan_memory(tile_program *p) {
   remove_copies(p, arena);
   drop_unused_buffers(p);
   planning plan = {.p = p, .l = find_live(p, arena), .placed = DP_NEW_ARRAY(arena, bool, p->buffer_count)};
+  for (int b = 0; b < p->buffer_count; b++) { /* numbers last from step to step */
+    if (p->buffers[b].space != TILE_NUMBERS) continue;
+    p->buffers[b].offset = p->slab_bytes[TILE_NUMBERS];
+    p->slab_bytes[TILE_NUMBERS] += bytes_of(p, b);
+    plan.placed[b] = true;
+  }
   for (;;) {
     int largest = -1;
     for (int b = 0; b < p->buffer_count; b++)

@@ -42,6 +42,14 @@ int ps_stack(ps_schedule_state *s, const char *name, const ir_type *type) {
   return buffer;
 }
 
+int ps_number(ps_schedule_state *s, const char *name, int64_t cols) {
+  tile_program *p = s->program;
+  for (int i = 0; i < p->buffer_count; i++)
+    if (p->buffers[i].space == TILE_NUMBERS && strcmp(p->buffers[i].name, name) == 0) return i;
+  ir_type type = {.dtype = IR_f32, .rank = 1, .dims = {ir_static_dim(cols, NULL)}};
+  return ps_add_buffer(s, name, &type, TILE_NUMBERS);
+}
+
 int ps_add_buffer(ps_schedule_state *s, const char *name, const ir_type *type, tile_space space) {
   tile_program *p = s->program;
   int64_t cols = ps_columns(type);
@@ -84,6 +92,13 @@ static dp_status buffer_of(const ps_schedule_state *s, const ir_value *value, in
                    value->name ? value->name : "");
   *buffer = at->ref;
   return DP_SUCCESS;
+}
+
+static void add_entry(ps_schedule_state *s, const ir_graph *graph, int first_section) {
+  tile_program *p = s->program;
+  DP_PUSH(p->arena, p->entries, p->entry_count, p->entry_cap) =
+      (tile_entry){.name = dp_arena_strdup(p->arena, graph->name), .first = first_section,
+                   .count = p->section_count - first_section, .output = -1};
 }
 
 static void place_buffer(ps_schedule_state *s, const ir_value *value, int buffer) {
@@ -161,10 +176,9 @@ static dp_status schedule_results(ps_schedule_state *s, const ir_op *end) {
     int buffer = -1;
     DP_TRY(buffer_of(s, end->operands[i], &buffer));
     int output = add_buffer_like(s, buffer, end->operands[i]->name);
-    p->buffers[output].output = i;
+    p->buffers[output].output = p->output_count++;
     DP_TRY(ps_add_copy(s, buffer, output));
   }
-  p->output_count = end->operand_count;
   return DP_SUCCESS;
 }
 
@@ -177,8 +191,11 @@ static dp_status take_inputs(ps_schedule_state *s, const ir_block *block) {
       return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph must be a list of i32", arg->name ? arg->name : "");
     tile_space space;
     DP_TRY(ps_space(type, &space));
-    s->values[arg->id] = (ps_value){.place = PS_INPUT, .ref = p->input_count};
-    DP_PUSH(p->arena, p->inputs, p->input_count, p->input_cap) = dp_arena_strdup(p->arena, arg->name);
+    int at = 0;
+    while (at < p->input_count && strcmp(p->inputs[at], arg->name) != 0) at++;
+    s->values[arg->id] = (ps_value){.place = PS_INPUT, .ref = at};
+    if (at == p->input_count)
+      DP_PUSH(p->arena, p->inputs, p->input_count, p->input_cap) = dp_arena_strdup(p->arena, arg->name);
   }
   return DP_SUCCESS;
 }
@@ -189,6 +206,10 @@ static void drop_empty_sections(tile_program *p) {
   int kept = 0;
   for (int i = 0; i < p->section_count; i++) {
     tile_section section = p->sections[i];
+    for (int e = 0; e < p->entry_count; e++) {
+      if (p->entries[e].first + p->entries[e].count == i) p->entries[e].count = kept - p->entries[e].first;
+      if (p->entries[e].first == i) p->entries[e].first = kept;
+    }
     if (!section.count) continue;
     for (int g = section.first; g < section.first + section.count; g++) p->groups[g].section = kept;
     p->sections[kept++] = section;
@@ -216,7 +237,7 @@ static void set_rows(ps_schedule_state *s) {
   p->segment_tokens = s->group_max < SEGMENT_ROWS ? SEGMENT_ROWS / s->group_max : 1;
   for (int i = 0; i < p->kind_count; i++) {
     tile_kind *kind = &p->kinds[i];
-    kind->max_rows = kind->space == TILE_SEGMENTS ? p->segment_tokens * kind->group : p->row_tile;
+    kind->max_rows = kind->space == TILE_SEGMENTS ? p->segment_tokens * kind->group : kind->slots ? 1 : p->row_tile;
   }
 }
 
@@ -228,14 +249,21 @@ static void number_values(const ir_block *block, int *count) {
   }
 }
 
-static dp_status make_program(ps_schedule_state *s, const ir_graph *graph) {
-  int count = 0;
+static dp_status make_entry(ps_schedule_state *s, const ir_graph *graph) {
+  int count = 0, first = s->program->section_count, outputs = s->program->output_count;
   number_values(graph->block, &count);
   s->values = DP_NEW_ARRAY(s->arena, ps_value, count);
   DP_TRY(take_inputs(s, graph->block));
   open_section(s, 1, false);
   DP_TRY(schedule_groups(s, graph->block));
   DP_TRY(schedule_results(s, graph->block->last));
+  add_entry(s, graph, first);
+  if (s->program->output_count > outputs) s->program->entries[s->program->entry_count - 1].output = outputs;
+  return DP_SUCCESS;
+}
+
+static dp_status make_program(ps_schedule_state *s, const ir_graph *const *graphs, int count) {
+  for (int i = 0; i < count; i++) DP_TRY(make_entry(s, graphs[i]));
   set_rows(s);
   DP_TRY(lay_out_caches(s->program));
   DP_TRY(ps_plan_memory(s->program));
@@ -244,12 +272,22 @@ static dp_status make_program(ps_schedule_state *s, const ir_graph *graph) {
 }
 
 dp_status ps_schedule(const ir_module *module, const char *graph, const tile_target *target, tile_program **out) {
-  const ir_graph *found = ir_find_graph(module, graph);
+  return ps_schedule_all(module, &graph, 1, target, out);
+}
+
+dp_status ps_schedule_all(const ir_module *module, const char *const *graphs, int count, const tile_target *target,
+                          tile_program **out) {
+  enum { MOST = 16 };
+  const ir_graph *found[MOST];
   *out = NULL;
-  if (!found) return dp_fail(DP_NOT_FOUND, "model '%s' has no graph '%s'", module->name, graph);
+  DP_CHECK(count <= MOST, "%d entries", count);
+  for (int i = 0; i < count; i++) {
+    found[i] = ir_find_graph(module, graphs[i]);
+    if (!found[i]) return dp_fail(DP_NOT_FOUND, "model '%s' has no graph '%s'", module->name, graphs[i]);
+  }
   ps_schedule_state s = {.module = module, .target = target ? target : &plain_target, .arena = dp_arena_new(),
                          .program = tile_program_new(module->name), .group_max = 1};
-  dp_status status = s.arena && s.program ? make_program(&s, found) : (dp_status){DP_NO_MEMORY, NULL};
+  dp_status status = s.arena && s.program ? make_program(&s, found, count) : (dp_status){DP_NO_MEMORY, NULL};
   dp_arena_free(s.arena);
   if (status.code != DP_OK) {
     tile_program_free(s.program);

@@ -93,8 +93,12 @@ dp_status ps_weight(ps_kind *k, const ir_value *value, tile_weight_form form, bo
 bool ps_is_weight(const ir_value *value);
 /* The weight whose gradient is added to, as it is used in the graph. */
 dp_status ps_gradient_weight(ps_kind *k, const ir_op *op, tile_weight_form form, int *weight);
+/* The weight whose state an op reads or assigns. */
+dp_status ps_state_weight(ps_kind *k, const ir_op *op, int *weight);
 /* The same matrix of the same layer, used the other way round; false when the graph does not. */
 bool ps_other_way(ps_kind *k, const ir_value *value, bool transposed, int *weight);
+/* The buffer of one row of a number, or of `cols` pieces of one; made on demand. */
+int ps_number(ps_schedule_state *s, const char *name, int64_t cols);
 /* The buffer of a stack; made on demand when `type` is given, else -1. */
 int ps_stack(ps_schedule_state *s, const char *name, const ir_type *type);
 /* The cache that an append writes. */
@@ -109,7 +113,9 @@ bool ps_writes(const tile_program *program, int group, int buffer);
 dp_status ps_plan_memory(tile_program *program);
 dp_status ps_derive_waits(tile_program *program);
 
-/* Schedules `graph` of a fused module. The caller frees *out; the module is no longer needed by it. */
+/* Schedules graphs of a fused module. The caller frees *out; the module is no longer needed by it. */
 dp_status ps_schedule(const ir_module *module, const char *graph, const tile_target *target, tile_program **out);
+dp_status ps_schedule_all(const ir_module *module, const char *const *graphs, int count, const tile_target *target,
+                          tile_program **out);
 
 #endif

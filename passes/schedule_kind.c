@@ -38,6 +38,7 @@ int64_t ps_cols(const ps_kind *k, int64_t cols) {
 }
 
 int64_t ps_own_columns(const ps_kind *k, const ir_type *type) {
+  if (k->kind->space == TILE_STATES) return type->rank ? k->kind->col_tile : 1;
   return ps_columns(type) / (k->members > 0 && ps_has_rows(type) ? k->members : 1);
 }
 
@@ -66,6 +67,8 @@ int ps_emit(ps_kind *k, tile_op op) {
   bool tiled = tile_scalar_arity(op.code) || op.code == TILE_rotate || op.code == TILE_mma || op.code == TILE_append ||
                op.code == TILE_mma_back || op.code == TILE_hot;
   op.column_tile |= k->columns && tiled && op.cols == k->kind->col_tile;
+  for (int i = 0; k->kind->space == TILE_STATES && i < operands && tile_scalar_arity(op.code); i++)
+    op.column_tile |= ops[op.operands[i]].column_tile;
   op.origin = k->origin;
   return tile_add_op(k->program, k->kind, op);
 }
@@ -78,7 +81,7 @@ int ps_constant(ps_kind *k, double value) {
 
 void ps_define(ps_kind *k, const ir_op *op, int index) {
   ps_value *value = ps_value_of(k, op->results[0]);
-  *(k->kind->ops[index].column_tile ? &value->column : &value->full) = index;
+  *(k->kind->space != TILE_STATES && k->kind->ops[index].column_tile ? &value->column : &value->full) = index;
 }
 
 /* ---- weights, caches ------------------------------------------------------------------------------------------------------ */
@@ -147,6 +150,21 @@ dp_status ps_gradient_weight(ps_kind *k, const ir_op *op, tile_weight_form form,
   return dp_fail(DP_UNSUPPORTED, "kind '%s': weight '%s' is not used in the form in which its gradient is", k->kind->name, name);
 }
 
+/* The one form in which the program holds the weight. */
+dp_status ps_state_weight(ps_kind *k, const ir_op *op, int *weight) {
+  const char *name = ir_get_string(op, "weight", "");
+  const ir_weight *declared = ir_find_weight(k->s->module, name);
+  int found = 0;
+  for (int i = 0; i < k->program->weight_count; i++) {
+    if (!declared || k->program->weights[i].weight != declared - k->s->module->weights) continue;
+    *weight = i;
+    found++;
+  }
+  if (found == 1) return DP_SUCCESS;
+  return dp_fail(DP_UNSUPPORTED, found ? "weight '%s' is held in several forms: it cannot be trained"
+                                       : "weight '%s' is used nowhere: it cannot be trained", name);
+}
+
 bool ps_other_way(ps_kind *k, const ir_value *value, bool transposed, int *weight) {
   const ir_op *op = weight_op(value);
   const ir_weight *declared = op ? ir_find_weight(k->s->module, ir_get_string(op, "name", "")) : NULL;
@@ -205,6 +223,10 @@ static dp_status load(ps_kind *k, const ir_value *value, bool column, int *index
     op.ref = at->ref;
   }
   *index = *(column ? &at->column : &at->full) = ps_emit(k, op);
+  if (at->place == PS_BUFFER && k->program->buffers[at->ref].space == TILE_NUMBERS && k->program->buffers[at->ref].cols > 1) {
+    k->kind->ops[*index].cols = (int)k->program->buffers[at->ref].cols; /* the pieces of a total */
+    *index = at->full = ps_emit(k, ps_op(k, TILE_sum, 1, *index, 0));
+  }
   return DP_SUCCESS;
 }
 
@@ -353,6 +375,29 @@ static bool is_accumulation(const ir_op *op) {
   return op->code == IR_OP_accumulate_product || op->code == IR_OP_accumulate_sum || op->code == IR_OP_accumulate_rows;
 }
 
+static bool is_state(const ir_op *op) { return op->code == IR_OP_parameter || op->code == IR_OP_assign; }
+
+/* Groups of an update: of numbers alone, or of pieces of a weight's memory. */
+static dp_status find_states(ps_kind *k, const ir_block *body, bool *found) {
+  *found = true;
+  k->kind->slots = 1;
+  k->kind->columns = 1;
+  for (const ir_op *op = body->first; op != body->last; op = op->next) {
+    if (is_accumulation(op) || op->code == IR_OP_append || op->code == IR_OP_save) *found = false;
+    for (int i = 0; i < op->result_count; i++)
+      if (ps_has_rows(&op->results[i]->type)) *found = false;
+  }
+  for (const ir_op *op = body->first; op != body->last && *found; op = op->next) {
+    int weight;
+    if (!is_state(op)) continue;
+    DP_TRY(ps_state_weight(k, op, &weight));
+    k->kind->slots = k->program->weights[weight].count * k->program->weights[weight].inner;
+    k->kind->columns = tile_slot_floats(&k->program->weights[weight]);
+  }
+  if (!*found) k->kind->slots = 0, k->kind->columns = 0;
+  return DP_SUCCESS;
+}
+
 /* Rows of the group: of whatever it computes. */
 static dp_status find_space(const ir_block *body, tile_space *space) {
   for (const ir_op *op = body->first; op != body->last; op = op->next) {
@@ -403,9 +448,19 @@ static void shape_accumulation(ps_kind *k, const ir_block *body) {
 static dp_status shape_kind(ps_kind *k, const ir_block *body) {
   tile_kind *kind = k->kind;
   const ir_op *attend = find_op(body, IR_OP_attend), *product = find_product(body);
-  DP_TRY(find_space(body, &kind->space));
+  bool states;
   kind->group = 1;
   kind->batches = 1;
+  DP_TRY(find_states(k, body, &states));
+  if (states) {
+    enum { PIECE = 4096 };
+    kind->space = TILE_STATES;
+    kind->col_tile = kind->columns <= PIECE ? (int)round_up(kind->columns, TILE_BLOCK) : PIECE;
+    kind->col_tasks = (int)((kind->columns + kind->col_tile - 1) / kind->col_tile);
+    mark_ops(k, body, false);
+    return DP_SUCCESS;
+  }
+  DP_TRY(find_space(body, &kind->space));
   const ir_op *columns = find_op(body, IR_OP_attend_columns);
   if (!attend) attend = find_op(body, IR_OP_attend_rows);
   if (kind->space == TILE_PARAMETERS) {
@@ -506,6 +561,24 @@ static void begin_values(ps_kind *k, const ir_op *group) {
   }
 }
 
+/* A number of the group is one of the program's; a total leaves a piece for each task. */
+static dp_status store_numbers(ps_kind *k, const ir_op *group) {
+  const ir_op *yield = group->body->last;
+  for (int i = 0; i < yield->operand_count; i++) {
+    const ps_value *at = ps_value_of(k, yield->operands[i]);
+    int64_t tasks = k->kind->col_tasks;
+    DP_CHECK(at->full >= 0, "kind '%s' does not make result %d", k->kind->name, i);
+    const char *name = group->results[i]->name;
+    tile_op op = ps_op(k, TILE_store, 1, at->full, 0);
+    op.ref = ps_number(k->s, name ? name : "number", k->kind->slots * tasks);
+    op.col_step = 1;
+    op.row_step = k->kind->slots > 1 ? tasks : 0;
+    *ps_value_of(k, group->results[i]) = (ps_value){.place = PS_BUFFER, .ref = op.ref, .full = -1, .column = -1, .upper = -1};
+    tile_add_op(k->program, k->kind, op);
+  }
+  return DP_SUCCESS;
+}
+
 dp_status ps_lower_group(ps_schedule_state *s, const ir_op *group) {
   tile_program *p = s->program;
   tile_kind made = {.name = dp_arena_strdup(p->arena, ir_get_string(group, "name", "group"))};
@@ -524,7 +597,7 @@ dp_status ps_lower_group(ps_schedule_state *s, const ir_op *group) {
     k.columns = true;
     DP_TRY(lower_ops(&k, body, COLUMN_TILE));
   }
-  DP_TRY(store_results(&k, group));
+  DP_TRY(made.space == TILE_STATES ? store_numbers(&k, group) : store_results(&k, group));
   DP_PUSH(p->arena, p->kinds, p->kind_count, p->kind_cap) = made;
   return DP_SUCCESS;
 }

@@ -15,6 +15,7 @@ typedef struct instance {
 
 typedef struct ordering {
   tile_program *p;
+  tile_entry entry;
   dp_arena *arena;
   instance *instances;
   int count;
@@ -41,12 +42,14 @@ static bool is_gradient_op(const tile_op *op) {
 
 /* Rows that a row tile of the one has in common with a row tile of the same number of the other. */
 static bool same_rows_of(const tile_kind *a, const tile_kind *b) {
+  if (a->space == TILE_STATES || b->space == TILE_STATES) return false;
   if (a->space == TILE_PARAMETERS || b->space == TILE_PARAMETERS) return a->space == b->space;
   return tile_slab_space(a->space) == tile_slab_space(b->space);
 }
 
 static bool reads_buffer(const tile_op *op) { return op->code == TILE_load || op->code == TILE_choose; }
-static bool is_memory_op(const tile_op *op) { return reads_buffer(op) || op->code == TILE_store || is_cache_op(op) || is_gradient_op(op); }
+static bool is_state_op(const tile_op *op) { return op->code == TILE_parameter || op->code == TILE_assign; }
+static bool is_memory_op(const tile_op *op) { return is_state_op(op) || reads_buffer(op) || op->code == TILE_store || is_cache_op(op) || is_gradient_op(op); }
 
 static bool overlap(const tile_program *p, int a, int b) {
   const tile_buffer *x = &p->buffers[a], *y = &p->buffers[b];
@@ -64,6 +67,11 @@ static int conflict_of_ops(const ordering *o, int at_later, const tile_op *later
   const instance *x = &o->instances[at_later], *y = &o->instances[at_earlier];
   bool one_section = p->groups[x->group].section == p->groups[y->group].section;
   if (is_cache_op(later) != is_cache_op(earlier) || is_gradient_op(later) != is_gradient_op(earlier)) return NO_ORDER;
+  if (is_state_op(later) != is_state_op(earlier)) return NO_ORDER;
+  if (is_state_op(later)) {
+    bool same = later->ref == earlier->ref && later->part == earlier->part;
+    return same && (later->code == TILE_assign || earlier->code == TILE_assign) ? TILE_ROW : NO_ORDER;
+  }
   if (is_gradient_op(later)) {
     bool other_layer = one_section && x->iteration != y->iteration && p->weights[later->ref].count > 1;
     return later->ref == earlier->ref && !other_layer ? TILE_ROW : NO_ORDER;
@@ -164,7 +172,7 @@ static void order_after(ordering *o, int later, int earlier, tile_scope scope) {
 static void unroll(ordering *o) {
   const tile_program *p = o->p;
   o->instances = DP_NEW_ARRAY(o->arena, instance, p->group_count * UNROLLED);
-  for (int s = 0; s < p->section_count; s++)
+  for (int s = o->entry.first; s < o->entry.first + o->entry.count; s++)
     for (int i = 0; i < unrolled(&p->sections[s]); i++)
       for (int g = 0; g < p->sections[s].count; g++)
         o->instances[o->count++] = (instance){p->sections[s].first + g, i};
@@ -189,8 +197,8 @@ static void drop_covered_waits(tile_program *p) {
   }
 }
 
-dp_status ps_derive_waits(tile_program *p) {
-  ordering o = {.p = p, .arena = dp_arena_new()};
+static dp_status derive_in_entry(tile_program *p, int entry) {
+  ordering o = {.p = p, .entry = tile_entry_at(p, entry), .arena = dp_arena_new()};
   if (!o.arena) return (dp_status){DP_NO_MEMORY, NULL};
   unroll(&o);
   for (int later = 0; later < o.count; later++)
@@ -199,6 +207,11 @@ dp_status ps_derive_waits(tile_program *p) {
       if (scope != NO_ORDER && o.order[later * o.count + earlier] < scope) order_after(&o, later, earlier, (tile_scope)scope);
     }
   dp_arena_free(o.arena);
+  return DP_SUCCESS;
+}
+
+dp_status ps_derive_waits(tile_program *p) {
+  for (int i = 0; i < p->entry_count; i++) DP_TRY(derive_in_entry(p, i));
   drop_covered_waits(p);
   return DP_SUCCESS;
 }

@@ -108,6 +108,7 @@ static dp_status select_in_graph(dp_arena *arena, ir_graph *graph) {
   for (int i = 0; i < graph->block->arg_count; i++) {
     const char *name = graph->block->args[i]->name;
     if (name && strcmp(name, "out_rows") == 0) return DP_SUCCESS; /* it selects already */
+    if (name && strcmp(name, "targets") == 0) return DP_SUCCESS;  /* a loss for each token */
   }
   if (!any) return DP_SUCCESS;
   mark_sunk(graph->block);

@@ -269,6 +269,40 @@ static dp_status tile_rule_accumulate_rows(ps_kind *k, const ir_op *op) {
   return DP_SUCCESS;
 }
 
+/* ---- what training keeps of a weight */
+
+static dp_status tile_rule_parameter(ps_kind *k, const ir_op *op) {
+  tile_op parameter = ps_op(k, TILE_parameter, k->kind->col_tile, 0, 0);
+  DP_TRY(ps_state_weight(k, op, &parameter.ref));
+  parameter.part = (int)ir_get_int(op, "state", 0);
+  parameter.column_tile = true;
+  ps_value_of(k, op->results[0])->full = ps_emit(k, parameter);
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_assign(ps_kind *k, const ir_op *op) {
+  tile_op assign = ps_op(k, TILE_assign, k->kind->col_tile, 0, 0);
+  DP_TRY(ps_state_weight(k, op, &assign.ref));
+  DP_TRY(ps_whole_rows(k, op->operands[0], &assign.operands[0]));
+  assign.part = (int)ir_get_int(op, "state", 0);
+  ps_emit(k, assign);
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_given(ps_kind *k, const ir_op *op) {
+  tile_op load = ps_op(k, TILE_load, 1, 0, 0);
+  load.ref = ps_number(k->s, ir_get_string(op, "name", ""), 1);
+  ps_define(k, op, ps_emit(k, load));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_total(ps_kind *k, const ir_op *op) {
+  int x;
+  DP_TRY(ps_whole_rows(k, op->operands[0], &x));
+  ps_define(k, op, emit(k, TILE_sum, 1, x, 0));
+  return DP_SUCCESS;
+}
+
 static dp_status tile_rule_slice(ps_kind *k, const ir_op *op) {
   int x;
   DP_TRY(ps_operand(k, op, 0, &x));

@@ -23,7 +23,7 @@ struct rt_engine {
   const tile_program *program;
   rt_executor *executor;
   rt_resident *weights;
-  rt_region kv, arena[TILE_SPACE_COUNT], outputs;
+  rt_region kv, arena[TILE_SPACE_COUNT], *outputs;
   int64_t context, max_tokens, vocabulary;
   int64_t positions_limit; /* positions that the model has learned */
   bool whole_sequences;    /* no sequence goes on in a later step */
@@ -37,10 +37,8 @@ struct rt_engine {
   int32_t *segment_row, *segment_tokens, *segment_pages, *segment_end, *pages;
   const int32_t **inputs;
   float **output_rows;
-  int64_t output_columns, output_stride;
-  bool row_for_each; /* a row is returned for each token, asked for or not */
-  rt_region gradient_memory;
-  float **gradients; /* [slots] */
+  rt_region state_memory[TILE_STATE_COUNT];
+  float **states[TILE_STATE_COUNT]; /* [slots]; of values none */
 };
 
 /* ---- life */
@@ -63,6 +61,14 @@ static bool sees_whole_sequences(const tile_program *p) {
   for (int k = 0; k < p->kind_count; k++)
     if (p->kinds[k].whole) return true;
   return false;
+}
+
+/* What an entry returns; NULL when it returns nothing. */
+static const tile_buffer *output_of(const tile_program *p, int entry) {
+  int output = entry < p->entry_count ? p->entries[entry].output : 0;
+  for (int i = 0; i < p->buffer_count; i++)
+    if (output >= 0 && p->buffers[i].output == output) return &p->buffers[i];
+  return NULL;
 }
 
 static dp_status set_up_cache(rt_engine *e) {
@@ -105,44 +111,82 @@ static dp_status set_up_step(rt_engine *e) {
   }
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
     if (p->slab_bytes[i] == 0) continue;
-    DP_TRY(rt_region_map(&e->arena[i], tile_row_tiles(p, e->max_tokens) * p->slab_bytes[i], "activations"));
+    int64_t slabs = i == TILE_NUMBERS ? 1 : tile_row_tiles(p, e->max_tokens);
+    DP_TRY(rt_region_map(&e->arena[i], slabs * p->slab_bytes[i], "activations"));
   }
-  if (p->output_count != 1)
-    return dp_fail(DP_UNSUPPORTED, "the graph returns %d values, the engine runs graphs of one", p->output_count);
+  e->outputs = calloc((size_t)p->output_count + 1, sizeof *e->outputs);
+  if (!e->outputs) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   for (int i = 0; i < p->buffer_count; i++) {
-    if (p->buffers[i].output != 0) continue;
-    e->output_columns = p->buffers[i].cols;
-    e->output_stride = p->buffers[i].stride;
-    e->row_for_each = p->buffers[i].space == TILE_TOKENS;
+    int output = p->buffers[i].output;
+    if (output < 0) continue;
+    DP_TRY(rt_region_map(&e->outputs[output], e->max_tokens * p->buffers[i].stride * 4, "logits"));
+    e->output_rows[output] = (float *)(void *)e->outputs[output].data;
   }
-  DP_TRY(rt_region_map(&e->outputs, e->max_tokens * e->output_stride * 4, "logits"));
-  e->output_rows[0] = (float *)e->outputs.data;
   return DP_SUCCESS;
 }
 
-/* f32 in the layout of the weights, whole blocks of rows. */
-static int64_t gradient_floats(const tile_weight *weight) {
-  if (weight->form == TILE_VECTOR) return (weight->cols + TILE_BLOCK) / TILE_LANES * TILE_LANES;
-  return rt_packed_blocks(weight->rows) * TILE_BLOCK * weight->cols;
+/* ---- what training keeps beside weights */
+
+static bool keeps(const tile_program *p, int weight, tile_state state) {
+  for (int k = 0; k < p->kind_count; k++)
+    for (int i = 0; i < p->kinds[k].op_count; i++) {
+      const tile_op *op = &p->kinds[k].ops[i];
+      bool adds = tile_adds_to_gradient(op->code) && state == TILE_GRADIENT;
+      bool touches = (op->code == TILE_parameter || op->code == TILE_assign) && op->part == (int)state;
+      if ((adds || touches) && op->ref == weight) return true;
+    }
+  return false;
 }
 
-static dp_status set_up_gradients(rt_engine *e) {
+static dp_status set_up_state(rt_engine *e, tile_state state) {
   const tile_program *p = e->program;
-  e->gradients = calloc((size_t)p->slot_count + 1, sizeof *e->gradients);
-  if (!e->gradients) return dp_fail(DP_NO_MEMORY, "no memory for the table of gradients");
+  float **slots = e->states[state] = calloc((size_t)p->slot_count + 1, sizeof *slots);
+  static const char *const names[TILE_STATE_COUNT] = {"weights", "gradients", "the first moments", "the second moments"};
+  if (!slots) return dp_fail(DP_NO_MEMORY, "no memory for the table of %s", names[state]);
   for (int pass = 0; pass < 2; pass++) {
     int64_t at = 0;
     for (int w = 0; w < p->weight_count; w++) {
       const tile_weight *weight = &p->weights[w];
-      for (int i = 0; i < weight->count * weight->inner; i++) {
-        if (pass) e->gradients[weight->first_slot + i] = (float *)(void *)e->gradient_memory.data + at;
-        at += gradient_floats(weight);
+      for (int i = 0; i < weight->count * weight->inner && keeps(p, w, state); i++) {
+        if (pass) slots[weight->first_slot + i] = (float *)(void *)e->state_memory[state].data + at;
+        at += tile_slot_floats(weight) + TILE_LANES;
       }
     }
-    if (!pass) DP_TRY(rt_region_map(&e->gradient_memory, at * 4, "gradients"));
+    if (!at) break;
+    if (!pass) DP_TRY(rt_region_map_free(&e->state_memory[state], at * 4, names[state], ""));
   }
   return DP_SUCCESS;
 }
+
+static dp_status set_up_states(rt_engine *e) {
+  for (int state = TILE_GRADIENT; state < TILE_STATE_COUNT; state++) DP_TRY(set_up_state(e, (tile_state)state));
+  return DP_SUCCESS;
+}
+
+float *const *rt_engine_state(const rt_engine *e, tile_state state) {
+  if (state == TILE_VALUE) return (float *const *)rt_resident_slots(e->weights);
+  return e->states[state];
+}
+
+void rt_engine_clear(rt_engine *e, tile_state state) {
+  if (e->state_memory[state].data) memset(e->state_memory[state].data, 0, e->state_memory[state].size);
+}
+
+float *rt_engine_number(rt_engine *e, const char *name) {
+  const tile_program *p = e->program;
+  for (int i = 0; i < p->buffer_count; i++)
+    if (p->buffers[i].space == TILE_NUMBERS && strcmp(p->buffers[i].name, name) == 0)
+      return (float *)(void *)(e->arena[TILE_NUMBERS].data + p->buffers[i].offset);
+  return NULL;
+}
+
+int64_t rt_engine_state_bytes(const rt_engine *e) {
+  int64_t bytes = 0;
+  for (int state = TILE_GRADIENT; state < TILE_STATE_COUNT; state++) bytes += (int64_t)e->state_memory[state].size;
+  return bytes;
+}
+
+const tile_program *rt_engine_program(const rt_engine *e) { return e->program; }
 
 dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,
                         const rt_engine_options *options, rt_engine **engine) {
@@ -162,7 +206,7 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   if (status.code == DP_OK) status = set_up_step(e);
   if (status.code == DP_OK)
     status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
-  if (status.code == DP_OK && options->gradients) status = set_up_gradients(e);
+  if (status.code == DP_OK) status = set_up_states(e);
   rt_resident_options resident = {.workers = options->workers};
   if (status.code == DP_OK) status = rt_resident_new(program, binding, &resident, &e->weights);
   if (status.code != DP_OK) {
@@ -179,9 +223,12 @@ void rt_engine_free(rt_engine *e) {
   while (e->sequences) rt_sequence_free(e, e->sequences);
   rt_resident_free(e->weights);
   rt_region_unmap(&e->kv);
-  rt_region_unmap(&e->outputs);
-  rt_region_unmap(&e->gradient_memory);
-  free(e->gradients);
+  for (int i = 0; e->outputs && i < e->program->output_count; i++) rt_region_unmap(&e->outputs[i]);
+  free(e->outputs);
+  for (int i = 0; i < TILE_STATE_COUNT; i++) {
+    rt_region_unmap(&e->state_memory[i]);
+    free(e->states[i]);
+  }
   free(e->targets);
   for (int i = 0; i < TILE_SPACE_COUNT; i++) rt_region_unmap(&e->arena[i]);
   free(e->free_pages);
@@ -236,7 +283,10 @@ void rt_sequence_free(rt_engine *e, rt_sequence *s) {
 
 int64_t rt_sequence_length(const rt_sequence *s) { return s->length; }
 void rt_engine_trace(rt_engine *e, rt_trace *trace) { rt_executor_trace(e->executor, trace); }
-int64_t rt_engine_columns(const rt_engine *e) { return e->output_columns; }
+int64_t rt_engine_columns(const rt_engine *e) {
+  const tile_buffer *output = output_of(e->program, 0);
+  return output ? output->cols : 0;
+}
 int64_t rt_engine_vocabulary(const rt_engine *e) { return e->vocabulary; }
 int64_t rt_engine_max_tokens(const rt_engine *e) { return e->max_tokens; }
 int64_t rt_engine_context(const rt_engine *e) { return e->context; }
@@ -279,6 +329,10 @@ static dp_status check_requests(rt_engine *e, const rt_request *requests, int co
 }
 
 dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt_logits *logits) {
+  return rt_engine_run(e, 0, requests, count, logits);
+}
+
+dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int count, rt_logits *logits) {
   DP_TRY(check_requests(e, requests, count));
   const tile_program *p = e->program;
   int64_t rows = 0, outputs = 0, segments = 0, pages = 0;
@@ -309,9 +363,9 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
     }
     s->length += r->count;
   }
-  tile_step step = {.weights = rt_resident_slots(e->weights),
+  tile_step step = {.entry = entry,
+                    .weights = rt_resident_slots(e->weights),
                     .weight_types = rt_resident_types(e->weights),
-                    .gradients = e->gradients,
                     .inputs = e->inputs,
                     .outputs = e->output_rows,
                     .rows = {[TILE_TOKENS] = rows, [TILE_SEGMENTS] = segments, [TILE_OUTPUTS] = outputs, [TILE_PARAMETERS] = 1},
@@ -324,36 +378,11 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
                     .pages = e->pages,
                     .kv = e->kv.data};
   for (int i = 0; i < TILE_SPACE_COUNT; i++) step.arena[i] = e->arena[i].data;
+  for (int i = 0; i < TILE_STATE_COUNT; i++) step.states[i] = rt_engine_state(e, (tile_state)i);
   rt_executor_run(e->executor, &step);
-  if (logits) *logits = (rt_logits){e->output_rows[0], e->row_for_each ? rows : outputs, e->output_columns, e->output_stride};
+  const tile_buffer *output = output_of(p, entry);
+  if (logits && output)
+    *logits = (rt_logits){e->output_rows[output->output], output->space == TILE_TOKENS ? rows : outputs, output->cols,
+                          output->stride};
   return DP_SUCCESS;
-}
-
-/* ---- weights and gradients as they are now */
-
-void rt_engine_clear_gradients(rt_engine *e) {
-  memset(e->gradient_memory.data, 0, (size_t)e->gradient_memory.size);
-}
-
-/* Adds the packed matrix or vector to f32[rows, cols] in the model's order. */
-static void add_unpacked(const tile_weight *weight, const float *packed, float *to) {
-  for (int64_t r = 0; r < weight->rows; r++)
-    for (int64_t c = 0; c < weight->cols; c++) {
-      int64_t at = weight->form == TILE_VECTOR ? c : (r / TILE_BLOCK * weight->cols + c) * TILE_BLOCK + r % TILE_BLOCK;
-      to[weight->transposed ? c * weight->rows + r : r * weight->cols + c] += packed[at];
-    }
-}
-
-void rt_engine_copy_out(const rt_engine *e, bool gradients, rt_binding *into) {
-  const tile_program *p = e->program;
-  rt_binding_clear(into);
-  for (int w = 0; w < p->weight_count; w++) {
-    const tile_weight *weight = &p->weights[w];
-    bool repeated = !gradients && rt_binding_tie(into, weight->weight) >= 0;
-    for (int i = 0; i < weight->count * weight->inner && !repeated; i++) {
-      int slot = weight->first_slot + i;
-      const float *from = gradients ? e->gradients[slot] : rt_resident_slots(e->weights)[slot];
-      add_unpacked(weight, from, rt_binding_floats(into, weight->weight, i));
-    }
-  }
 }

@@ -14,7 +14,6 @@ typedef struct rt_engine_options {
   int workers;        /* threads of a step, the caller included; >= 1 */
   int64_t context;    /* tokens of all sequences together that the KV cache can hold */
   int64_t max_tokens; /* new tokens a step, at most; 0: 512 */
-  bool gradients;     /* the program adds to gradients: memory for them, zero at first */
 } rt_engine_options;
 
 /* Packs the weights (all workers at it) and sets up memory. `program` and `code` must outlive the engine; the binding
@@ -49,11 +48,18 @@ typedef struct rt_logits {
 /* Runs one step. Token ids out of range, a full cache, more tokens than max_tokens: an error before anything is
  * touched. */
 dp_status rt_engine_step(rt_engine *engine, const rt_request *requests, int count, rt_logits *logits);
+/* The same of any entry of the program; of entry 0 is rt_engine_step. Of one without tokens (an update) count is 0. */
+dp_status rt_engine_run(rt_engine *engine, int entry, const rt_request *requests, int count, rt_logits *rows);
 
-void rt_engine_clear_gradients(rt_engine *engine);
-/* Copies the weights, or with `gradients` those, to `into`, a binding that rt_bind_memory made for the same module; a tied
- * weight's gradient is added to that of the weight it is tied to. */
-void rt_engine_copy_out(const rt_engine *engine, bool gradients, rt_binding *into);
+const tile_program *rt_engine_program(const rt_engine *engine);
+/* [slots], NULL where nothing is kept; NULL when the program keeps no such state. Zero at first, but for values. */
+float *const *rt_engine_state(const rt_engine *engine, tile_state state);
+void rt_engine_clear(rt_engine *engine, tile_state state); /* to 0 */
+/* A number that the runtime gives or reads; NULL when the program has none of that name. */
+float *rt_engine_number(rt_engine *engine, const char *name);
+/* A state as a binding, which points into the engine's memory; `like`: what the engine was made of. */
+dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const rt_binding *like, rt_binding **binding);
+int64_t rt_engine_state_bytes(const rt_engine *engine); /* of gradients and moments */
 
 void rt_engine_trace(rt_engine *engine, rt_trace *trace); /* of the steps to come, until it is NULL */
 

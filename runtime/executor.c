@@ -81,6 +81,7 @@ struct rt_executor {
   bool use_all;
 
   const tile_step *step;
+  tile_entry entry; /* of the step */
   int64_t row_tiles[TILE_SPACE_COUNT];
   uint32_t step_number; /* counts steps, so that a scratch's content is never taken for this step's */
   int task_spins, step_spins;
@@ -147,6 +148,7 @@ static void measure_spins(rt_executor *e) {
 static void plan_step(rt_executor *e, const tile_step *step) {
   const tile_program *p = e->program;
   e->step = step;
+  e->entry = tile_entry_at(p, (int)step->entry);
   e->step_number++;
   e->row_tiles[TILE_TOKENS] = tile_row_tiles(p, step->rows[TILE_TOKENS]);
   e->row_tiles[TILE_OUTPUTS] = tile_row_tiles(p, step->rows[TILE_OUTPUTS]);
@@ -159,14 +161,16 @@ static void plan_step(rt_executor *e, const tile_step *step) {
   }
   for (int g = 0; g < p->group_count; g++) {
     const tile_kind *kind = &p->kinds[p->groups[g].kind];
-    e->groups[g] = (group_plan){e->row_tiles[kind->space], kind->col_tasks, kind->space == TILE_SEGMENTS};
+    int64_t row_tiles = kind->slots ? kind->slots : e->row_tiles[kind->space];
+    e->groups[g] = (group_plan){row_tiles, kind->col_tasks, kind->space == TILE_SEGMENTS};
   }
 }
 
 /* Goes on to the first bundle that exists, from `b` on. False: the step has no more. */
 static bool settle(const rt_executor *e, bundle *b) {
   const tile_program *p = e->program;
-  while (b->section < p->section_count) {
+  int end = e->entry.first + e->entry.count;
+  while (b->section < end) {
     const tile_section *section = &p->sections[b->section];
     if (b->iteration < section->iterations && b->group < section->first + section->count) {
       if (b->row_tile < e->groups[b->group].row_tiles) return true;
@@ -175,7 +179,7 @@ static bool settle(const rt_executor *e, bundle *b) {
       b->group = section->first;
     } else {
       b->iteration = 0;
-      if (++b->section < p->section_count) b->group = p->sections[b->section].first;
+      if (++b->section < end) b->group = p->sections[b->section].first;
     }
     b->row_tile = 0;
   }
@@ -183,7 +187,8 @@ static bool settle(const rt_executor *e, bundle *b) {
 }
 
 static bool first_bundle(const rt_executor *e, bundle *b) {
-  *b = (bundle){.group = e->program->section_count > 0 ? e->program->sections[0].first : 0};
+  int section = e->entry.first;
+  *b = (bundle){.section = section, .group = e->entry.count > 0 ? e->program->sections[section].first : 0};
   return settle(e, b);
 }
 
@@ -377,14 +382,16 @@ static void *helper(void *argument) {
 }
 
 static void clear_counters(rt_executor *e) {
-  int64_t used = e->row_tiles[TILE_TOKENS];
-  if (used < e->row_tiles[TILE_OUTPUTS]) used = e->row_tiles[TILE_OUTPUTS];
-  if (used < 1) used = 1;
-  for (int64_t i = 0; i < e->instances; i++) {
-    for (int64_t row = 0; row < used; row++) {
-      bundle_counters *counters = &e->counters[i * e->max_row_tiles + row];
-      atomic_store_explicit(&counters->taken, 0, memory_order_relaxed);
-      atomic_store_explicit(&counters->done, 0, memory_order_relaxed);
+  const tile_program *p = e->program;
+  for (int s = e->entry.first; s < e->entry.first + e->entry.count; s++) {
+    const tile_section *section = &p->sections[s];
+    for (int64_t i = 0; i < (int64_t)section->iterations * section->count; i++) {
+      int64_t used = e->groups[section->first + i % section->count].row_tiles;
+      for (int64_t row = 0; row < used; row++) {
+        bundle_counters *counters = &e->counters[(e->first_instance[s] + i) * e->max_row_tiles + row];
+        atomic_store_explicit(&counters->taken, 0, memory_order_relaxed);
+        atomic_store_explicit(&counters->done, 0, memory_order_relaxed);
+      }
     }
   }
 }
@@ -464,6 +471,8 @@ dp_status rt_executor_new(const tile_program *p, const tile_code *code, int work
   e->worker_count = workers;
   int64_t rows = max_tokens > max_outputs ? max_tokens : max_outputs;
   e->max_row_tiles = tile_row_tiles(p, rows) + 1;
+  for (int k = 0; k < p->kind_count; k++)
+    if (p->kinds[k].slots > e->max_row_tiles) e->max_row_tiles = p->kinds[k].slots;
   e->groups = calloc((size_t)p->group_count + 1, sizeof *e->groups);
   e->first_instance = calloc((size_t)p->section_count + 1, sizeof *e->first_instance);
   for (int s = 0; e->first_instance && s < p->section_count; s++) {

@@ -30,12 +30,30 @@ typedef struct packing {
   _Atomic bool no_memory;
 } packing;
 
+/* What the program wants as f32 alone is decoded, whatever the file has. */
+static ir_dtype slot_type(const tile_weight *weight, const rt_bound *bound) {
+  return weight->form == TILE_VECTOR || weight->storage == 1u << IR_f32 ? IR_f32 : bound->dtype;
+}
+
+static dp_status pack_decoded(const job *j) {
+  const rt_bound *bound = j->bound;
+  float *elements = malloc(sizeof *elements * (size_t)(bound->rows * bound->cols));
+  if (!elements) return dp_fail(DP_NO_MEMORY, "no memory to decode '%s'", j->weight->name);
+  rt_bound_to_f32(bound, elements);
+  rt_bound decoded = {.data = (const uint8_t *)elements, .dtype = IR_f32, .plain = true, .rows = bound->rows,
+                      .cols = bound->cols, .row_bytes = bound->cols * 4};
+  dp_status status = rt_pack_bound(&decoded, j->weight->transposed, j->destination, j->first, j->count);
+  free(elements);
+  return status;
+}
+
 static dp_status do_job(const job *j) {
   const rt_bound *bound = j->bound;
   if (j->weight->form == TILE_VECTOR) {
     rt_bound_to_f32(bound, (float *)(void *)j->destination);
     return DP_SUCCESS;
   }
+  if (slot_type(j->weight, bound) != bound->dtype) return pack_decoded(j);
   DP_TRY(rt_pack_bound(bound, j->weight->transposed, j->destination, j->first, j->count));
   /* The file's pages of rows that have been packed are not needed in memory any more. */
   int64_t end = (j->first + j->count) * RT_PACK_ROWS;
@@ -55,7 +73,7 @@ static void *pack_worker(void *argument) {
 
 static int64_t slot_bytes(const tile_weight *weight, const rt_bound *bound) {
   int64_t bytes = weight->form == TILE_VECTOR ? (weight->cols + TILE_LANES) * 4
-                                              : rt_packed_size(bound->dtype, weight->rows, weight->cols);
+                                              : rt_packed_size(slot_type(weight, bound), weight->rows, weight->cols);
   return (bytes + 127) / 64 * 64;
 }
 
@@ -67,7 +85,7 @@ static int shared_with(const packing *p, int index) {
     const tile_weight *other = &p->program->weights[i];
     const rt_bound *others = rt_binding_get(p->binding, other->weight, 0);
     if (others && rt_bound_same(bound, others) && other->form == weight->form &&
-        other->transposed == weight->transposed && other->count == weight->count && other->inner == weight->inner)
+        other->transposed == weight->transposed && other->storage == weight->storage && other->count == weight->count && other->inner == weight->inner)
       return i;
   }
   return -1;
@@ -91,12 +109,13 @@ static dp_status collect_jobs(rt_resident *r, packing *p) {
         }
         char *destination = pass ? r->memory.data + at : NULL;
         r->slots[slot] = destination;
-        r->types[slot] = (uint8_t)(weight->form == TILE_VECTOR ? IR_f32 : bound->dtype);
+        r->types[slot] = (uint8_t)slot_type(weight, bound);
         at += slot_bytes(weight, bound);
         int64_t blocks = weight->form == TILE_VECTOR ? 1 : rt_packed_blocks(weight->rows);
-        for (int64_t first = 0; first < blocks; first += BLOCKS, jobs++)
+        int64_t step = slot_type(weight, bound) == bound->dtype ? BLOCKS : blocks;
+        for (int64_t first = 0; first < blocks; first += step, jobs++)
           if (pass)
-            p->jobs[jobs] = (job){bound, weight, destination, first, blocks - first < BLOCKS ? blocks - first : BLOCKS};
+            p->jobs[jobs] = (job){bound, weight, destination, first, blocks - first < step ? blocks - first : step};
       }
     }
     p->job_count = jobs;

@@ -147,6 +147,7 @@ typedef struct rt_bound {
   const uint8_t *data; /* not aligned; in the file, or in the binding's memory (tensor == NULL then); NULL: `int4` */
   ir_dtype dtype;
   bool plain;
+  bool packed;     /* f32 in the layout of kernels (ir/packing.h), rows or with `transposed` columns in blocks */
   bool vector;     /* what is said of rows below holds of its elements */
   bool transposed; /* data[cols][...]: element (r, c) is the rt_bound_place(r)th of row c, rows row_bytes apart */
   int64_t rows, cols;
@@ -178,18 +179,11 @@ dp_status rt_bind_weights(ir_module *module, const rt_weights_file *file, unsign
  * weight is what it is tied to. Sets ir_weight.storage. The memory (DP_NO_MEMORY) belongs to *out. */
 dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_binding **out);
 
-/* The weights of `like` as f32 in memory, in the model's order. Sets ir_weight.storage of all to f32. `like` is not needed
- * afterwards, but for its file's names when they are saved. */
-dp_status rt_bind_memory(ir_module *module, const rt_binding *like, rt_binding **out);
-
 void rt_binding_free(rt_binding *binding); /* NULL is fine */
 /* Weight `weight` (its index in module->weights), `index` among its stack: 0 when not stacked, the layer (from 0, also
  * where first_layer is not), or layer * n + i with a second stack dimension n. NULL for an optional weight that is not
  * there, and out of range. */
 const rt_bound *rt_binding_get(const rt_binding *binding, int weight, int64_t index);
-/* The elements of one matrix or vector of a binding that rt_bind_memory made; and all of them set to 0. */
-float *rt_binding_floats(rt_binding *binding, int weight, int64_t index);
-void rt_binding_clear(rt_binding *binding);
 /* The product of the stack dimensions: 1 when not stacked; 0 when not there. */
 int64_t rt_binding_layers(const rt_binding *binding, int weight);
 /* The index of the weight that stands in for it (its tie), or -1. */

@@ -31,7 +31,7 @@ int64_t rt_bound_place(const rt_bound *bound, int64_t row) {
 }
 
 const uint8_t *rt_bound_row_data(const rt_bound *bound, int64_t row) {
-  if (bound->transposed || bound->int4) return NULL;
+  if (bound->transposed || bound->int4 || bound->packed) return NULL;
   return bound->data + (bound->vector ? 0 : rt_bound_place(bound, row) * bound->row_bytes);
 }
 
@@ -62,9 +62,20 @@ static void int4_to_f32(const rt_bound *bound, int64_t place, float *dst) {
   }
 }
 
+static void packed_to_f32(const rt_bound *bound, int64_t row, float *dst) {
+  const float *from = (const float *)(const void *)bound->data;
+  for (int64_t c = 0; c < bound->cols; c++)
+    dst[c] = bound->transposed ? from[(c / RT_PACK_ROWS * bound->rows + row) * RT_PACK_ROWS + c % RT_PACK_ROWS]
+                               : from[(row / RT_PACK_ROWS * bound->cols + c) * RT_PACK_ROWS + row % RT_PACK_ROWS];
+}
+
 void rt_bound_row(const rt_bound *bound, int64_t row, float *dst) {
   if (bound->vector) {
     vector_to_f32(bound, dst);
+    return;
+  }
+  if (bound->packed) {
+    packed_to_f32(bound, row, dst);
     return;
   }
   int64_t place = rt_bound_place(bound, row), element = ir_dtype_block_bytes(bound->dtype);

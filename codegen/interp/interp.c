@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char version[] = "interp 3";
+static const char version[] = "interp 4";
 
 /* ---- where values lie: an op's own place, and for a carry a second one where `next` leaves the coming value, so that
  * all carries change at once */
@@ -19,6 +19,7 @@ static int64_t value_floats(const tile_kind *kind, const tile_op *op) {
   case TILE_next:
   case TILE_store:
   case TILE_append:
+  case TILE_assign:
   case TILE_mma_rows:
   case TILE_sum_rows:
   case TILE_scatter_rows:
@@ -109,6 +110,8 @@ static void run(const tile_code *code, int kind_index, const tile_step *step, in
   if (kind->space == TILE_SEGMENTS) {
     task.row0 = step->segment_row[row];
     task.tokens = step->segment_tokens[row];
+  } else if (kind->space == TILE_STATES) {
+    task.tokens = 1;
   } else {
     int64_t left = step->rows[kind->space] - row * self->program->row_tile;
     task.row0 = row * self->program->row_tile;

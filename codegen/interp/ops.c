@@ -38,7 +38,7 @@ static int64_t token_of(const interp_task *task, int64_t r) {
 }
 
 static int64_t column_of(const interp_task *task, const tile_op *op, int64_t r) {
-  int64_t column = op->col_base + task->col * op->col_step + task->batch * op->batch_step;
+  int64_t column = op->col_base + task->col * op->col_step + task->batch * op->batch_step + task->row * op->row_step;
   if (!op->group_step) return column;
   return column + (task->chosen ? task->chosen[r] % task->kind->used : r % task->kind->group) * op->group_step;
 }
@@ -117,6 +117,22 @@ static void store(const interp_task *task, int index) {
   }
 }
 
+/* The task's piece of a slot. */
+static float *state_of(const interp_task *task, const tile_op *op) {
+  int slot = task->program->weights[op->ref].first_slot + (int)task->row;
+  return task->step->states[op->part][slot] + task->col * task->kind->col_tile;
+}
+
+static void parameter(const interp_task *task, int index) {
+  memcpy(interp_value(task, index), state_of(task, &task->kind->ops[index]), sizeof(float) * (size_t)task->columns);
+}
+
+static void assign(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  float *to = state_of(task, op);
+  for (int64_t c = 0; c < task->columns; c++) to[c] = interp_element(task, op->operands[0], 0, c, task->kind->col_tile);
+}
+
 static void vector(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
   ir_dtype storage;
@@ -151,7 +167,7 @@ static float reduced(const float *x, int64_t count, tile_opcode fold, float neut
 static void reduce(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
   bool greatest = op->code == TILE_greatest;
-  int64_t size = x->cols / op->cols;
+  int64_t size = x->column_tile ? task->columns : x->cols / op->cols;
   for (int64_t r = 0; r < interp_rows(task, op); r++)
     for (int64_t c = 0; c < op->cols; c++)
       interp_value(task, index)[r * op->cols + c] =
@@ -458,7 +474,7 @@ static void (*const functions[TILE_OPCODE_COUNT])(const interp_task *task, int i
     [TILE_known] = known,           [TILE_choose] = choose, [TILE_top_k] = top_k, [TILE_take] = take,
     [TILE_mma_back] = mma_back,     [TILE_keys_row] = keys_row, [TILE_hot] = hot, [TILE_at] = at,
     [TILE_seen_by] = seen_by,       [TILE_mma_rows] = interp_mma_rows, [TILE_sum_rows] = interp_sum_rows,
-    [TILE_scatter_rows] = interp_scatter_rows,
+    [TILE_scatter_rows] = interp_scatter_rows, [TILE_parameter] = parameter, [TILE_assign] = assign,
     [TILE_among] = among,           [TILE_pick] = pick,   [TILE_concat] = concat, [TILE_every] = every,
 };
 

@@ -21,7 +21,7 @@ static const float *row_of(const interp_task *task, const tile_op *load, int64_t
 
 static float *gradient_of(const interp_task *task, const tile_op *op) {
   const tile_weight *weight = &task->program->weights[op->ref];
-  return task->step->gradients[weight->first_slot + (weight->count > 1 ? task->layer - weight->first_layer : 0)];
+  return task->step->states[TILE_GRADIENT][weight->first_slot + (weight->count > 1 ? task->layer - weight->first_layer : 0)];
 }
 
 /* Element (row, k) of a packed matrix of `depth` columns. */

@@ -30,11 +30,13 @@ static bool depends_on(const tile_kind *kind, int value, int wanted) {
  * written. */
 static bool outlives_its_source(const tile_kind *kind, int index, int source) {
   const tile_op *op = &kind->ops[source];
-  if (op->code == TILE_load) {
+  if (op->code == TILE_load || op->code == TILE_parameter) {
+    tile_opcode writer = op->code == TILE_load ? TILE_store : TILE_assign;
     int stored = -1;
     for (int i = source + 1; i < kind->op_count; i++) {
       const tile_op *later = &kind->ops[i];
-      if (later->code == TILE_store && later->ref == op->ref && stored < 0 && i > index) stored = i;
+      bool written = later->code == writer && later->ref == op->ref && later->part == op->part;
+      if (written && stored < 0 && i > index) stored = i;
       if (stored < 0 || i <= stored) continue;
       for (int j = 0; j < tile_operand_count(later->code); j++)
         if (depends_on(kind, later->operands[j], index)) return true;
@@ -48,13 +50,13 @@ static bool outlives_its_source(const tile_kind *kind, int index, int source) {
 
 static bool must_be_placed(const tile_kind *kind, int index) {
   const tile_op *op = &kind->ops[index];
-  if ((op->code == TILE_load || tile_scalar_arity(op->code)) && outlives_its_source(kind, index, index)) return true;
+  if ((op->code == TILE_load || op->code == TILE_parameter || tile_scalar_arity(op->code)) && outlives_its_source(kind, index, index)) return true;
   switch (op->code) {
   case TILE_mma: case TILE_mma_back: case TILE_at: case TILE_mma_keys: case TILE_mma_values: case TILE_carry: case TILE_sum: case TILE_greatest:
   case TILE_input: case TILE_embed: case TILE_choose: case TILE_top_k: case TILE_take: case TILE_among:
     return true;
   case TILE_constant: case TILE_table: case TILE_every: case TILE_loop: case TILE_next: case TILE_store: case TILE_append:
-  case TILE_mma_rows: case TILE_sum_rows: case TILE_scatter_rows: case TILE_keys_row:
+  case TILE_mma_rows: case TILE_sum_rows: case TILE_scatter_rows: case TILE_keys_row: case TILE_assign:
     return false;
   default:
     break;
@@ -152,7 +154,7 @@ static void reduce_rows(ll_kind *k, int index, LLVMValueRef from, LLVMValueRef t
   for (int i = 0; i < width; i++) start[i] = neutral;
   ll_loop_begin(l, &rows, "reduce.row", from, to, width, NULL, 0);
   ll_loop_begin(l, &groups, "reduce.group", ll_int(l, 0), ll_int(l, op->cols), 1, NULL, 0);
-  ll_loop_begin(l, &columns, "reduce", ll_int(l, 0), ll_int(l, size), TILE_LANES, start, width);
+  ll_loop_begin(l, &columns, "reduce", ll_int(l, 0), x->column_tile ? k->columns : ll_int(l, size), TILE_LANES, start, width);
   LLVMValueRef c = ll_add(l, ll_muli(l, groups.index, size), columns.index);
   for (int i = 0; i < width; i++) {
     LLVMValueRef v = ll_pull(k, op->operands[0], ll_addi(l, rows.index, i), c);
@@ -396,6 +398,15 @@ static void store(ll_kind *k, const tile_op *op) {
   ll_loop_end(l, &rows, NULL);
 }
 
+static void assign(ll_kind *k, const tile_op *op) {
+  ll *l = k->l;
+  ll_loop columns;
+  ll_loop_begin(l, &columns, "assign", ll_int(l, 0), k->columns, TILE_LANES, NULL, 0);
+  LLVMValueRef zero = ll_int(l, 0), at = k->kind->ops[op->operands[0]].column_tile ? columns.index : zero;
+  ll_store(l, ll_pull(k, op->operands[0], zero, at), ll_state_at(k, op, columns.index), 4);
+  ll_loop_end(l, &columns, NULL);
+}
+
 /* ---- a kind */
 
 static void begin_chunks(ll_kind *k, int index, ll_loop *chunks) {
@@ -430,6 +441,7 @@ static void emit_op(ll_kind *k, int index, ll_loop *chunks) {
   switch (op->code) {
   case TILE_store: store(k, op); break;
   case TILE_append: append(k, op); break;
+  case TILE_assign: assign(k, op); break;
   case TILE_mma: for_each_storage(k, index, weight_product); break;
   case TILE_mma_back: for_each_storage(k, index, back_product); break;
   case TILE_mma_rows: ll_mma_rows(k, index); break;
@@ -462,6 +474,9 @@ static void task_range(ll_kind *k) {
     k->rows = ll_muli(l, ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, segment_tokens)), k->row), kind->group);
     k->local0 = LLVMBuildURem(l->b, k->row0, tile, "");
     row_tile = LLVMBuildUDiv(l->b, k->row0, tile, "");
+  } else if (kind->space == TILE_STATES) {
+    k->row0 = row_tile = ll_int(l, 0);
+    k->rows = ll_int(l, 1);
   } else {
     LLVMValueRef all = ll_step_i64(l, k->step, offsetof(tile_step, rows) + sizeof(int64_t) * kind->space);
     k->row0 = ll_mul(l, k->row, tile);

@@ -171,6 +171,8 @@ LLVMValueRef ll_pull_operand(ll_kind *k, const tile_op *op, int which, LLVMValue
 /* <16 x f32> of a [rows, 1] value: rows r .. r+15. */
 LLVMValueRef ll_whole_number(ll_kind *k, int op); /* an i64 of a [1, 1] value */
 LLVMValueRef ll_pull_rows(ll_kind *k, int op, LLVMValueRef r);
+/* Element c of the task's piece of a slot. */
+LLVMValueRef ll_state_at(ll_kind *k, const tile_op *op, LLVMValueRef c);
 LLVMValueRef ll_scratch_at(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c);
 /* Address of element (r, c) of a load or store. */
 LLVMValueRef ll_buffer_at(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c);

@@ -7,16 +7,16 @@
 
 /* ---- one register tile */
 
-typedef struct tile_state {
+typedef struct tile_sums {
   ll *l;
   ll_register_tile shape;
   LLVMValueRef a_row[16]; /* rows of a */
   LLVMValueRef block;     /* of w */
   LLVMValueRef first;     /* its row that the tile begins with, a multiple of 16 */
-} tile_state;
+} tile_sums;
 
 /* acc[m][v] += a[m][k] * weight[v], for each m and v. */
-static void multiply_add(tile_state *t, LLVMValueRef k, LLVMValueRef *weights, LLVMValueRef *acc) {
+static void multiply_add(tile_sums *t, LLVMValueRef k, LLVMValueRef *weights, LLVMValueRef *acc) {
   ll *l = t->l;
   for (int m = 0; m < t->shape.rows; m++) {
     LLVMValueRef at = LLVMBuildGEP2(l->b, l->f32, t->a_row[m], &k, 1, "");
@@ -28,7 +28,7 @@ static void multiply_add(tile_state *t, LLVMValueRef k, LLVMValueRef *weights, L
   }
 }
 
-static void plain_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth, LLVMValueRef *acc, int count) {
+static void plain_steps(tile_sums *t, ir_dtype storage, LLVMValueRef depth, LLVMValueRef *acc, int count) {
   ll *l = t->l;
   ll_loop loop;
   ll_loop_begin(l, &loop, "k", ll_int(l, 0), depth, 1, acc, count);
@@ -44,7 +44,7 @@ static void plain_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth, LLV
 }
 
 /* One group of a run, or the whole of it: elements from first_k of a on, lines of codes from first_unit on. */
-static void group_steps(tile_state *t, ll_run *run, LLVMValueRef first_k, LLVMValueRef first_unit, LLVMValueRef *carried,
+static void group_steps(tile_sums *t, ll_run *run, LLVMValueRef first_k, LLVMValueRef first_unit, LLVMValueRef *carried,
                         int count) {
   ll *l = t->l;
   int unit = ll_run_unit(run);
@@ -61,7 +61,7 @@ static void group_steps(tile_state *t, ll_run *run, LLVMValueRef first_k, LLVMVa
   for (int i = 0; i < count; i++) carried[i] = steps.carried[i];
 }
 
-static void quantized_steps(tile_state *t, ir_dtype storage, LLVMValueRef depth, LLVMValueRef *acc, int count) {
+static void quantized_steps(tile_sums *t, ir_dtype storage, LLVMValueRef depth, LLVMValueRef *acc, int count) {
   ll *l = t->l;
   ir_packing p = ir_packing_of(storage);
   ll_loop runs, groups;
@@ -99,7 +99,7 @@ static LLVMValueRef register_tile(ll *l, ir_dtype storage, ll_register_tile shap
   l->function = function;
   LLVMBasicBlockRef entry = ll_block(l, "entry"), load = ll_block(l, "load"), start = ll_block(l, "start");
   LLVMPositionBuilderAtEnd(l->b, entry);
-  tile_state t = {.l = l, .shape = shape};
+  tile_sums t = {.l = l, .shape = shape};
   LLVMValueRef lda = ll_muli(l, LLVMGetParam(function, 1), 4), ldc = ll_muli(l, LLVMGetParam(function, 6), 4);
   LLVMValueRef c_at[64], loaded[64], acc[64];
   int count = shape.rows * shape.blocks;

@@ -28,7 +28,7 @@ static LLVMValueRef gradient_at(ll_kind *k, const tile_op *op) {
   const tile_weight *weight = &l->program->weights[op->ref];
   LLVMValueRef slot = ll_int(l, weight->first_slot);
   if (weight->count > 1) slot = ll_add(l, slot, ll_addi(l, k->layer, -weight->first_layer));
-  LLVMValueRef gradients = ll_step_ptr(l, k->step, offsetof(tile_step, gradients));
+  LLVMValueRef gradients = ll_step_ptr(l, k->step, offsetof(tile_step, states) + sizeof(float *const *) * TILE_GRADIENT);
   return ll_load_constant(l, l->ptr, LLVMBuildGEP2(l->b, l->ptr, gradients, &slot, 1, ""), 8);
 }
 

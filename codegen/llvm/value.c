@@ -20,6 +20,7 @@ LLVMValueRef ll_column_of(ll_kind *k, const tile_op *op, LLVMValueRef r) {
   ll *l = k->l;
   LLVMValueRef column = ll_int(l, op->col_base);
   if (op->col_step) column = ll_add(l, column, ll_muli(l, k->col, op->col_step));
+  if (op->row_step) column = ll_add(l, column, ll_muli(l, k->row, op->row_step));
   if (op->batch_step && k->batch) column = ll_add(l, column, ll_muli(l, k->batch, op->batch_step));
   if (op->group_step && k->chosen) {
     LLVMValueRef member = LLVMBuildURem(l->b, chosen_entry(k, r), ll_int(l, k->kind->used), "");
@@ -65,6 +66,15 @@ LLVMValueRef ll_weight_base(ll_kind *k, const tile_op *op, LLVMValueRef *slot) {
   if (weight->inner > 1) *slot = ll_add(l, *slot, k->batch);
   LLVMValueRef weights = ll_step_ptr(l, k->step, offsetof(tile_step, weights));
   return ll_load_constant(l, l->ptr, LLVMBuildGEP2(l->b, l->ptr, weights, slot, 1, ""), 8);
+}
+
+LLVMValueRef ll_state_at(ll_kind *k, const tile_op *op, LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef slot = ll_addi(l, k->row, l->program->weights[op->ref].first_slot);
+  size_t table = offsetof(tile_step, states) + sizeof(float *const *) * (size_t)op->part;
+  LLVMValueRef memory = LLVMBuildGEP2(l->b, l->ptr, ll_step_ptr(l, k->step, table), &slot, 1, "");
+  LLVMValueRef column = ll_add(l, ll_muli(l, k->col, k->kind->col_tile), c);
+  return ll_at(l, ll_load_constant(l, l->ptr, memory, 8), ll_muli(l, column, 4));
 }
 
 LLVMValueRef ll_scratch_at(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c) {
@@ -298,6 +308,8 @@ static LLVMValueRef pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) 
     LLVMValueRef column = ll_add(l, ll_column_of(k, op, r), c);
     return ll_load_constant(l, l->v_f32, ll_at(l, base, ll_muli(l, column, 4)), 4);
   }
+  case TILE_parameter:
+    return ll_load(l, l->v_f32, ll_state_at(k, op, c), 4);
   case TILE_rotate:
     return rotated(k, op, r, c);
   case TILE_causal:

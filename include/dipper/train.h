@@ -11,10 +11,19 @@ extern "C" {
 
 typedef struct dp_trainer dp_trainer;
 
+/* AdamW (Loshchilov and Hutter, 2019), as PyTorch computes it: p *= 1 - lr * decay, then p -= lr * m / (sqrt(v) + eps), both
+ * moments corrected. Vectors (norms, biases) do not decay. */
+typedef struct dp_adamw {
+  double lr, beta1, beta2, eps, decay;
+  double clip; /* the most that the norm of all gradients may be; 0: any */
+} dp_adamw;
+dp_adamw dp_adamw_defaults(void); /* lr 1e-3, betas 0.9 and 0.999, eps 1e-8, decay 0.01, clip 1 */
+
 /* Zero-initialize. */
 typedef struct dp_training {
   dp_options model;   /* weights of any type: they become f32; context and step_tokens: tokens of a step, at most */
   bool recompute;     /* keep only what passes from layer to layer and make the rest again: less memory, more work */
+  dp_adamw optimizer; /* all 0: the defaults */
 } dp_training;
 
 dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer);
@@ -31,6 +40,9 @@ typedef struct dp_example {
  * not depend on how a batch is cut into calls, in its order. */
 dp_status dp_trainer_add(dp_trainer *trainer, const dp_example *examples, int count, const float **losses);
 void dp_trainer_clear(dp_trainer *trainer); /* gradients to 0 */
+/* New weights of what has been added up, divided by `tokens` (those that count, of all calls since the last update), and
+ * gradients to 0 again. norm: of all gradients so divided, before it is limited; may be NULL. */
+dp_status dp_trainer_update(dp_trainer *trainer, int64_t tokens, double lr, double *norm);
 /* The weights, or their gradients, as safetensors under Hugging Face's names, in f32. */
 dp_status dp_trainer_save(dp_trainer *trainer, const char *path, bool gradients);
 /* The tile program of a step, for people. */
