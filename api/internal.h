@@ -29,6 +29,10 @@ double api_seconds(void);
 dp_status api_open_tokenizer(const rt_weights_file *file, dp_tokenizer **tokenizer);
 dp_status api_open_chat_template(const rt_weights_file *file, dp_chat_template **chat);
 
+/* Records of the engine's steps, in *records while they are made. */
+dp_status api_trace_start(rt_engine *engine, int threads, int64_t max_tasks, rt_trace **records);
+dp_status api_trace_stop(rt_engine *engine, int threads, rt_trace **records, dp_trace **trace);
+
 void api_dot(dp_str *out, const ir_module *module);
 dp_status api_take_text(dp_str *from, dp_text *text);
 

@@ -69,6 +69,8 @@ static dp_status make_last(const dp_trace *trace, last_tasks *l) {
       if (tiles > l->row_tiles) l->row_tiles = tiles;
     }
   }
+  for (int k = 0; k < p->kind_count; k++)
+    if (p->kinds[k].slots > l->row_tiles) l->row_tiles = p->kinds[k].slots;
   l->tasks = calloc((size_t)(l->instances * l->row_tiles) + 1, sizeof *l->tasks);
   if (l->first_instance && l->cursors && l->tasks) return DP_SUCCESS;
   free_last(l);
@@ -106,8 +108,8 @@ static const rt_task_record *latest_dependency(const last_tasks *l, const rt_tas
     if (wait->when == TILE_FIRST && iteration > 0) continue;
     if (producer->section != group->section) iteration = p->sections[producer->section].iterations - 1;
     if (wait->scope == TILE_ALL) {
-      int space = p->kinds[producer->kind].space;
-      tiles = tile_row_tiles(p, step->rows[space == TILE_SEGMENTS ? TILE_TOKENS : space]);
+      int space = p->kinds[producer->kind].space, slots = p->kinds[producer->kind].slots;
+      tiles = slots ? slots : tile_row_tiles(p, step->rows[space == TILE_SEGMENTS ? TILE_TOKENS : space]);
     }
     for (int64_t row = wait->scope == TILE_ROW ? task->row_tile : 0; row < tiles; row++) {
       const rt_task_record *other = *last_of(l, wait->group, iteration, row);

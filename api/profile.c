@@ -47,6 +47,11 @@ static double op_flop(const extent *x, const tile_op *op, bool loop) {
   switch (op->code) {
   case TILE_mma:
     return 2 * (double)x->rows * (double)columns_of(x, op) * (double)p->weights[op->ref].cols;
+  case TILE_mma_back:
+    return 2 * (double)x->rows * (double)columns_of(x, op) * (double)p->weights[op->ref].rows;
+  case TILE_mma_rows:
+    return 2 * (double)x->trace->records->steps[x->task->step].rows[TILE_TOKENS] * (double)p->weights[op->ref].cols *
+           (double)columns_of(x, &x->kind->ops[op->operands[1]]);
   case TILE_mma_keys:
     return 2 * (double)x->rows * (double)p->caches[op->ref].dim[0] * x->task->context;
   case TILE_mma_values:

@@ -7,27 +7,27 @@
 
 enum { DEFAULT_TASKS = 1 << 20, MAX_STEPS = 1 << 16 };
 
-dp_status dp_trace_start(dp_model *model, int64_t max_tasks) {
-  if (model->trace) return dp_fail(DP_INVALID, "the model is being traced already");
+dp_status api_trace_start(rt_engine *engine, int threads, int64_t max_tasks, rt_trace **records) {
+  if (*records) return dp_fail(DP_INVALID, "it is being traced already");
   if (max_tasks <= 0) max_tasks = DEFAULT_TASKS;
-  DP_TRY(rt_trace_new(model->program, model->info.threads, max_tasks, MAX_STEPS, &model->trace));
-  rt_engine_trace(model->engine, model->trace);
+  DP_TRY(rt_trace_new(rt_engine_program(engine), threads, max_tasks, MAX_STEPS, records));
+  rt_engine_trace(engine, *records);
   return DP_SUCCESS;
 }
 
-dp_status dp_trace_stop(dp_model *model, dp_trace **trace) {
-  if (!model->trace) return dp_fail(DP_INVALID, "the model is not being traced");
-  rt_engine_trace(model->engine, NULL);
+dp_status api_trace_stop(rt_engine *engine, int threads, rt_trace **records, dp_trace **trace) {
+  if (!*records) return dp_fail(DP_INVALID, "it is not being traced");
+  rt_engine_trace(engine, NULL);
   dp_trace *fresh = calloc(1, sizeof *fresh);
   if (!fresh) {
-    rt_trace_free(model->trace);
-    model->trace = NULL;
+    rt_trace_free(*records);
+    *records = NULL;
     return dp_fail(DP_NO_MEMORY, "no memory for a trace");
   }
-  fresh->program = model->program;
-  fresh->threads = model->info.threads;
-  fresh->records = model->trace;
-  model->trace = NULL;
+  fresh->program = rt_engine_program(engine);
+  fresh->threads = threads;
+  fresh->records = *records;
+  *records = NULL;
   dp_status status = api_profile(fresh);
   if (status.code != DP_OK) {
     dp_trace_free(fresh);
@@ -35,6 +35,14 @@ dp_status dp_trace_stop(dp_model *model, dp_trace **trace) {
   }
   *trace = fresh;
   return DP_SUCCESS;
+}
+
+dp_status dp_trace_start(dp_model *model, int64_t max_tasks) {
+  return api_trace_start(model->engine, model->info.threads, max_tasks, &model->trace);
+}
+
+dp_status dp_trace_stop(dp_model *model, dp_trace **trace) {
+  return api_trace_stop(model->engine, model->info.threads, &model->trace, trace);
 }
 
 void dp_trace_free(dp_trace *trace) {

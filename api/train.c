@@ -17,6 +17,8 @@ struct dp_trainer {
   dp_adamw optimizer;
   float *losses;
   int64_t steps; /* updates so far */
+  rt_trace *trace;
+  int threads;
 };
 
 static dp_status add_update(const dp_training *training, dp_trainer *t) {
@@ -47,7 +49,7 @@ static dp_status make_program(const dp_training *training, dp_trainer *t) {
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(&t->source.module, NULL, 0, &passes));
   DP_TRY(add_update(training, t));
-  tile_target target = {.cores = 2, .task_bytes = 32768};
+  tile_target target = {.cores = 2, .task_bytes = 32768, .wide_columns = training->wide_columns};
   const char *const entries[] = {[FORWARD] = t->source.module->graphs->name, [TRAIN] = "train", [UPDATE] = "update"};
   DP_TRY(ps_schedule_all(t->source.module, entries, (int)DP_COUNT(entries), &target, &t->program));
   if (!options->verify_each) return DP_SUCCESS;
@@ -78,6 +80,7 @@ static dp_status open(const dp_training *training, dp_trainer *t) {
   /* Each sequence of a step begins a page of its own. */
   rt_engine_options engine = {.workers = api_threads(options), .context = context + tokens * TILE_CHUNK, .max_tokens = tokens};
   if (engine.context > 2 * context + 64 * TILE_CHUNK) engine.context = 2 * context + 64 * TILE_CHUNK;
+  t->threads = engine.workers;
   DP_TRY(rt_engine_new(t->program, t->code, t->source.binding, &engine, &t->engine));
   t->losses = malloc(sizeof *t->losses * (size_t)tokens);
   return t->losses ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for losses");
@@ -105,6 +108,7 @@ dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer) {
 void dp_trainer_free(dp_trainer *t) {
   if (!t) return;
   rt_engine_free(t->engine);
+  rt_trace_free(t->trace);
   if (t->code) t->code->free(t->code);
   tile_program_free(t->program);
   api_close_source(&t->source);
@@ -161,6 +165,14 @@ dp_status dp_trainer_save(dp_trainer *t, const char *path, bool gradients) {
   dp_status status = rt_save_weights(path, t->source.module, binding, IR_f32);
   rt_binding_free(binding);
   return status;
+}
+
+dp_status dp_trainer_trace_start(dp_trainer *t, int64_t max_tasks) {
+  return api_trace_start(t->engine, t->threads, max_tasks, &t->trace);
+}
+
+dp_status dp_trainer_trace_stop(dp_trainer *t, dp_trace **trace) {
+  return api_trace_stop(t->engine, t->threads, &t->trace, trace);
 }
 
 dp_status dp_trainer_text(const dp_trainer *t, dp_text *text) {

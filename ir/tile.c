@@ -66,6 +66,7 @@ int64_t tile_buffer_bytes(const tile_program *program, const tile_buffer *buffer
 
 tile_space tile_slab_space(tile_space space) {
   if (space == TILE_STATES || space == TILE_NUMBERS) return TILE_NUMBERS;
+  if (space == TILE_WINDOW) return TILE_TOKENS;
   return space == TILE_OUTPUTS ? TILE_OUTPUTS : TILE_TOKENS;
 }
 

@@ -50,12 +50,13 @@ typedef enum tile_space {
   TILE_PARAMETERS, /* one row: the gradients; a load is of the rows of all tokens, which only the ops that add to gradients read */
   TILE_STATES, /* one row: a piece of the packed memory of a weight's slot, and of what training keeps beside it; task row
                   index: the slot among the weight's */
+  TILE_WINDOW, /* of buffers alone: token rows whose row tiles share slabs, see tile_section.window */
   TILE_NUMBERS, /* of buffers alone: one row for the whole program, of numbers that change from step to step */
   TILE_SPACE_COUNT
 } tile_space;
 
 /* Activations: f32, rows of `space` (TOKENS or OUTPUTS), element (row, col) at
- *   arena[space] + (row / row_tile) * slab_bytes[space] + offset + ((row % row_tile) * stride + col) * 4
+ *   arena[space] + (row / row_tile [% window, of WINDOW]) * slab_bytes[space] + offset + ((row % row_tile) * stride + col) * 4
  * A stack (layers > 0) has so many of those one after another, that of layer l (l - first_layer) * row_tile * stride * 4 on.
  * Outputs (output >= 0): element at outputs[output] + (row * stride + col) * 4, memory of the caller. */
 typedef struct tile_buffer {
@@ -143,6 +144,7 @@ typedef struct tile_kind {
   int max_rows;   /* rows of a task at most: row_tile, or segment_tokens * group */
   int group;      /* rows a token */
   int batches;    /* products with matrices of their own, side by side in the column tasks: heads, experts; else 1 */
+  int window;     /* of the section that it runs in */
   int slots;      /* STATES: of the weight, each a row index; else 0 */
   int used;       /* > 0: the kind chooses: begins with `choose`, and a token takes part in so many of the batches */
   bool whole;     /* segments: the loop walks all of the sequence, else up to the segment's last token */
@@ -186,6 +188,10 @@ typedef struct tile_section {
   int iterations;
   int base;
   bool reverse; /* iteration i is layer base + iterations - 1 - i */
+  /* > 0: the groups are gone through a window of so many row tiles at a time, from the first to the last; `iterations` is 1
+   * and what is said of them holds of windows. A group over parameters has a task row index a window, and sees its rows
+   * only. Buffers of space WINDOW live in the section alone; row tile i of the tokens has slab i % window of theirs. */
+  int window;
 } tile_section;
 
 /* What a step can be: sections [first, first + count), run from the first to the last. Buffers of different entries share
@@ -200,6 +206,7 @@ typedef struct tile_program {
   dp_arena *arena; /* owns everything here */
   const char *name;
   int row_tile, segment_tokens;
+  int window; /* row tiles of the slabs of space WINDOW; 0: none */
   tile_buffer *buffers;
   int buffer_count, buffer_cap;
   tile_weight *weights;
@@ -225,6 +232,7 @@ typedef struct tile_program {
 /* What a schedule and a layout may know of a target: numbers, never its name. */
 typedef struct tile_target {
   int cores;
+  int64_t wide_columns; /* values of that many columns or more are not kept for all tokens; 0: 8192 */
   int64_t task_bytes; /* weight bytes a task should stream, so that its overhead is small beside it */
 } tile_target;
 

@@ -159,7 +159,8 @@ static dp_status check_buffer_op(const place *at) {
   const tile_buffer *buffer = &p->buffers[op->ref];
   EXPECT(op->index >= -1 && op->index < p->input_count, "there is no input %d", op->index);
   tile_space rows = tile_slab_space(at->kind->space);
-  EXPECT(op->index >= 0 || buffer->space == rows, "buffer '%s' has rows of another space", buffer->name);
+  EXPECT(op->index >= 0 || buffer->space == rows || (buffer->space == TILE_WINDOW && rows == TILE_TOKENS && at->kind->window),
+         "buffer '%s' has rows of another space", buffer->name);
   EXPECT(op->index < 0 || (op->code == TILE_load && buffer->output < 0),
          "only activations are read through an input's rows");
   if (op->code == TILE_store) {
@@ -466,9 +467,10 @@ static dp_status check_kind(const tile_program *program, const tile_kind *kind) 
   place here = {program, kind, -1}, *at = &here;
   bool segments = kind->space == TILE_SEGMENTS;
   EXPECT(kind->space >= 0 && kind->space < TILE_SPACE_COUNT, "there is no space %d", (int)kind->space);
+  EXPECT(!kind->window || kind->space == TILE_TOKENS || kind->space == TILE_PARAMETERS, "no windows of such rows");
   EXPECT(kind->group == 1 || (segments && kind->group > 1), "%d rows a token", kind->group);
   int rows = segments ? program->segment_tokens * kind->group : kind->space == TILE_STATES ? 1 : program->row_tile;
-  EXPECT((kind->space == TILE_STATES) == (kind->slots > 0) && kind->space != TILE_NUMBERS, "%d slots", kind->slots);
+  EXPECT((kind->space == TILE_STATES) == (kind->slots > 0) && kind->space != TILE_NUMBERS && kind->space != TILE_WINDOW, "%d slots", kind->slots);
   EXPECT(kind->max_rows == rows, "at most %d rows, its tasks have up to %d", kind->max_rows, rows);
   EXPECT(kind->columns > 0 && kind->col_tile > 0, "%" PRId64 " columns in tiles of %d", kind->columns, kind->col_tile);
   EXPECT(kind->batches >= 1 && kind->used >= 0 && (kind->batches == 1 || (!segments && kind->prologue == 0)),
@@ -499,7 +501,7 @@ static dp_status check_buffers(const place *at) {
   const tile_program *p = at->program;
   for (int i = 0; i < p->buffer_count; i++) {
     const tile_buffer *b = &p->buffers[i];
-    EXPECT(b->space == TILE_TOKENS || b->space == TILE_OUTPUTS || b->space == TILE_NUMBERS,
+    EXPECT(b->space == TILE_TOKENS || b->space == TILE_OUTPUTS || b->space == TILE_WINDOW || b->space == TILE_NUMBERS,
            "buffer '%s' has rows of no slab", b->name);
     EXPECT(b->cols > 0 && b->stride >= b->cols, "buffer '%s': %" PRId64 " columns, stride %" PRId64, b->name, b->cols,
            b->stride);
@@ -588,6 +590,7 @@ static dp_status check_sections(const place *at) {
   int next = 0;
   for (int i = 0; i < p->section_count; i++) {
     const tile_section *section = &p->sections[i];
+    EXPECT(!section->window || section->iterations == 1, "section %d is repeated and has windows", i);
     EXPECT(section->base >= 0, "section %d begins at layer %d", i, section->base);
     EXPECT(section->first == next && section->count > 0 && section->iterations > 0,
            "section %d: groups %d..%d, %d times", i, section->first, section->first + section->count - 1,
@@ -598,6 +601,8 @@ static dp_status check_sections(const place *at) {
       const tile_group *group = &p->groups[g];
       EXPECT(group->section == i, "group %d says it is of section %d, section %d says it has it", g, group->section, i);
       EXPECT(group->kind >= 0 && group->kind < p->kind_count, "group %d: there is no kind %d", g, group->kind);
+      EXPECT(p->kinds[group->kind].window == section->window && (!section->window || section->window == p->window),
+             "group %d runs in other windows than its kind", g);
       for (int w = 0; w < group->wait_count; w++)
         EXPECT(group->waits[w].group >= 0 && group->waits[w].group < p->group_count,
                "group %d waits for group %d, which is not there", g, group->waits[w].group);

@@ -102,9 +102,24 @@ static const tile_kind *kind_of(const check *c, int group) {
   return &c->program->kinds[c->program->groups[group].kind];
 }
 
-/* Its row tiles, or slots. */
+static int64_t windows_of(const check *c, int window) { return window ? (c->tiles[TILE_TOKENS] + window - 1) / window : 1; }
+
+/* Its row tiles, or slots, or windows. */
 static int64_t tiles_of(const check *c, int group) {
+  const tile_kind *kind = kind_of(c, group);
+  if (kind->window && kind->space == TILE_PARAMETERS) return windows_of(c, kind->window);
   return kind_of(c, group)->slots ? kind_of(c, group)->slots : c->tiles[kind_of(c, group)->space];
+}
+
+/* Its row tiles in window `w`, all of them where there are none. */
+static void tiles_in_window(const check *c, int group, int64_t w, int64_t *from, int64_t *to) {
+  const tile_kind *kind = kind_of(c, group);
+  *from = 0;
+  *to = tiles_of(c, group);
+  if (!kind->window) return;
+  int64_t size = kind->space == TILE_PARAMETERS ? 1 : kind->window;
+  *from = w * size;
+  if ((w + 1) * size < *to) *to = (w + 1) * size;
 }
 
 static tile_section *section_of(const check *c, int group) {
@@ -128,10 +143,11 @@ static dp_status list_instances(check *c) {
   c->sites = DP_NEW_ARRAY(c->arena, site, c->site_count + 1);
   for (int s = c->entry.first; s < c->entry.first + c->entry.count; s++) {
     const tile_section *section = &p->sections[s];
-    for (int g = section->first; g < section->first + section->count; g++) {
-      for (int64_t tile = 0; tile < tiles_of(c, g); tile++) {
-        *site_of(c, g, tile) = (site){.group = g, .tile = tile, .first_id = c->instances + c->section_width[s]};
-        c->section_width[s]++;
+    for (int64_t w = 0, from, to; w < windows_of(c, section->window); w++) {
+      for (int g = section->first; g < section->first + section->count; g++) {
+        tiles_in_window(c, g, w, &from, &to);
+        for (int64_t tile = from; tile < to; tile++)
+          *site_of(c, g, tile) = (site){.group = g, .tile = tile, .first_id = c->instances + c->section_width[s]++};
       }
     }
     c->instances += c->section_width[s] * section->iterations;
@@ -150,10 +166,29 @@ static bool is_before(const check *c, int64_t earlier, int64_t later) {
 
 static const char *group_name(const check *c, int group) { return kind_of(c, group)->name; }
 
+/* The same between groups of one section of windows. */
+static dp_status wait_in_windows(const check *c, int group, const tile_wait *wait, int64_t tile, int64_t *from, int64_t *to) {
+  const tile_kind *own = kind_of(c, group), *other = kind_of(c, wait->group);
+  int64_t window = own->space == TILE_PARAMETERS ? tile : tile / own->window;
+  *from = *to = 0;
+  if (wait->when == TILE_PREVIOUS && window-- == 0) return DP_SUCCESS;
+  tiles_in_window(c, wait->group, window, from, to);
+  if (wait->scope == TILE_ALL) return DP_SUCCESS;
+  if (own->space != other->space || wait->scope != TILE_ROW)
+    return dp_fail(DP_BUG, "group %d '%s' waits for group %d '%s', whose rows in the window are others", group,
+                   group_name(c, group), wait->group, group_name(c, wait->group));
+  int64_t back = wait->when != TILE_PREVIOUS ? 0 : own->space == TILE_PARAMETERS ? 1 : own->window;
+  *from = tile - back;
+  if (*to > tile - back + 1) *to = tile - back + 1;
+  return DP_SUCCESS;
+}
+
 /* The row tiles of the producer that a wait of a task in row tile `tile` means. */
 static dp_status wait_tiles(const check *c, int group, const tile_wait *wait, int64_t tile, int64_t *from,
                             int64_t *to) {
   tile_space own = kind_of(c, group)->space, other = kind_of(c, wait->group)->space;
+  bool one_section = c->program->groups[group].section == c->program->groups[wait->group].section;
+  if (one_section && kind_of(c, group)->window) return wait_in_windows(c, group, wait, tile, from, to);
   *from = 0;
   *to = tiles_of(c, wait->group);
   if (wait->scope == TILE_ALL) return DP_SUCCESS;
@@ -180,7 +215,7 @@ static dp_status wait_iteration(const check *c, int group, const tile_wait *wait
                      "group %d '%s' waits for the previous iteration of group %d '%s', which is in another "
                      "section",
                      group, group_name(c, group), wait->group, group_name(c, wait->group));
-    *result = iteration - 1;
+    *result = kind_of(c, group)->window ? iteration : iteration - 1;
     return DP_SUCCESS;
   }
   bool later = wait->when == TILE_FIRST ? other->section >= own->section : wait->group >= group;
@@ -219,10 +254,12 @@ static dp_status order_instances(check *c) {
   if (!c->before) return dp_fail(DP_NO_MEMORY, "no memory to check %" PRId64 " task instances", c->instances);
   for (int s = c->entry.first; s < c->entry.first + c->entry.count; s++) {
     const tile_section *section = &c->program->sections[s];
-    for (int64_t iteration = 0; iteration < section->iterations; iteration++)
-      for (int g = section->first; g < section->first + section->count; g++)
-        for (int64_t tile = 0; tile < tiles_of(c, g); tile++)
-          DP_TRY(order_instance(c, site_of(c, g, tile), iteration));
+    int64_t windows = windows_of(c, section->window);
+    for (int64_t i = 0, from, to; i < section->iterations * windows; i++)
+      for (int g = section->first; g < section->first + section->count; g++) {
+        tiles_in_window(c, g, i, &from, &to);
+        for (int64_t tile = from; tile < to; tile++) DP_TRY(order_instance(c, site_of(c, g, tile), section->window ? 0 : i));
+      }
   }
   return DP_SUCCESS;
 }
@@ -258,9 +295,14 @@ static void touch_buffer(check *c, site *s, const tile_op *op, touch t, int64_t 
   t.layered = buffer->layers > 0;
   if (buffer->output < 0 && (op->index >= 0 || kind_of(c, s->group)->space == TILE_PARAMETERS)) {
     /* Which rows an input names is known in the step only: it may be any. Over parameters it is all. */
+    int64_t window = kind_of(c, s->group)->window, from = s->tile * window;
+    int64_t to = window ? least(from + window, c->tiles[TILE_TOKENS]) : c->tiles[buffer->space];
     t.row0 = 0;
     t.row1 = c->program->row_tile;
-    for (t.tile = 0; t.tile < c->tiles[buffer->space]; t.tile++) add_touch(c, s, t);
+    for (int64_t tile = from; tile < to; tile++) {
+      t.tile = buffer->space == TILE_WINDOW ? tile % window : tile;
+      add_touch(c, s, t);
+    }
     return;
   }
   if (buffer->output < 0 && buffer->space == TILE_NUMBERS) {
@@ -269,7 +311,7 @@ static void touch_buffer(check *c, site *s, const tile_op *op, touch t, int64_t 
     t.col0 += s->tile * op->row_step;
     t.col1 += s->tile * op->row_step;
   } else if (buffer->output < 0) {
-    t.tile = s->tile;
+    t.tile = buffer->space == TILE_WINDOW ? s->tile % c->program->window : s->tile;
     t.row0 -= s->tile * c->program->row_tile;
     t.row1 -= s->tile * c->program->row_tile;
   }

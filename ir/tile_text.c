@@ -6,7 +6,7 @@
 #include <math.h>
 #include <string.h>
 
-static const char *const space_names[TILE_SPACE_COUNT] = {"tokens", "segments", "outputs", "parameters", "states", "numbers"};
+static const char *const space_names[TILE_SPACE_COUNT] = {"tokens", "segments", "outputs", "parameters", "states", "window", "numbers"};
 
 /* ---- names: @x, or @x#3 when another of its table has the same name */
 
@@ -65,6 +65,7 @@ static void print_memory(dp_str *out, const tile_program *p) {
     add_input(out, p, i);
   }
   dp_str_addf(out, "\n  outputs: %d\n  weight slots: %d\n", p->output_count, p->slot_count);
+  if (p->window) dp_str_addf(out, "  windows of %d row tiles, %" PRId64 " bytes each\n", p->window, p->slab_bytes[TILE_WINDOW]);
   if (p->slab_bytes[TILE_NUMBERS]) dp_str_addf(out, "  numbers: %" PRId64 " bytes\n", p->slab_bytes[TILE_NUMBERS]);
   if (p->cache_count) dp_str_addf(out, "  cache page: %d positions, %" PRId64 " bytes\n", TILE_CHUNK, p->page_bytes);
 }
@@ -328,6 +329,7 @@ void tile_print_kind(dp_str *out, const tile_program *p, int index) {
   if (kind->group != 1) dp_str_addf(out, ", %d a token", kind->group);
   if (kind->used) dp_str_addf(out, ", of tokens that chose the batch, %d of %d", kind->used, kind->batches);
   if (kind->whole) dp_str_add(out, ", over the whole sequence");
+  if (kind->window) dp_str_addf(out, ", in windows of %d", kind->window);
   if (kind->slots) dp_str_addf(out, ", of each of %d slots", kind->slots);
   int tasks = tile_batch_tasks(kind);
   dp_str_addf(out, "; %" PRId64 " columns in %d task%s of %d", kind->columns, tasks, tasks == 1 ? "" : "s", kind->col_tile);
@@ -371,6 +373,7 @@ static void print_section(dp_str *out, const tile_program *p, int index) {
     dp_str_addf(out, "\n  section %d: %d times, iteration + %d = layer\n", index, section->iterations, section->base);
   else
     dp_str_addf(out, "\n  section %d: %d times, iteration = layer\n", index, section->iterations);
+  if (section->window) dp_str_addf(out, "    in windows of %d row tiles\n", section->window);
   if (section->reverse) dp_str_add(out, "    the last layer first\n");
   for (int i = 0; i < section->count; i++) print_group(out, p, section->first + i);
 }

@@ -227,11 +227,18 @@ static void place(planning *plan, int buffer) {
   if (end > *slab) *slab = end;
 }
 
-dp_status ps_plan_memory(tile_program *p) {
+dp_status ps_remove_copies(tile_program *p) {
   dp_arena *arena = dp_arena_new();
   if (!arena) return (dp_status){DP_NO_MEMORY, NULL};
   remove_copies(p, arena);
   drop_unused_buffers(p);
+  dp_arena_free(arena);
+  return DP_SUCCESS;
+}
+
+dp_status ps_plan_memory(tile_program *p) {
+  dp_arena *arena = dp_arena_new();
+  if (!arena) return (dp_status){DP_NO_MEMORY, NULL};
   planning plan = {.p = p, .l = find_live(p, arena), .placed = DP_NEW_ARRAY(arena, bool, p->buffer_count)};
   for (int b = 0; b < p->buffer_count; b++) { /* numbers last from step to step */
     if (p->buffers[b].space != TILE_NUMBERS) continue;

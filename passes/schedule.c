@@ -9,6 +9,8 @@
 
 enum {
   ROW_TILE = 96,     /* tokens: 8 register tiles of 12 rows */
+  WIDE_COLUMNS = 8192,
+  WINDOW = 2,        /* row tiles that lie there at a time, of what is wide */
   SEGMENT_ROWS = 48, /* rows of an attention task: tokens times the query heads of a key head */
 };
 
@@ -202,17 +204,21 @@ static dp_status take_inputs(ps_schedule_state *s, const ir_block *block) {
 
 /* ---- what is known at the end ------------------------------------------------------------------------------------------------- */
 
-static void drop_empty_sections(tile_program *p) {
-  int kept = 0;
+static void drop_empty_sections(ps_schedule_state *s) {
+  tile_program *p = s->program;
+  int kept = 0, *now = DP_NEW_ARRAY(s->arena, int, p->section_count + 1);
   for (int i = 0; i < p->section_count; i++) {
     tile_section section = p->sections[i];
-    for (int e = 0; e < p->entry_count; e++) {
-      if (p->entries[e].first + p->entries[e].count == i) p->entries[e].count = kept - p->entries[e].first;
-      if (p->entries[e].first == i) p->entries[e].first = kept;
-    }
+    now[i] = kept;
     if (!section.count) continue;
     for (int g = section.first; g < section.first + section.count; g++) p->groups[g].section = kept;
     p->sections[kept++] = section;
+  }
+  now[p->section_count] = kept;
+  for (int e = 0; e < p->entry_count; e++) {
+    int end = now[p->entries[e].first + p->entries[e].count];
+    p->entries[e].first = now[p->entries[e].first];
+    p->entries[e].count = end - p->entries[e].first;
   }
   p->section_count = kept;
 }
@@ -241,6 +247,76 @@ static void set_rows(ps_schedule_state *s) {
   }
 }
 
+/* ---- windows of rows: what is too wide to be kept for every token */
+
+static bool is_wide(const ps_schedule_state *s, const tile_buffer *buffer) {
+  int64_t wide = s->target->wide_columns ? s->target->wide_columns : WIDE_COLUMNS;
+  return buffer->space == TILE_TOKENS && buffer->output < 0 && !buffer->layers && buffer->cols >= wide;
+}
+
+static bool touches_wide(const ps_schedule_state *s, int group) {
+  const tile_program *p = s->program;
+  for (int b = 0; b < p->buffer_count; b++)
+    if (is_wide(s, &p->buffers[b]) && (ps_reads(p, group, b) || ps_writes(p, group, b))) return true;
+  return false;
+}
+
+/* Rows see each other only in sums over them, which go on from window to window. */
+static bool runs_in_windows(const tile_program *p, int group) {
+  const tile_kind *kind = &p->kinds[p->groups[group].kind];
+  bool by_index = false;
+  for (int i = 0; i < kind->op_count; i++)
+    by_index |= kind->ops[i].code == TILE_append || (kind->ops[i].code == TILE_load && kind->ops[i].index >= 0);
+  return (kind->space == TILE_TOKENS || kind->space == TILE_PARAMETERS) && !by_index;
+}
+
+/* Cuts section `index` into what comes before groups [first, end), those, and what comes after. */
+static void cut_section(tile_program *p, int index, int first, int end) {
+  tile_section whole = p->sections[index], parts[3] = {whole, whole, whole};
+  parts[0].count = first - whole.first;
+  parts[1].first = first, parts[1].count = end - first, parts[1].window = WINDOW;
+  parts[2].first = end, parts[2].count = whole.first + whole.count - end;
+  DP_PUSH(p->arena, p->sections, p->section_count, p->section_cap) = whole;
+  DP_PUSH(p->arena, p->sections, p->section_count, p->section_cap) = whole;
+  for (int i = p->section_count - 1; i > index + 2; i--) p->sections[i] = p->sections[i - 2];
+  for (int i = 0; i < 3; i++) p->sections[index + i] = parts[i];
+  for (int i = index; i < p->section_count; i++)
+    for (int g = p->sections[i].first; g < p->sections[i].first + p->sections[i].count; g++) p->groups[g].section = i;
+  for (int e = 0; e < p->entry_count; e++) {
+    if (p->entries[e].first > index) p->entries[e].first += 2;
+    else if (p->entries[e].first + p->entries[e].count > index) p->entries[e].count += 2;
+  }
+}
+
+static void open_windows(ps_schedule_state *s) {
+  tile_program *p = s->program;
+  for (int i = 0; i < p->section_count; i++) {
+    int first = -1, end = -1, last = p->sections[i].first + p->sections[i].count;
+    bool possible = p->sections[i].iterations == 1 && !p->sections[i].window;
+    for (int g = p->sections[i].first; g < last; g++) {
+      if (!touches_wide(s, g)) continue;
+      if (first < 0) first = g;
+      end = g + 1;
+    }
+    for (int g = first; g >= 0 && g < end; g++) possible = possible && runs_in_windows(p, g);
+    if (first < 0 || !possible) continue;
+    cut_section(p, i, first, end);
+    for (int g = first; g < end; g++) p->kinds[p->groups[g].kind].window = WINDOW;
+    p->window = WINDOW;
+    i += 2;
+  }
+  for (int b = 0; b < p->buffer_count; b++) {
+    bool inside = is_wide(s, &p->buffers[b]);
+    int section = -1;
+    for (int g = 0; g < p->group_count && inside; g++) {
+      if (!ps_reads(p, g, b) && !ps_writes(p, g, b)) continue;
+      if (section < 0) section = p->groups[g].section;
+      inside = p->sections[section].window > 0 && p->groups[g].section == section;
+    }
+    if (inside) p->buffers[b].space = TILE_WINDOW;
+  }
+}
+
 static void number_values(const ir_block *block, int *count) {
   for (int i = 0; i < block->arg_count; i++) block->args[i]->id = (*count)++;
   for (const ir_op *op = block->first; op; op = op->next) {
@@ -266,8 +342,10 @@ static dp_status make_program(ps_schedule_state *s, const ir_graph *const *graph
   for (int i = 0; i < count; i++) DP_TRY(make_entry(s, graphs[i]));
   set_rows(s);
   DP_TRY(lay_out_caches(s->program));
+  DP_TRY(ps_remove_copies(s->program));
+  open_windows(s);
   DP_TRY(ps_plan_memory(s->program));
-  drop_empty_sections(s->program);
+  drop_empty_sections(s);
   return ps_derive_waits(s->program);
 }
 

@@ -110,6 +110,7 @@ dp_status ps_cache(ps_kind *k, const ir_op *append, int *cache);
 bool ps_reads(const tile_program *program, int group, int buffer);
 bool ps_writes(const tile_program *program, int group, int buffer);
 
+dp_status ps_remove_copies(tile_program *program);
 dp_status ps_plan_memory(tile_program *program);
 dp_status ps_derive_waits(tile_program *program);
 

@@ -27,7 +27,9 @@ static const tile_section *section_of(const ordering *o, int at) {
   return &o->p->sections[o->p->groups[o->instances[at].group].section];
 }
 
-static int unrolled(const tile_section *section) { return section->iterations < UNROLLED ? section->iterations : UNROLLED; }
+static int unrolled(const tile_section *section) {
+  return section->window || section->iterations > UNROLLED ? UNROLLED : section->iterations;
+}
 
 /* ---- conflicts ------------------------------------------------------------------------------------------------------------- */
 
@@ -66,6 +68,7 @@ static int conflict_of_ops(const ordering *o, int at_later, const tile_op *later
   const tile_program *p = o->p;
   const instance *x = &o->instances[at_later], *y = &o->instances[at_earlier];
   bool one_section = p->groups[x->group].section == p->groups[y->group].section;
+  bool other_window = one_section && section_of(o, at_later)->window && x->iteration != y->iteration; /* of tokens other rows */
   if (is_cache_op(later) != is_cache_op(earlier) || is_gradient_op(later) != is_gradient_op(earlier)) return NO_ORDER;
   if (is_state_op(later) != is_state_op(earlier)) return NO_ORDER;
   if (is_state_op(later)) {
@@ -85,6 +88,7 @@ static int conflict_of_ops(const ordering *o, int at_later, const tile_op *later
   }
   if (reads_buffer(later) && reads_buffer(earlier)) return NO_ORDER;
   if (!overlap(p, later->ref, earlier->ref)) return NO_ORDER;
+  if (other_window && p->buffers[later->ref].space == TILE_TOKENS && later->index < 0 && earlier->index < 0) return NO_ORDER;
   if (later->ref == earlier->ref && p->buffers[later->ref].layers && one_section && x->iteration != y->iteration) return NO_ORDER;
   bool same_rows = same_rows_of(kind_of(o, at_later), kind_of(o, at_earlier)) && later->index < 0 && earlier->index < 0;
   return same_rows ? TILE_ROW : TILE_ALL;
@@ -104,19 +108,19 @@ static int conflict_of(const ordering *o, int later, int earlier) {
 
 /* ---- what waits imply ------------------------------------------------------------------------------------------------------- */
 
-/* The instance that a wait of `at` means; -1 when it does not apply in this iteration. */
-static int waited_for(const ordering *o, int at, const tile_wait *wait) {
+/* Does a wait of `at` mean `other`? */
+static bool is_waited_for(const ordering *o, int at, const tile_wait *wait, int other) {
   const instance *self = &o->instances[at];
-  const tile_section *section = &o->p->sections[o->p->groups[wait->group].section];
+  const tile_section *section = section_of(o, other);
   bool same = section == section_of(o, at);
   int iteration = unrolled(section) - 1;
-  if (wait->when == TILE_FIRST && self->iteration != 0) return -1;
-  if (wait->when == TILE_PREVIOUS && self->iteration == 0) return -1;
+  if (o->instances[other].group != wait->group) return false;
+  if (wait->when == TILE_FIRST && self->iteration != 0) return false;
+  if (wait->when == TILE_PREVIOUS && self->iteration == 0) return false;
+  if (section->window && !same) return true; /* the rows of all windows */
   if (wait->when == TILE_PREVIOUS) iteration = self->iteration - 1;
   if (wait->when == TILE_EVERY && same) iteration = self->iteration;
-  for (int i = 0; i < o->count; i++)
-    if (o->instances[i].group == wait->group && o->instances[i].iteration == iteration) return i;
-  return -1;
+  return o->instances[other].iteration == iteration;
 }
 
 /* What `at` waits for, and what that waits for in turn. A step may have no output rows: then nothing runs in a group of
@@ -127,14 +131,19 @@ static void close_order(ordering *o, int at) {
   bool outputs = kind_of(o, at)->space == TILE_OUTPUTS;
   for (int i = 0; i < o->count; i++) own[i] = NO_ORDER;
   for (int w = 0; w < group->wait_count; w++) {
-    int next = waited_for(o, at, &group->waits[w]), scope = (int)group->waits[w].scope;
-    if (next < 0) continue;
-    if (scope > own[next]) own[next] = scope;
-    if (!outputs && kind_of(o, next)->space == TILE_OUTPUTS) continue;
-    const int *further = &o->order[next * o->count];
-    for (int i = 0; i < at; i++) {
-      int through = further[i] > scope ? further[i] : scope;
-      if (further[i] != NO_ORDER && through > own[i]) own[i] = through;
+    int scope = (int)group->waits[w].scope;
+    for (int next = 0; next < at; next++) {
+      if (!is_waited_for(o, at, &group->waits[w], next)) continue;
+      if (scope > own[next]) own[next] = scope;
+      if (!outputs && kind_of(o, next)->space == TILE_OUTPUTS) continue;
+      const int *further = &o->order[next * o->count];
+      bool window_before = section_of(o, at)->window && group->waits[w].when == TILE_PREVIOUS;
+      for (int i = 0; i < at; i++) {
+        /* What the window before knows of other sections is of its own rows. */
+        if (window_before && section_of(o, i) != section_of(o, at)) continue;
+        int through = further[i] > scope ? further[i] : scope;
+        if (further[i] != NO_ORDER && through > own[i]) own[i] = through;
+      }
     }
   }
 }
@@ -163,6 +172,11 @@ static void order_after(ordering *o, int later, int earlier, tile_scope scope) {
   tile_when when = TILE_EVERY;
   if (same && y->iteration != x->iteration) when = TILE_PREVIOUS;
   else if (!same && x->iteration == 0 && section_of(o, later)->iterations > 1) when = TILE_FIRST;
+  if (!same && section_of(o, earlier)->window) {
+    add_wait(o, x->group, (tile_wait){y->group, scope, when});
+    close_all(o);
+    return;
+  }
   int reachable = same ? x->iteration - 1 : unrolled(section_of(o, earlier)) - 1;
   if (y->iteration < reachable) add_wait(o, y->group, (tile_wait){y->group, scope, TILE_PREVIOUS});
   add_wait(o, x->group, (tile_wait){y->group, scope, when});

@@ -111,7 +111,7 @@ static dp_status set_up_step(rt_engine *e) {
   }
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
     if (p->slab_bytes[i] == 0) continue;
-    int64_t slabs = i == TILE_NUMBERS ? 1 : tile_row_tiles(p, e->max_tokens);
+    int64_t slabs = i == TILE_NUMBERS ? 1 : i == TILE_WINDOW ? p->window : tile_row_tiles(p, e->max_tokens);
     DP_TRY(rt_region_map(&e->arena[i], slabs * p->slab_bytes[i], "activations"));
   }
   e->outputs = calloc((size_t)p->output_count + 1, sizeof *e->outputs);

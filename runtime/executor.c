@@ -36,7 +36,8 @@ enum { TASK_SPIN_NS = 20000, STEP_SPIN_NS = 30000, CACHE_LINE = 64 };
 enum { LOOK_AHEAD = 256 };
 
 typedef struct group_plan {
-  int64_t row_tiles;
+  int64_t row_tiles;     /* or slots, or windows of a group over parameters */
+  int64_t window;        /* of those, gone through at a time; 0: all */
   int col_tasks;
   bool segments;
 } group_plan;
@@ -161,21 +162,43 @@ static void plan_step(rt_executor *e, const tile_step *step) {
   }
   for (int g = 0; g < p->group_count; g++) {
     const tile_kind *kind = &p->kinds[p->groups[g].kind];
-    int64_t row_tiles = kind->slots ? kind->slots : e->row_tiles[kind->space];
-    e->groups[g] = (group_plan){row_tiles, kind->col_tasks, kind->space == TILE_SEGMENTS};
+    int64_t row_tiles = kind->slots ? kind->slots : e->row_tiles[kind->space], window = kind->window;
+    if (window && kind->space == TILE_PARAMETERS) {
+      row_tiles = (e->row_tiles[TILE_TOKENS] + window - 1) / window;
+      window = 1;
+    }
+    e->groups[g] = (group_plan){row_tiles, window, kind->col_tasks, kind->space == TILE_SEGMENTS};
   }
 }
 
-/* Goes on to the first bundle that exists, from `b` on. False: the step has no more. */
+/* How often a section's groups are gone through: its iterations, or its windows. */
+static int64_t rounds_of(const rt_executor *e, const tile_section *section) {
+  if (!section->window) return section->iterations;
+  return (e->row_tiles[TILE_TOKENS] + section->window - 1) / section->window;
+}
+
+/* The row tiles of a group in a round. */
+static void tiles_in_round(const rt_executor *e, int group, int64_t round, int64_t *from, int64_t *to) {
+  const group_plan *plan = &e->groups[group];
+  *from = plan->window ? round * plan->window : 0;
+  *to = plan->row_tiles;
+  if (plan->window && *from + plan->window < *to) *to = *from + plan->window;
+}
+
+/* Goes on to the first bundle that exists, from `b` on; a row tile of -1 is the group's first. False: the step has no more. */
 static bool settle(const rt_executor *e, bundle *b) {
   const tile_program *p = e->program;
   int end = e->entry.first + e->entry.count;
   while (b->section < end) {
     const tile_section *section = &p->sections[b->section];
-    if (b->iteration < section->iterations && b->group < section->first + section->count) {
-      if (b->row_tile < e->groups[b->group].row_tiles) return true;
+    int64_t rounds = rounds_of(e, section);
+    if (b->iteration < rounds && b->group < section->first + section->count) {
+      int64_t from, to;
+      tiles_in_round(e, b->group, b->iteration, &from, &to);
+      if (b->row_tile < from) b->row_tile = from;
+      if (b->row_tile < to) return true;
       b->group++;
-    } else if (++b->iteration < section->iterations) {
+    } else if (++b->iteration < rounds) {
       b->group = section->first;
     } else {
       b->iteration = 0;
@@ -213,6 +236,7 @@ static void find_task(const rt_executor *e, const bundle *b, int32_t number, int
 
 static bundle_counters *counters_of(const rt_executor *e, int section, int group, int64_t iteration, int64_t row_tile) {
   const tile_section *s = &e->program->sections[section];
+  if (s->window) iteration = 0; /* a row tile is in one window */
   int64_t instance = e->first_instance[section] + iteration * s->count + (group - s->first);
   return &e->counters[instance * e->max_row_tiles + row_tile];
 }
@@ -224,12 +248,17 @@ static int waits_for(const rt_executor *e, const bundle *b) {
   for (int i = 0; i < group->wait_count; i++) {
     const tile_wait *wait = &group->waits[i];
     int section = p->groups[wait->group].section;
-    int64_t iteration = b->iteration;
+    int64_t iteration = b->iteration, row_tile = b->row_tile, first = 0, end = e->groups[wait->group].row_tiles;
     if (wait->when == TILE_PREVIOUS && iteration-- == 0) continue;
     if (wait->when == TILE_FIRST && iteration > 0) continue;
-    if (section != b->section) iteration = p->sections[section].iterations - 1;
-    int64_t from = wait->scope == TILE_ROW ? b->row_tile : 0;
-    int64_t to = wait->scope == TILE_ALL ? e->groups[wait->group].row_tiles : b->row_tile + 1;
+    if (section != b->section) {
+      iteration = p->sections[section].iterations - 1;
+    } else if (p->sections[section].window) {
+      tiles_in_round(e, wait->group, iteration, &first, &end);
+      if (wait->when == TILE_PREVIOUS) row_tile -= e->groups[b->group].window;
+    }
+    int64_t from = wait->scope == TILE_ROW ? row_tile : first;
+    int64_t to = wait->scope == TILE_ALL || row_tile + 1 > end ? end : row_tile + 1;
     bundle_counters *counters = counters_of(e, section, wait->group, iteration, 0);
     for (int64_t row = to - 1; row >= from; row--) /* the last is the likeliest to be missing */
       if (atomic_load_explicit(&counters[row].done, memory_order_acquire) < tasks_of_bundle(e, wait->group, row))

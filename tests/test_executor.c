@@ -148,7 +148,7 @@ static tile_program *random_program(void) {
                        .iterations = 1 + (int)random_below(MAX_ITERATIONS)};
     for (int g = 0; g < p->sections[s].count; g++) {
       tile_kind kind = {.name = "task",
-                        .space = (tile_space)random_below(TILE_SPACE_COUNT),
+                        .space = (tile_space)random_below(TILE_STATES),
                         .group = 1,
                         .max_rows = p->row_tile,
                         .col_tasks = 1 + (int)random_below(MAX_COLUMNS)};

@@ -50,7 +50,9 @@ static float *buffer_row(const interp_task *task, const tile_op *op, int64_t r) 
   int64_t row = token_of(task, r), column = column_of(task, op, r);
   if (buffer->output >= 0) return task->step->outputs[buffer->output] + row * buffer->stride + column;
   if (op->index >= 0) row = task->step->inputs[op->index][row];
-  char *slab = task->step->arena[buffer->space] + row / program->row_tile * program->slab_bytes[buffer->space];
+  int64_t tile = row / program->row_tile;
+  if (buffer->space == TILE_WINDOW) tile %= program->window;
+  char *slab = task->step->arena[buffer->space] + tile * program->slab_bytes[buffer->space];
   int64_t layer = buffer->layers ? task->layer - buffer->first_layer : 0;
   return (float *)(void *)(slab + buffer->offset) + (layer * program->row_tile + row % program->row_tile) * buffer->stride + column;
 }

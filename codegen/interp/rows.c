@@ -4,6 +4,16 @@
 
 #include <math.h>
 
+/* The tokens of the task's window, or all. */
+static int64_t first_token(const interp_task *task) {
+  return task->kind->window ? task->row * task->kind->window * task->program->row_tile : 0;
+}
+
+static int64_t end_token(const interp_task *task) {
+  int64_t all = task->step->rows[TILE_TOKENS], end = (task->row + 1) * task->kind->window * task->program->row_tile;
+  return task->kind->window && end < all ? end : all;
+}
+
 static int64_t first_column(const interp_task *task, const tile_op *load) {
   return load->col_base + task->col * load->col_step;
 }
@@ -14,7 +24,9 @@ static const float *row_of(const interp_task *task, const tile_op *load, int64_t
   const tile_buffer *buffer = &p->buffers[load->ref];
   int64_t column = first_column(task, load);
   if (buffer->output >= 0) return task->step->outputs[buffer->output] + t * buffer->stride + column;
-  const char *slab = task->step->arena[buffer->space] + t / p->row_tile * p->slab_bytes[buffer->space] + buffer->offset;
+  int64_t tile = t / p->row_tile;
+  if (buffer->space == TILE_WINDOW) tile %= p->window;
+  const char *slab = task->step->arena[buffer->space] + tile * p->slab_bytes[buffer->space] + buffer->offset;
   int64_t layer = buffer->layers ? task->layer - buffer->first_layer : 0;
   return (const float *)(const void *)slab + (layer * p->row_tile + t % p->row_tile) * buffer->stride + column;
 }
@@ -34,7 +46,7 @@ void interp_mma_rows(const interp_task *task, int index) {
   const tile_op *a = &task->kind->ops[op->operands[0]], *b = &task->kind->ops[op->operands[1]];
   int64_t depth = task->program->weights[op->ref].cols, first = first_column(task, b);
   float *gradient = gradient_of(task, op);
-  for (int64_t t = 0; t < task->step->rows[TILE_TOKENS]; t++) {
+  for (int64_t t = first_token(task); t < end_token(task); t++) {
     const float *x = row_of(task, a, t), *y = row_of(task, b, t);
     for (int64_t n = 0; n < task->columns; n++)
       for (int64_t k = 0; k < depth; k++) {
@@ -48,7 +60,7 @@ void interp_sum_rows(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
   int64_t n = task->program->weights[op->ref].cols;
   float *gradient = gradient_of(task, op);
-  for (int64_t t = 0; t < task->step->rows[TILE_TOKENS]; t++)
+  for (int64_t t = first_token(task); t < end_token(task); t++)
     for (int64_t c = 0; c < x->cols; c++) gradient[c % n] += row_of(task, x, t)[c];
 }
 
@@ -56,7 +68,7 @@ void interp_scatter_rows(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
   int64_t depth = task->program->weights[op->ref].cols, first = first_column(task, x);
   float *gradient = gradient_of(task, op);
-  for (int64_t t = 0; t < task->step->rows[TILE_TOKENS]; t++)
+  for (int64_t t = first_token(task); t < end_token(task); t++)
     for (int64_t c = 0; c < task->columns; c++)
       gradient[packed(task->step->inputs[op->index][t], first + c, depth)] += row_of(task, x, t)[c];
 }

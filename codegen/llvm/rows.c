@@ -17,6 +17,7 @@ static LLVMValueRef tile_rows_at(ll_kind *k, const tile_op *load, LLVMValueRef r
     return ll_at(l, base, ll_add(l, ll_muli(l, row_tile, l->program->row_tile * buffer->stride * 4), column));
   }
   LLVMValueRef arena = ll_step_ptr(l, k->step, offsetof(tile_step, arena) + sizeof(char *) * buffer->space);
+  if (buffer->space == TILE_WINDOW) row_tile = LLVMBuildURem(l->b, row_tile, ll_int(l, l->program->window), "");
   LLVMValueRef bytes = ll_addi(l, ll_muli(l, row_tile, l->program->slab_bytes[buffer->space]), buffer->offset);
   if (buffer->layers)
     bytes = ll_add(l, bytes, ll_muli(l, ll_addi(l, k->layer, -buffer->first_layer), l->program->row_tile * buffer->stride * 4));
@@ -37,12 +38,17 @@ typedef struct tile_loop {
   LLVMValueRef rows; /* of the row tile */
 } tile_loop;
 
+/* Of the task's window, or all. */
 static void begin_tiles(ll_kind *k, tile_loop *loop) {
   ll *l = k->l;
   int64_t size = l->program->row_tile;
   LLVMValueRef tokens = ll_step_i64(l, k->step, offsetof(tile_step, rows) + sizeof(int64_t) * TILE_TOKENS);
-  LLVMValueRef count = LLVMBuildUDiv(l->b, ll_addi(l, tokens, size - 1), ll_int(l, size), "");
-  ll_loop_begin(l, &loop->tiles, "rows.tile", ll_int(l, 0), count, 1, NULL, 0);
+  LLVMValueRef count = LLVMBuildUDiv(l->b, ll_addi(l, tokens, size - 1), ll_int(l, size), ""), from = ll_int(l, 0);
+  if (k->kind->window) {
+    from = ll_muli(l, k->row, k->kind->window);
+    count = ll_min(l, count, ll_addi(l, from, k->kind->window));
+  }
+  ll_loop_begin(l, &loop->tiles, "rows.tile", from, count, 1, NULL, 0);
   LLVMValueRef left = LLVMBuildSub(l->b, tokens, ll_muli(l, loop->tiles.index, size), "");
   loop->rows = ll_min(l, left, ll_int(l, size));
 }

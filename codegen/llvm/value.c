@@ -50,6 +50,11 @@ LLVMValueRef ll_buffer_at(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMVal
     row = LLVMBuildURem(l->b, target, tile, "");
   } else {
     base = ll_at(l, k->tile_base, ll_int(l, buffer->offset));
+    if (buffer->space == TILE_WINDOW) {
+      LLVMValueRef arena = ll_step_ptr(l, k->step, offsetof(tile_step, arena) + sizeof(char *) * TILE_WINDOW);
+      LLVMValueRef slab = LLVMBuildURem(l->b, k->row, ll_int(l, l->program->window), "");
+      base = ll_at(l, arena, ll_addi(l, ll_muli(l, slab, l->program->slab_bytes[TILE_WINDOW]), buffer->offset));
+    }
     row = ll_local_row(k, r);
     if (k->local0) row = ll_add(l, k->local0, row);
   }

@@ -24,6 +24,7 @@ typedef struct dp_training {
   dp_options model;   /* weights of any type: they become f32; context and step_tokens: tokens of a step, at most */
   bool recompute;     /* keep only what passes from layer to layer and make the rest again: less memory, more work */
   dp_adamw optimizer; /* all 0: the defaults */
+  int64_t wide_columns; /* logits of so many columns are made for some rows at a time; 0: 8192 */
 } dp_training;
 
 dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer);
@@ -45,6 +46,9 @@ void dp_trainer_clear(dp_trainer *trainer); /* gradients to 0 */
 dp_status dp_trainer_update(dp_trainer *trainer, int64_t tokens, double lr, double *norm);
 /* The weights, or their gradients, as safetensors under Hugging Face's names, in f32. */
 dp_status dp_trainer_save(dp_trainer *trainer, const char *path, bool gradients);
+/* A record of every task of the steps in between, as dp_trace_start of a model. The trace is freed before the trainer. */
+dp_status dp_trainer_trace_start(dp_trainer *trainer, int64_t max_tasks);
+dp_status dp_trainer_trace_stop(dp_trainer *trainer, dp_trace **trace);
 /* The tile program of a step, for people. */
 dp_status dp_trainer_text(const dp_trainer *trainer, dp_text *text);
 
