@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char version[] = "interp 3";
+static const char version[] = "interp 4";
 
 /* ---- where values lie: an op's own place, and for a carry a second one where `next` leaves the coming value, so that
  * all carries change at once */
@@ -115,7 +115,7 @@ static void run(const tile_code *code, int kind_index, const tile_step *step, in
     task.tokens = left < self->program->row_tile ? left : self->program->row_tile;
   }
   task.rows = task.tokens * kind->group;
-  if (kind->used) interp_choose(&task);
+  if (kind->used && kind->space != TILE_PARAMETERS) interp_choose(&task);
   int64_t left = kind->columns - task.col * kind->col_tile;
   task.columns = left < kind->col_tile ? left : kind->col_tile;
   run_ops(&task, reuse ? kind->prologue : 0);

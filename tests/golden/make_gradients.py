@@ -55,6 +55,7 @@ def make(name, seed):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
+    model.get_input_embeddings().padding_idx = None # it would take that row's gradient away
     out = {}
     for i, (ids, targets) in enumerate(sequences(model.config.vocab_size, seed)):
         logits = model(torch.tensor(ids[None], dtype=torch.long)).logits[0]
@@ -63,6 +64,8 @@ def make(name, seed):
         losses.sum().backward()
         out.update({f"sequence.{i}.ids": ids, f"sequence.{i}.targets": targets,
                     f"sequence.{i}.losses": losses.detach().numpy()})
+    for buffer in model.buffers(): # what steers a choice only
+        buffer.zero_() if buffer.is_floating_point() else buffer
     for parameter in model.parameters():
         parameter.data = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
     for tensor, gradient in stored(model).items():
