@@ -104,6 +104,7 @@ dp_status dp_trainer_add(dp_trainer *t, const dp_example *examples, int count, c
 
 dp_status dp_trainer_save(dp_trainer *t, const char *path, bool gradients) {
   rt_engine_copy_out(t->engine, gradients, t->memory);
+  rt_binding_differences(t->memory, t->source.module, gradients);
   return rt_save_weights(path, t->source.module, t->memory, IR_f32);
 }
 

@@ -56,3 +56,13 @@ void rt_binding_clear(rt_binding *binding) {
       memset(rt_binding_floats(binding, i, j), 0, (size_t)(weight->layers[j].rows * weight->layers[j].cols) * 4);
   }
 }
+
+/* What a file's vector lacks is taken away from those that do not lack it already. */
+void rt_binding_differences(rt_binding *binding, const ir_module *module, bool are) {
+  for (int i = 0; i < binding->weight_count; i++) {
+    const ir_weight *weight = &module->weights[i];
+    const rt_bound_weight *bound = &binding->weights[i];
+    if (!weight->source_count || bound->tie >= 0) continue;
+    for (int64_t j = 0; j < bound->layer_count; j++) bound->layers[j].plus = are ? (float)weight->sources[0].plus : 0;
+  }
+}

@@ -190,6 +190,8 @@ const rt_bound *rt_binding_get(const rt_binding *binding, int weight, int64_t in
 /* The elements of one matrix or vector of a binding that rt_bind_memory made; and all of them set to 0. */
 float *rt_binding_floats(rt_binding *binding, int weight, int64_t index);
 void rt_binding_clear(rt_binding *binding);
+/* Of one in memory: are its floats differences, gradients, of which nothing is taken away that a file's offsets add? */
+void rt_binding_differences(rt_binding *binding, const ir_module *module, bool are);
 /* The product of the stack dimensions: 1 when not stacked; 0 when not there. */
 int64_t rt_binding_layers(const rt_binding *binding, int weight);
 /* The index of the weight that stands in for it (its tie), or -1. */
