@@ -161,7 +161,7 @@ dp_status dp_trainer_update(dp_trainer *t, int64_t tokens, double lr, double *no
 
 dp_status dp_trainer_save(dp_trainer *t, const char *path, bool gradients) {
   rt_binding *binding;
-  DP_TRY(rt_engine_bind(t->engine, gradients ? TILE_GRADIENT : TILE_VALUE, t->source.binding, &binding));
+  DP_TRY(rt_engine_bind(t->engine, gradients ? TILE_GRADIENT : TILE_VALUE, t->source.module, t->source.binding, &binding));
   dp_status status = rt_save_weights(path, t->source.module, binding, IR_f32);
   rt_binding_free(binding);
   return status;

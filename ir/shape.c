@@ -435,6 +435,16 @@ static bool ir_shape_take(ir_shaping *s) {
   return set_result(s, &type);
 }
 
+static bool ir_shape_place(ir_shaping *s) {
+  int64_t count = find_attr(s, "count")->i;
+  if (!expect_dtype(s, 0, IR_f32) || !expect_dtype(s, 1, IR_i32) || !same_but_last(s)) return false;
+  ir_type type = *operand(s, 0);
+  if (!same_dim(s, 1, type.rank - 1, 0, type.rank - 1)) return false;
+  if (count < 1 || count > MOST_INDICES) FAIL(s, "place: count is %lld but must be 1 or more", (long long)count);
+  type.dims[type.rank - 1] = ir_static_dim(count, NULL);
+  return set_result(s, &type);
+}
+
 static bool ir_shape_among(ir_shaping *s) {
   int64_t count = find_attr(s, "count")->i;
   if (!expect(s, 0, IR_i32, -2)) return false;
@@ -621,15 +631,33 @@ static bool gradient_type(ir_shaping *s, int layer_operand, ir_type *type) {
   return true;
 }
 
+static bool ends_in(const ir_type *type, ir_dim last) { return ir_dim_equal(type->dims[type->rank - 1], last); }
+
 static bool ir_shape_accumulate_product(ir_shaping *s) {
   ir_type type;
+  const ir_type *x = operand(s, 0), *y = operand(s, 1);
+  int rank = x->rank;
   s->result_count = 0;
-  if (!expect(s, 0, IR_f32, 2) || !expect(s, 1, IR_f32, 2) || !same_dim(s, 1, 0, 0, 0) || !gradient_type(s, 2, &type))
+  if (!expect(s, 0, IR_f32, rank == 3 ? 3 : 2) || !expect(s, 1, IR_f32, rank) || !same_dim(s, 1, 0, 0, 0) || !gradient_type(s, 2, &type))
     return false;
-  if (type.rank == 2 && ir_dim_equal(operand(s, 0)->dims[1], type.dims[0]) && ir_dim_equal(operand(s, 1)->dims[1], type.dims[1]))
-    return true;
-  FAIL(s, "accumulate_product: x is %s and y is %s, but the weight is %s", type_text(s, operand(s, 0)),
-       type_text(s, operand(s, 1)), type_text(s, &type));
+  bool heads = rank == 2 || (ir_dim_equal(x->dims[1], type.dims[0]) && ir_dim_equal(y->dims[1], type.dims[0]));
+  if (type.rank == rank && heads && ends_in(x, type.dims[rank - 2]) && ends_in(y, type.dims[rank - 1])) return true;
+  FAIL(s, "accumulate_product: x is %s and y is %s, but the weight is %s", type_text(s, x), type_text(s, y), type_text(s, &type));
+}
+
+/* [T, ..] or [T, used, ..] of operand `ids`. */
+static bool expect_choices(ir_shaping *s, int i, int ids) {
+  bool each = operand(s, i)->rank == 3;
+  return expect(s, i, IR_f32, each ? 3 : 2) && same_dim(s, i, 0, ids, 0) && (!each || same_dim(s, i, 1, ids, 1));
+}
+
+static bool ir_shape_accumulate_experts(ir_shaping *s) {
+  ir_type type;
+  s->result_count = 0;
+  if (!expect(s, 2, IR_i32, 2) || !expect_choices(s, 0, 2) || !expect_choices(s, 1, 2) || !gradient_type(s, 3, &type)) return false;
+  const ir_type *x = operand(s, 0), *y = operand(s, 1);
+  if (type.rank == 3 && ends_in(x, type.dims[1]) && ends_in(y, type.dims[2])) return true;
+  FAIL(s, "accumulate_experts: x is %s and y is %s, but the weight is %s", type_text(s, x), type_text(s, y), type_text(s, &type));
 }
 
 static bool ir_shape_accumulate_sum(ir_shaping *s) {
@@ -699,6 +727,13 @@ static bool expect_heads(ir_shaping *s, int i, int rows, ir_dim heads, ir_dim la
        dim_text(s, last));
 }
 
+static bool check_window(ir_shaping *s, int i, bool causal) {
+  if (s->operand_count <= i) return true;
+  if (!expect(s, i, IR_f32, 0)) return false;
+  if (!causal) FAIL(s, "%s: a window needs causal", name_of(s));
+  return true;
+}
+
 static bool ir_shape_attend_rows(ir_shaping *s) {
   bool causal;
   if (!flag(s, "causal", &causal) || !expect(s, 0, IR_f32, 3) || !expect(s, 1, IR_f32, 3) || !expect(s, 2, IR_f32, 3))
@@ -709,6 +744,7 @@ static bool ir_shape_attend_rows(ir_shaping *s) {
       !expect_heads(s, 4, 1, kv, hd) || !expect_heads(s, 5, 0, heads, one) || !expect_heads(s, 6, 0, heads, one))
     return false;
   if (heads.add % kv.add) FAIL(s, "attend_rows: %s is no multiple of %s", dim_text(s, heads), dim_text(s, kv));
+  if (!check_window(s, 7, causal)) return false;
   return set_result(s, operand(s, 0));
 }
 
@@ -722,6 +758,7 @@ static bool ir_shape_attend_columns(ir_shaping *s) {
       !expect_heads(s, 4, 2, heads, vd) || !expect_heads(s, 5, 2, heads, hd) || !expect_heads(s, 6, 2, heads, two))
     return false;
   if (heads.add % kv.add) FAIL(s, "attend_columns: %s is no multiple of %s", dim_text(s, heads), dim_text(s, kv));
+  if (!check_window(s, 7, causal)) return false;
   return set_two_results(s, operand(s, 0), operand(s, 1));
 }
 
@@ -735,8 +772,7 @@ static bool ir_shape_attend(ir_shaping *s) {
   if (heads.symbol || kv_heads.symbol || heads.add % kv_heads.add != 0)
     FAIL(s, "attend: q is %s but k is %s: %s must be a multiple of %s", type_text(s, operand(s, 0)),
          type_text(s, operand(s, 1)), dim_text(s, heads), dim_text(s, kv_heads));
-  if (s->operand_count > 3 && !expect(s, 3, IR_f32, 0)) return false;
-  if (s->operand_count > 3 && !causal) FAIL(s, "attend: a window needs causal");
+  if (!check_window(s, 3, causal)) return false;
   ir_type type = *operand(s, 0);
   type.dims[2] = operand(s, 2)->dims[2];
   ir_type totals = type;

@@ -79,7 +79,7 @@ int tile_op_accesses(const tile_program *program, const tile_kind *kind, int ind
     break;
   case TILE_mma_rows:
     access.write = true;
-    access.from = first_column(kind, &kind->ops[op->operands[1]], col);
+    access.from = col / tile_batch_tasks(kind) * program->weights[op->ref].rows + col % tile_batch_tasks(kind) * kind->col_tile;
     access.to = access.from + columns_of(kind, &kind->ops[op->operands[1]], col);
     break;
   case TILE_sum_rows:
@@ -300,6 +300,10 @@ static dp_status check_value_op(const place *at, bool in_loop) {
                !op->column_tile,
            "%d indices into %d columns", y->cols, x->cols);
     return DP_SUCCESS;
+  case TILE_place:
+    EXPECT(op->dim > 0 && x->cols == y->cols && y->cols % op->dim == 0 && op->cols % (y->cols / op->dim) == 0 && !op->column_tile,
+           "%d columns at %d indices among %d", x->cols, y->cols, op->cols);
+    return DP_SUCCESS;
   case TILE_among:
     EXPECT(op->dim > 0 && x->cols % op->dim == 0 && op->cols % (x->cols / op->dim) == 0 && !op->column_tile,
            "%d indices among %d columns", x->cols, op->cols);
@@ -396,7 +400,7 @@ static dp_status check_gradient_op(const place *at) {
   EXPECT(at->kind->space == TILE_PARAMETERS, "only a task over parameters adds to a gradient");
   EXPECT(op->ref >= 0 && op->ref < p->weight_count, "there is no weight %d", op->ref);
   const tile_weight *weight = &p->weights[op->ref];
-  EXPECT((weight->form == TILE_VECTOR) == (op->code == TILE_sum_rows) && weight->inner == 1, "weight '%s' has another form",
+  EXPECT((weight->form == TILE_VECTOR) == (op->code == TILE_sum_rows) && weight->inner == at->kind->batches, "weight '%s' has another form",
          weight->name);
   const tile_op *x = &at->kind->ops[op->operands[0]], *y = &at->kind->ops[op->operands[1]];
   EXPECT(x->code == TILE_load && (op->code != TILE_mma_rows || y->code == TILE_load), "its operands are no loads");
@@ -424,7 +428,8 @@ static dp_status check_op(const place *at, loop_state *loop) {
     EXPECT(at->index == 0 && at->kind->used == op->dim && op->dim > 0, "a kind that chooses begins with it");
     EXPECT(op->ref >= 0 && op->ref < at->program->buffer_count, "there is no buffer %d", op->ref);
     const tile_buffer *ids = &at->program->buffers[op->ref];
-    EXPECT(ids->space == TILE_TOKENS && at->kind->space == TILE_TOKENS && ids->output < 0 && op->dim <= ids->cols,
+    bool tokens = at->kind->space == TILE_TOKENS || at->kind->space == TILE_PARAMETERS;
+    EXPECT(ids->space == TILE_TOKENS && tokens && ids->output < 0 && op->dim <= ids->cols,
            "buffer '%s' does not say what its tokens chose", ids->name);
     return DP_SUCCESS;
   }

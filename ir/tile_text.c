@@ -240,7 +240,7 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
   case TILE_concat:
     dp_str_addf(out, " after %" PRId64, op->dim);
     break;
-  case TILE_top_k: case TILE_take: case TILE_among:
+  case TILE_top_k: case TILE_take: case TILE_place: case TILE_among:
     dp_str_addf(out, ", %" PRId64 " a head", op->dim);
     break;
   case TILE_loop:
@@ -262,6 +262,9 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
   case TILE_assign:
     dp_str_add(out, ", ");
     add_state(out, p, op);
+    break;
+  case TILE_window:
+    if (op->part) dp_str_add(out, ", of what sees it");
     break;
   case TILE_hot:
     add_columns(out, op, "columns");

@@ -46,30 +46,54 @@ const ir_op *gradient_weight(const ir_value *value) {
 
 static bool has_rows(const ir_type *type) { return type->rank > 0 && type->dims[0].symbol; }
 
-/* Sums `part` over the dimensions that `type` lacks or has as 1: the last one by a reduction. */
+static ir_value *of_type(gradient_state *g, ir_opcode code, ir_value *x, const ir_type *type) {
+  ir_attr to = ir_attr_d("to", type);
+  ir_op *op = ir_type_equal(&x->type, type) ? NULL : gradient_emit(g, code, &x, 1, &to, 1);
+  return op ? op->results[0] : x;
+}
+
+static bool is_repeated(const ir_value *part, const ir_type *type, int dim) {
+  return !type->dims[dim].symbol && type->dims[dim].add == 1 && part->type.dims[dim].add != 1;
+}
+
+/* Sums `part` over the dimensions that `type` has as 1: the last one by a reduction, those before it, if nothing larger
+ * than 1 stands before them, as a mixture of so many rows with weights of 1. */
 static ir_value *summed_to(gradient_state *g, ir_value *part, const ir_type *type) {
-  bool last = type->rank == part->type.rank && !type->dims[type->rank - 1].symbol && type->dims[type->rank - 1].add == 1 &&
-              part->type.dims[part->type.rank - 1].add != 1;
-  if (last) {
+  int last = type->rank - 1, outer = 1;
+  if (part->type.rank != type->rank) return part;
+  if (last > 0 && is_repeated(part, type, last)) {
     ir_op *sum = gradient_emit(g, IR_OP_reduce_sum, &part, 1, NULL, 0);
     if (sum) part = sum->results[0];
   }
-  if (!ir_type_equal(&part->type, type) && part->type.rank >= type->rank) {
-    for (int i = 0; i < part->type.rank; i++) {
-      int at = i - (part->type.rank - type->rank);
-      int64_t have = part->type.dims[i].add, want = at < 0 ? 1 : type->dims[at].add;
-      if (at >= 0 && (ir_dim_equal(part->type.dims[i], type->dims[at]) || (!part->type.dims[i].symbol && have == 1 && want >= 1)))
-        continue;
-      gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of a value that is repeated along other dimensions than the last "
-                                               "is not known yet"));
-      break;
-    }
+  int64_t count = 1;
+  for (; outer < last && type->dims[outer].add == 1; outer++) count *= part->type.dims[outer].add;
+  for (int i = outer; i < last; i++) {
+    if (!is_repeated(part, type, i)) continue;
+    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of a value that is repeated along a dimension between two others "
+                                             "is not known yet"));
+    return part;
   }
-  return part;
+  if (count == 1) return part;
+  ir_type flat = {.dtype = IR_f32, .rank = 3, .dims = {type->dims[0], ir_static_dim(count, NULL)}}, ones = flat;
+  flat.dims[2] = ir_static_dim(ir_static_size(&part->type, outer), NULL);
+  ones.rank = 2;
+  ir_attr unit = ir_attr_f("value", 1);
+  ir_op *one = gradient_emit(g, IR_OP_constant, NULL, 0, &unit, 1);
+  if (!one) return part;
+  ir_value *operands[] = {of_type(g, IR_OP_broadcast, one->results[0], &ones), of_type(g, IR_OP_reshape, part, &flat)};
+  ir_op *mix = gradient_emit(g, IR_OP_mix, operands, 2, NULL, 0);
+  ir_type summed = part->type;
+  for (int i = 1; i < outer; i++) summed.dims[i] = ir_static_dim(1, NULL);
+  return mix ? of_type(g, IR_OP_reshape, mix->results[0], &summed) : part;
 }
 
 /* A weight's vector: the rows' gradients are summed where it is kept. */
 static void add_to_vector(gradient_state *g, const ir_op *weight, ir_value *value, ir_value *part) {
+  if (value->type.rank != 1) {
+    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of weight '%s' is not known where it is used other than as a vector, "
+                                             "a table or in products", ir_get_string(weight, "name", "")));
+    return;
+  }
   bool layered = value->def->code == IR_OP_select;
   ir_value *operands[] = {part, layered ? value->def->operands[1] : NULL};
   ir_attr name = ir_attr_s("weight", ir_get_string(weight, "name", ""));
@@ -83,11 +107,12 @@ void gradient_add(gradient_state *g, ir_value *value, ir_value *part) {
     add_to_vector(g, weight, value, part);
     return;
   }
-  if (!has_rows(&value->type)) {
-    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of arithmetic on weights alone is not known yet"));
+  bool rows = has_rows(&value->type);
+  if (!rows && !(value->def && ir_op_info_of(value->def->code)->traits & IR_ELEMENTWISE)) {
+    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of other than elementwise arithmetic on weights alone is not known yet"));
     return;
   }
-  part = summed_to(g, part, &value->type);
+  if (rows) part = summed_to(g, part, &value->type); /* else the rows are summed where the weight's gradient is kept */
   gradient_entry *entry = gradient_of(g, value);
   if (entry->gradient) {
     ir_value *both[] = {entry->gradient, part};
@@ -175,7 +200,7 @@ static ir_value *mapped(const second_body *b, ir_value *value) {
 }
 
 static const char *stack_name(second_body *b, const ir_value *value) {
-  return dp_arena_printf(b->g->module->arena, "%s.%d", value->name ? value->name : "kept", b->count);
+  return dp_arena_printf(b->g->module->arena, "%s.%d", value->name ? value->name : "kept", b->g->stacks++);
 }
 
 /* The value as the first loop kept it. Its `save` is added when it is known to be needed. */
@@ -269,17 +294,45 @@ static dp_status save_what_is_used(second_body *b, ir_block *body) {
   return DP_SUCCESS;
 }
 
+/* Arithmetic on weights alone that stands before the loop is made in it, where its gradient is known; of activations made
+ * before the loop only those that it carries have one. */
+static dp_status sink_weights(gradient_state *g, ir_block *body, ir_block *block) {
+  for (ir_op *op = block->first; op; op = op->next) {
+    for (int i = 0; i < op->operand_count; i++) {
+      ir_value *value = op->operands[i];
+      bool inside = (value->def ? value->def->parent : value->block) == body;
+      if (inside || !gradient_needed(g, value) || gradient_weight(value)) continue;
+      if (has_rows(&value->type))
+        return dp_fail(DP_UNSUPPORTED, "the gradient of value '%s' is not known, which a loop uses but does not carry",
+                       value->name ? value->name : "");
+      ir_op *copy = ir_clone(value->def, body, body->first, NULL, NULL, 0);
+      copy->results[0]->id = 0;
+      ir_replace_uses(body, value, copy->results[0]);
+      return sink_weights(g, body, body); /* again: the copy's operands too */
+    }
+  }
+  return DP_SUCCESS;
+}
+
+/* The gradient of a value as a value of its type: of one that nothing uses, zeros. */
+static ir_value *whole_gradient(gradient_state *g, ir_value *value) {
+  ir_value *gradient = gradient_of(g, value)->gradient;
+  ir_attr zero = ir_attr_f("value", 0);
+  ir_op *none = gradient ? NULL : gradient_emit(g, IR_OP_constant, NULL, 0, &zero, 1);
+  if (none) gradient = none->results[0];
+  return gradient ? of_type(g, IR_OP_broadcast, gradient, &value->type) : value;
+}
+
 /* The second loop carries the gradients of what the first one carries. */
 static dp_status reverse_loop(gradient_state *g, ir_op *loop, bool keep_products) {
   int carried = loop->operand_count;
+  DP_TRY(sink_weights(g, loop->body, loop->body));
   DP_TRY(ask_for_sums(loop->body));
   find_needed(g, loop->body);
   ir_block *outside = g->block, *body = ir_block_new(g->module, NULL);
   ir_value **starts = DP_NEW_ARRAY(g->arena, ir_value *, carried + 1);
   for (int i = 0; i < carried; i++) {
-    starts[i] = gradient_of(g, loop->results[i])->gradient;
-    if (!starts[i] || !ir_type_equal(&starts[i]->type, &loop->results[i]->type))
-      return dp_fail(DP_UNSUPPORTED, "the gradient of a loop is known where all that it carries is used after it");
+    starts[i] = whole_gradient(g, loop->results[i]);
   }
   second_body b = {.g = g, .loop = loop};
   ir_type index = {.dtype = IR_i32};
@@ -297,8 +350,7 @@ static dp_status reverse_loop(gradient_state *g, ir_op *loop, bool keep_products
   DP_TRY(reverse_ops(g, ops, op_count, keep_products));
   ir_value **results = DP_NEW_ARRAY(g->arena, ir_value *, carried + 1);
   for (int i = 0; i < carried; i++) {
-    results[i] = gradient_of(g, mapped(&b, loop->body->args[i + 1]))->gradient;
-    if (!results[i]) return dp_fail(DP_UNSUPPORTED, "the gradient of a loop is known where all that it carries is used in it");
+    results[i] = whole_gradient(g, mapped(&b, loop->body->args[i + 1]));
   }
   DP_CHECK(gradient_emit(g, IR_OP_yield, results, carried, NULL, 0), "differentiate: yield");
   drop_unused(body);

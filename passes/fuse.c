@@ -44,7 +44,7 @@ static role role_of(const ir_op *op) {
   case IR_OP_matmul: case IR_OP_head_matmul: case IR_OP_expert_matmul:
     return ROLE_PRODUCT;
   case IR_OP_attend: case IR_OP_attend_rows: case IR_OP_attend_columns: case IR_OP_rope_angles:
-  case IR_OP_accumulate_product: case IR_OP_accumulate_sum: case IR_OP_accumulate_rows:
+  case IR_OP_accumulate_product: case IR_OP_accumulate_experts: case IR_OP_accumulate_sum: case IR_OP_accumulate_rows:
     return ROLE_ATTEND;
   default:
     return op->result_count && !has_rows(op->results[0]) ? ROLE_LEAF : ROLE_ROWS;

@@ -20,6 +20,7 @@ typedef struct gradient_state {
   int count, cap;
   ir_block *block;   /* where ops are added, at its end */
   ir_value *layer;   /* the index of the loop whose body it is, or NULL */
+  int stacks;        /* made so far, for their names */
   dp_loc loc;        /* of the op whose gradient is being built */
   dp_diags *diags;   /* of what could not be built: our own bug */
   dp_status failure; /* the first one */

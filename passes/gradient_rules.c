@@ -52,13 +52,24 @@ static ir_value *mean(gradient_state *g, ir_value *x) {
 static void give(gradient_state *g, const ir_op *op, int i, ir_value *part) { gradient_add(g, op->operands[i], part); }
 static bool wants(gradient_state *g, const ir_op *op, int i) { return gradient_needed(g, op->operands[i]); }
 
+/* The same where the operand may have been repeated to the result's size: then every element of the part counts. */
+static void give_repeated(gradient_state *g, const ir_op *op, int i, ir_value *part) {
+  const ir_type *type = &op->results[0]->type;
+  bool repeated = !ir_type_equal(&op->operands[i]->type, type);
+  give(g, op, i, repeated && type->rank && type->dims[0].symbol ? whole(g, part, type) : part);
+}
+
+static void unknown(gradient_state *g, const char *what) {
+  gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of %s is not known yet", what));
+}
+
 /* ---- elementwise -------------------------------------------------------------------------------------------------------- */
 
 static void gradient_rule_zero(gradient_state *g, const ir_op *op, ir_value *dy) { (void)g, (void)op, (void)dy; }
 
 static void gradient_rule_refuse(gradient_state *g, const ir_op *op, ir_value *dy) {
   (void)dy;
-  gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of op %s is not known yet", ir_op_info_of(op->code)->name));
+  unknown(g, dp_arena_printf(g->arena, "op %s", ir_op_info_of(op->code)->name));
 }
 
 static void gradient_rule_neg(gradient_state *g, const ir_op *op, ir_value *dy) { give(g, op, 0, unary(g, IR_OP_neg, dy)); }
@@ -113,36 +124,41 @@ static void gradient_rule_gelu(gradient_state *g, const ir_op *op, ir_value *dy)
   give(g, op, 0, mul(g, dy, add(g, integral, mul(g, x, density))));
 }
 
+static void gradient_rule_erf(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *x = op->operands[0], *bell = unary(g, IR_OP_exp, unary(g, IR_OP_neg, mul(g, x, x)));
+  give(g, op, 0, mul(g, dy, scaled(g, bell, 1.12837916709551257390)));
+}
+
 static void gradient_rule_relu(gradient_state *g, const ir_op *op, ir_value *dy) {
   give(g, op, 0, mul(g, dy, unary(g, IR_OP_positive, op->operands[0])));
 }
 
 static void gradient_rule_add(gradient_state *g, const ir_op *op, ir_value *dy) {
-  give(g, op, 0, dy);
-  give(g, op, 1, dy);
+  if (wants(g, op, 0)) give_repeated(g, op, 0, dy);
+  if (wants(g, op, 1)) give_repeated(g, op, 1, dy);
 }
 
 static void gradient_rule_sub(gradient_state *g, const ir_op *op, ir_value *dy) {
-  give(g, op, 0, dy);
-  if (wants(g, op, 1)) give(g, op, 1, unary(g, IR_OP_neg, dy));
+  if (wants(g, op, 0)) give_repeated(g, op, 0, dy);
+  if (wants(g, op, 1)) give_repeated(g, op, 1, unary(g, IR_OP_neg, dy));
 }
 
 static void gradient_rule_mul(gradient_state *g, const ir_op *op, ir_value *dy) {
-  if (wants(g, op, 0)) give(g, op, 0, mul(g, dy, op->operands[1]));
-  if (wants(g, op, 1)) give(g, op, 1, mul(g, dy, op->operands[0]));
+  if (wants(g, op, 0)) give_repeated(g, op, 0, mul(g, dy, op->operands[1]));
+  if (wants(g, op, 1)) give_repeated(g, op, 1, mul(g, dy, op->operands[0]));
 }
 
 static void gradient_rule_div(gradient_state *g, const ir_op *op, ir_value *dy) {
   ir_value *part = divided(g, dy, op->operands[1]);
-  give(g, op, 0, part);
-  if (wants(g, op, 1)) give(g, op, 1, unary(g, IR_OP_neg, mul(g, part, op->results[0])));
+  if (wants(g, op, 0)) give_repeated(g, op, 0, part);
+  if (wants(g, op, 1)) give_repeated(g, op, 1, unary(g, IR_OP_neg, mul(g, part, op->results[0])));
 }
 
 /* To y where it was taken: where it is larger. */
 static void to_one_of_two(gradient_state *g, const ir_op *op, ir_value *dy, ir_value *larger) {
   ir_value *second = unary(g, IR_OP_positive, larger);
-  if (wants(g, op, 0)) give(g, op, 0, mul(g, dy, sub(g, number(g, 1), second)));
-  if (wants(g, op, 1)) give(g, op, 1, mul(g, dy, second));
+  if (wants(g, op, 0)) give_repeated(g, op, 0, mul(g, dy, sub(g, number(g, 1), second)));
+  if (wants(g, op, 1)) give_repeated(g, op, 1, mul(g, dy, second));
 }
 
 static void gradient_rule_max(gradient_state *g, const ir_op *op, ir_value *dy) {
@@ -153,12 +169,37 @@ static void gradient_rule_min(gradient_state *g, const ir_op *op, ir_value *dy) 
   to_one_of_two(g, op, dy, sub(g, op->operands[0], op->operands[1]));
 }
 
-static void gradient_rule_broadcast(gradient_state *g, const ir_op *op, ir_value *dy) { give(g, op, 0, dy); }
+static void gradient_rule_broadcast(gradient_state *g, const ir_op *op, ir_value *dy) { give_repeated(g, op, 0, dy); }
 
 /* ---- layout ----------------------------------------------------------------------------------------------------------------- */
 
 static void gradient_rule_reshape(gradient_state *g, const ir_op *op, ir_value *dy) {
   give(g, op, 0, reshaped(g, whole(g, dy, &op->results[0]->type), &op->operands[0]->type));
+}
+
+/* dy, with columns of zeros before and after. */
+static void gradient_rule_slice(gradient_state *g, const ir_op *op, ir_value *dy) {
+  int64_t first = ir_get_int(op, "first", 0), count = ir_get_int(op, "count", 0);
+  int64_t around[] = {first, (int64_t)last_dim(op->operands[0]) - first - count};
+  dy = whole(g, dy, &op->results[0]->type);
+  for (int side = 0; side < 2; side++) {
+    if (!around[side]) continue;
+    ir_type type = dy->type;
+    type.dims[type.rank - 1] = ir_static_dim(around[side], NULL);
+    ir_value *zeros = whole(g, number(g, 0), &type);
+    dy = side ? binary(g, IR_OP_concat, dy, zeros) : binary(g, IR_OP_concat, zeros, dy);
+  }
+  give(g, op, 0, dy);
+}
+
+static void gradient_rule_take(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *operands[] = {whole(g, dy, &op->results[0]->type), op->operands[1]};
+  ir_attr count = ir_attr_i("count", (int64_t)last_dim(op->operands[0]));
+  give(g, op, 0, emit(g, IR_OP_place, operands, 2, &count, 1));
+}
+
+static void gradient_rule_place(gradient_state *g, const ir_op *op, ir_value *dy) {
+  give(g, op, 0, binary(g, IR_OP_take, whole(g, dy, &op->results[0]->type), op->operands[1]));
 }
 
 static void gradient_rule_concat(gradient_state *g, const ir_op *op, ir_value *dy) {
@@ -175,7 +216,7 @@ static void gradient_rule_concat(gradient_state *g, const ir_op *op, ir_value *d
 static void gradient_rule_gather(gradient_state *g, const ir_op *op, ir_value *dy) {
   const ir_op *weight = gradient_weight(op->operands[0]);
   if (!weight || weight->results[0] != op->operands[0]) {
-    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of a gather is known for rows of a weight only"));
+    unknown(g, "a gather from anything but the rows of a weight");
     return;
   }
   if (!wants(g, op, 0)) return;
@@ -187,6 +228,13 @@ static void gradient_rule_gather(gradient_state *g, const ir_op *op, ir_value *d
 /* ---- reductions, norms ------------------------------------------------------------------------------------------------------ */
 
 static void gradient_rule_reduce_sum(gradient_state *g, const ir_op *op, ir_value *dy) { give(g, op, 0, dy); }
+
+/* In equal parts to all that are the maximum. */
+static void gradient_rule_reduce_max(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *less = unary(g, IR_OP_positive, sub(g, op->results[0], op->operands[0]));
+  ir_value *greatest = sub(g, number(g, 1), less);
+  give(g, op, 0, mul(g, greatest, divided(g, dy, unary(g, IR_OP_reduce_sum, greatest))));
+}
 
 static void gradient_rule_log_sum_exp(gradient_state *g, const ir_op *op, ir_value *dy) {
   ir_value *x = op->operands[0];
@@ -233,25 +281,54 @@ static void gradient_rule_layer_norm(gradient_state *g, const ir_op *op, ir_valu
 
 /* ---- products ----------------------------------------------------------------------------------------------------------------- */
 
-static void gradient_rule_matmul(gradient_state *g, const ir_op *op, ir_value *dy) {
+/* The same product of dy with the matrices the other way round. */
+static ir_value *product_back(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *operands[] = {dy, op->operands[1], op->operand_count > 2 ? op->operands[2] : NULL};
+  ir_attr other = ir_attr_i("transposed", !ir_get_int(op, "transposed", 0));
+  return emit(g, op->code, operands, op->operand_count, &other, 1);
+}
+
+/* Adds to the gradient of the product's weight w[.., n, k], or w[.., k, n]. */
+static void accumulate_product(gradient_state *g, const ir_op *op, ir_value *dy) {
+  ir_value *x = op->operands[0], *w = op->operands[1], *operands[4];
   int64_t transposed = ir_get_int(op, "transposed", 0);
-  ir_value *x = op->operands[0], *w = op->operands[1];
-  const ir_op *weight = gradient_weight(w);
+  bool experts = op->code == IR_OP_expert_matmul;
+  int count = 0;
+  operands[count++] = transposed ? dy : x;
+  operands[count++] = transposed ? x : dy;
+  if (experts) operands[count++] = op->operands[2];
+  if (w->def->code == IR_OP_select) operands[count++] = w->def->operands[1];
+  ir_attr name = ir_attr_s("weight", ir_get_string(gradient_weight(w), "name", ""));
+  gradient_emit(g, experts ? IR_OP_accumulate_experts : IR_OP_accumulate_product, operands, count, &name, 1);
+}
+
+static bool multiplies_weight(gradient_state *g, const ir_op *op) {
+  if (gradient_weight(op->operands[1])) return true;
+  unknown(g, "a product with anything but a weight");
+  return false;
+}
+
+static void gradient_rule_matmul(gradient_state *g, const ir_op *op, ir_value *dy) {
+  if (!multiplies_weight(g, op)) return;
   dy = whole(g, dy, &op->results[0]->type);
-  if (!weight) {
-    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of a product is known for products with a weight only"));
-    return;
-  }
+  if (wants(g, op, 0)) give(g, op, 0, product_back(g, op, dy));
+  if (wants(g, op, 1)) accumulate_product(g, op, dy);
+}
+
+static void gradient_rule_head_matmul(gradient_state *g, const ir_op *op, ir_value *dy) { gradient_rule_matmul(g, op, dy); }
+
+/* Where all choices have one x, their gradients are added up, the first choice's first. */
+static void gradient_rule_expert_matmul(gradient_state *g, const ir_op *op, ir_value *dy) {
+  if (!multiplies_weight(g, op)) return;
+  dy = whole(g, dy, &op->results[0]->type);
   if (wants(g, op, 0)) {
-    ir_value *operands[] = {dy, w};
-    ir_attr other = ir_attr_i("transposed", !transposed);
-    give(g, op, 0, emit(g, IR_OP_matmul, operands, 2, &other, 1));
+    ir_value *dx = product_back(g, op, dy);
+    ir_type ones = op->operands[2]->type;
+    ones.dtype = IR_f32;
+    if (op->operands[0]->type.rank == 2) dx = binary(g, IR_OP_mix, whole(g, number(g, 1), &ones), dx);
+    give(g, op, 0, dx);
   }
-  if (!wants(g, op, 1)) return;
-  bool layered = w->def->code == IR_OP_select;
-  ir_value *operands[] = {transposed ? dy : x, transposed ? x : dy, layered ? w->def->operands[1] : NULL};
-  ir_attr name = ir_attr_s("weight", ir_get_string(weight, "name", ""));
-  gradient_emit(g, IR_OP_accumulate_product, operands, layered ? 3 : 2, &name, 1);
+  if (wants(g, op, 1)) accumulate_product(g, op, dy);
 }
 
 /* weights[T,u], x[T,u,d] -> sum of weights[u] x[u] */
@@ -268,14 +345,18 @@ static void gradient_rule_mix(gradient_state *g, const ir_op *op, ir_value *dy) 
 /* ---- positions, attention ----------------------------------------------------------------------------------------------------- */
 
 static void gradient_rule_rotate(gradient_state *g, const ir_op *op, ir_value *dy) {
+  if (wants(g, op, 1)) unknown(g, "the angles of a rotate");
   ir_value *operands[] = {whole(g, dy, &op->results[0]->type), op->operands[1]};
   ir_attr inverse = ir_attr_i("inverse", !ir_get_int(op, "inverse", 0));
   give(g, op, 0, emit(g, IR_OP_rotate, operands, 2, &inverse, 1));
 }
 
-/* What a later op of the same layer reads as a cache: the cache has one place for all layers. */
-static ir_value *kept(gradient_state *g, ir_value *x, const char *cache, int part) {
+/* What a later op of the same layer reads as a cache: it has one place for all layers, and all that have its shape. */
+static ir_value *kept(gradient_state *g, const ir_op *attend, ir_value *x, const char *name, int part) {
   ir_value *operands[] = {x, g->layer};
+  const ir_type *q = &attend->operands[0]->type, *v = &attend->operands[2]->type;
+  const char *cache = dp_arena_printf(g->module->arena, "%s.%d.%d.%d.%d", name, (int)q->dims[1].add, (int)q->dims[2].add,
+                                      (int)v->dims[1].add, (int)v->dims[2].add);
   ir_attr attrs[] = {ir_attr_s("cache", cache), ir_attr_i("part", part), ir_attr_i("shared", 1)};
   return emit(g, IR_OP_append, operands, 2, attrs, 3);
 }
@@ -284,24 +365,29 @@ static ir_value *kept(gradient_state *g, ir_value *x, const char *cache, int par
 static void gradient_rule_attend(gradient_state *g, const ir_op *op, ir_value *dy) {
   ir_value *q = op->operands[0], *keys = op->operands[1], *values = op->operands[2];
   ir_value *k = gradient_of(g, keys)->rows, *v = gradient_of(g, values)->rows;
-  bool known = op->result_count == 2 && op->operand_count == 3 && ir_get_int(op, "causal", 0) && k && v && g->layer;
-  if (!known) {
-    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of attend is known for causal attention without a window, over a "
-                                             "cache that is appended to in the same loop"));
+  bool windowed = op->operand_count > 3;
+  if (op->result_count < 2 || !k || !v || !g->layer) {
+    unknown(g, "attend over a cache that is not appended to in the same loop");
+    return;
+  }
+  if (gradient_of(g, op->results[1])->gradient || (windowed && wants(g, op, 3))) {
+    unknown(g, "the sums or the window of attend");
     return;
   }
   ir_value *o = op->results[0], *sums = op->results[1];
   dy = whole(g, dy, &o->type);
   ir_value *shift = unary(g, IR_OP_reduce_sum, mul(g, dy, o));
-  ir_attr attrs[] = {ir_attr_f("scale", ir_get_float(op, "scale", 1)), ir_attr_i("causal", 1)};
-  ir_value *v_keys = kept(g, v, "attend.back", 0), *k_values = kept(g, k, "attend.back", 1);
-  ir_value *rows[] = {q, keys, dy, v_keys, k_values, sums, shift};
-  give(g, op, 0, emit(g, IR_OP_attend_rows, rows, 7, attrs, 2));
-  ir_value *q_keys = kept(g, q, "attend.queries", 0), *d_values = kept(g, dy, "attend.queries", 1);
-  ir_value *d_keys = kept(g, dy, "attend.results", 0), *q_values = kept(g, q, "attend.results", 1);
-  ir_value *stats = kept(g, binary(g, IR_OP_concat, sums, shift), "attend.sums", 0);
-  ir_value *columns[] = {k, v, q_keys, d_values, d_keys, q_values, stats};
-  ir_op *made = gradient_emit(g, IR_OP_attend_columns, columns, 7, attrs, 2);
+  ir_attr attrs[] = {ir_attr_f("scale", ir_get_float(op, "scale", 1)), ir_attr_i("causal", ir_get_int(op, "causal", 0))};
+  ir_value *window = windowed ? op->operands[3] : NULL;
+  int operand_count = windowed ? 8 : 7;
+  ir_value *v_keys = kept(g, op, v, "attend.back", 0), *k_values = kept(g, op, k, "attend.back", 1);
+  ir_value *rows[] = {q, keys, dy, v_keys, k_values, sums, shift, window};
+  give(g, op, 0, emit(g, IR_OP_attend_rows, rows, operand_count, attrs, 2));
+  ir_value *q_keys = kept(g, op, q, "attend.queries", 0), *d_values = kept(g, op, dy, "attend.queries", 1);
+  ir_value *d_keys = kept(g, op, dy, "attend.results", 0), *q_values = kept(g, op, q, "attend.results", 1);
+  ir_value *stats = kept(g, op, binary(g, IR_OP_concat, sums, shift), "attend.sums", 0);
+  ir_value *columns[] = {k, v, q_keys, d_values, d_keys, q_values, stats, window};
+  ir_op *made = gradient_emit(g, IR_OP_attend_columns, columns, operand_count, attrs, 2);
   if (!made) return;
   gradient_add(g, k, made->results[0]);
   gradient_add(g, v, made->results[1]);

@@ -143,7 +143,7 @@ dp_status ps_gradient_weight(ps_kind *k, const ir_op *op, tile_weight_form form,
     return dp_fail(DP_UNSUPPORTED, "kind '%s': its layer must be the index of the loop around it", k->kind->name);
   for (int i = 0; declared && i < k->program->weight_count; i++) {
     const tile_weight *have = &k->program->weights[i];
-    if (have->weight != declared - k->s->module->weights || have->form != form || have->inner != 1) continue;
+    if (have->weight != declared - k->s->module->weights || have->form != form || have->inner != k->kind->batches) continue;
     *weight = i;
     return DP_SUCCESS;
   }
@@ -170,7 +170,7 @@ bool ps_other_way(ps_kind *k, const ir_value *value, bool transposed, int *weigh
   const ir_weight *declared = op ? ir_find_weight(k->s->module, ir_get_string(op, "name", "")) : NULL;
   for (int i = 0; declared && i < k->program->weight_count; i++) {
     const tile_weight *have = &k->program->weights[i];
-    bool same = have->weight == declared - k->s->module->weights && have->form == TILE_MATRIX && have->inner == 1;
+    bool same = have->weight == declared - k->s->module->weights && have->form == TILE_MATRIX && have->inner == k->kind->batches;
     if (!same || have->transposed == transposed) continue;
     *weight = i;
     return true;
@@ -221,6 +221,7 @@ static dp_status load(ps_kind *k, const ir_value *value, bool column, int *index
     if (at->place != PS_BUFFER)
       return dp_fail(DP_UNSUPPORTED, "kind '%s': a value it needs is not an activation", k->kind->name);
     op.ref = at->ref;
+    if (column) ps_step_by_member(k, &op, k->kind->columns);
   }
   *index = *(column ? &at->column : &at->full) = ps_emit(k, op);
   if (at->place == PS_BUFFER && k->program->buffers[at->ref].space == TILE_NUMBERS && k->program->buffers[at->ref].cols > 1) {
@@ -372,7 +373,8 @@ static int64_t column_tile(const ps_kind *k, const ir_block *body) {
 /* ---- a kind ------------------------------------------------------------------------------------------------------------------- */
 
 static bool is_accumulation(const ir_op *op) {
-  return op->code == IR_OP_accumulate_product || op->code == IR_OP_accumulate_sum || op->code == IR_OP_accumulate_rows;
+  return op->code == IR_OP_accumulate_product || op->code == IR_OP_accumulate_experts || op->code == IR_OP_accumulate_sum ||
+         op->code == IR_OP_accumulate_rows;
 }
 
 static bool is_state(const ir_op *op) { return op->code == IR_OP_parameter || op->code == IR_OP_assign; }
@@ -433,13 +435,19 @@ static void shape_accumulation(ps_kind *k, const ir_block *body) {
   while (!is_accumulation(op)) op = op->next;
   const ir_weight *weight = ir_find_weight(k->s->module, ir_get_string(op, "weight", ""));
   const ir_type *type = &weight->type;
+  bool experts = op->code == IR_OP_accumulate_experts;
   k->kind->columns = type->dims[type->rank - 1].add;
+  if (experts || (op->code == IR_OP_accumulate_product && op->operands[0]->type.rank == 3)) {
+    k->kind->batches = (int)type->dims[type->rank - 3].add;
+    k->members = experts ? (int)op->operands[2]->type.dims[1].add : k->kind->batches;
+    k->kind->used = experts ? k->members : 0;
+  }
   if (op->code == IR_OP_accumulate_sum) {
     k->kind->col_tile = (int)round_up(k->kind->columns, TILE_BLOCK);
     return;
   }
   int found;
-  if (op->code == IR_OP_accumulate_product && ps_gradient_weight(k, op, TILE_MATRIX, &found).code == DP_OK)
+  if ((experts || op->code == IR_OP_accumulate_product) && ps_gradient_weight(k, op, TILE_MATRIX, &found).code == DP_OK)
     k->kind->columns = k->program->weights[found].rows;
   int64_t blocks = round_up(k->kind->columns, TILE_BLOCK) / TILE_BLOCK;
   k->kind->col_tile = (int)(TILE_BLOCK * ((blocks + ROW_TILE_TASKS - 1) / ROW_TILE_TASKS));
@@ -489,6 +497,20 @@ static dp_status shape_kind(ps_kind *k, const ir_block *body) {
   mark_ops(k, body, product != NULL);
   if (product) kind->col_tile = (int)column_tile(k, body);
   kind->col_tasks = (int)(kind->batches * ((kind->columns + kind->col_tile - 1) / kind->col_tile));
+  return DP_SUCCESS;
+}
+
+/* A kind that chooses begins with it. */
+static dp_status choose_first(ps_kind *k, const ir_block *body) {
+  const ir_op *op = find_op(body, IR_OP_expert_matmul);
+  if (!op) op = find_op(body, IR_OP_accumulate_experts);
+  const ps_value *ids = ps_value_of(k, op->operands[2]);
+  if (ids->place != PS_BUFFER)
+    return dp_fail(DP_UNSUPPORTED, "kind '%s': what its tokens choose must be stored", k->kind->name);
+  tile_op choose = ps_op(k, TILE_choose, 0, 0, 0);
+  choose.ref = ids->ref;
+  choose.dim = k->kind->used;
+  ps_emit(k, choose);
   return DP_SUCCESS;
 }
 
@@ -586,6 +608,7 @@ dp_status ps_lower_group(ps_schedule_state *s, const ir_op *group) {
   const ir_block *body = group->body;
   begin_values(&k, group);
   DP_TRY(shape_kind(&k, body));
+  if (made.used) DP_TRY(choose_first(&k, body));
   DP_TRY(lower_ops(&k, body, WHOLE_ROWS));
   if (find_product(body)) {
     DP_TRY(load_whole_rows(&k, body));

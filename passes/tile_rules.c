@@ -230,10 +230,13 @@ static dp_status tile_rule_save(ps_kind *k, const ir_op *op) {
 static dp_status load_of_all(ps_kind *k, const ir_op *op, int i, bool tiled, int *index) {
   const ps_value *at = ps_value_of(k, op->operands[i]);
   if (at->place != PS_BUFFER) return unsupported(k, op, "what it adds must be stored");
-  tile_op load = ps_op(k, TILE_load, tiled ? k->kind->col_tile : ps_columns(&op->operands[i]->type), 0, 0);
+  bool batched = k->kind->batches > 1 && op->operands[i]->type.rank == 3;
+  int64_t cols = batched ? last_dim(op->operands[i]) : ps_columns(&op->operands[i]->type);
+  tile_op load = ps_op(k, TILE_load, tiled ? k->kind->col_tile : cols, 0, 0);
   load.ref = at->ref;
   load.column_tile = tiled;
   load.col_step = tiled ? k->kind->col_tile : 0;
+  if (batched) ps_step_by_member(k, &load, cols);
   *index = ps_emit(k, load);
   return DP_SUCCESS;
 }
@@ -247,6 +250,10 @@ static dp_status tile_rule_accumulate_product(ps_kind *k, const ir_op *op) {
   DP_TRY(load_of_all(k, op, transposed ? 1 : 0, true, &add.operands[1]));
   ps_emit(k, add);
   return DP_SUCCESS;
+}
+
+static dp_status tile_rule_accumulate_experts(ps_kind *k, const ir_op *op) {
+  return tile_rule_accumulate_product(k, op);
 }
 
 static dp_status tile_rule_accumulate_sum(ps_kind *k, const ir_op *op) {
@@ -351,6 +358,16 @@ static dp_status tile_rule_take(ps_kind *k, const ir_op *op) {
   return DP_SUCCESS;
 }
 
+static dp_status tile_rule_place(ps_kind *k, const ir_op *op) {
+  int x, ids;
+  DP_TRY(ps_operand(k, op, 0, &x));
+  DP_TRY(ps_operand(k, op, 1, &ids));
+  tile_op place = ps_op(k, TILE_place, ps_columns(&op->results[0]->type), x, ids);
+  place.dim = last_dim(op->operands[1]);
+  ps_define(k, op, ps_emit(k, place));
+  return DP_SUCCESS;
+}
+
 static dp_status tile_rule_among(ps_kind *k, const ir_op *op) {
   int ids;
   DP_TRY(ps_operand(k, op, 0, &ids));
@@ -386,27 +403,24 @@ static dp_status batch_operand(ps_kind *k, const ir_op *op, int *index) {
   return DP_SUCCESS;
 }
 
-static dp_status tile_rule_head_matmul(ps_kind *k, const ir_op *op) {
-  int x;
-  DP_TRY(batch_operand(k, op, &x));
+/* With the weight as it lies, where the graph has multiplied with it the other way. */
+static dp_status weight_product(ps_kind *k, const ir_op *op, int x) {
   tile_op mma = ps_op(k, TILE_mma, k->kind->col_tile, x, 0);
-  DP_TRY(ps_weight(k, op->operands[1], TILE_MATRIX, !ir_get_int(op, "transposed", 0), &mma.ref));
+  bool transposed = !ir_get_int(op, "transposed", 0);
   mma.col_step = k->kind->col_tile;
+  if (ps_other_way(k, op->operands[1], transposed, &mma.ref)) mma.code = TILE_mma_back;
+  else DP_TRY(ps_weight(k, op->operands[1], TILE_MATRIX, transposed, &mma.ref));
   ps_define(k, op, ps_emit(k, mma));
   return DP_SUCCESS;
 }
 
-static dp_status tile_rule_expert_matmul(ps_kind *k, const ir_op *op) {
-  const ps_value *ids = ps_value_of(k, op->operands[2]);
-  if (ids->place != PS_BUFFER) return unsupported(k, op, "the choices must be stored");
-  if (!k->kind->op_count) {
-    tile_op choose = ps_op(k, TILE_choose, 0, 0, 0);
-    choose.ref = ids->ref;
-    choose.dim = k->kind->used;
-    ps_emit(k, choose);
-  }
-  return tile_rule_head_matmul(k, op);
+static dp_status tile_rule_head_matmul(ps_kind *k, const ir_op *op) {
+  int x;
+  DP_TRY(batch_operand(k, op, &x));
+  return weight_product(k, op, x);
 }
+
+static dp_status tile_rule_expert_matmul(ps_kind *k, const ir_op *op) { return tile_rule_head_matmul(k, op); }
 
 static dp_status tile_rule_gather(ps_kind *k, const ir_op *op) {
   const ps_value *table = ps_value_of(k, op->operands[0]), *ids = ps_value_of(k, op->operands[1]);
@@ -426,19 +440,9 @@ static dp_status tile_rule_gather(ps_kind *k, const ir_op *op) {
 }
 
 static dp_status tile_rule_matmul(ps_kind *k, const ir_op *op) {
-  tile_op mma = ps_op(k, TILE_mma, k->kind->col_tile, 0, 0);
-  DP_TRY(ps_whole_rows(k, op->operands[0], &mma.operands[0]));
-  bool transposed = !ir_get_int(op, "transposed", 0);
-  mma.col_step = k->kind->col_tile;
-  if (ps_other_way(k, op->operands[1], transposed, &mma.ref)) {
-    mma.code = TILE_mma_back;
-    ps_define(k, op, ps_emit(k, mma));
-    return DP_SUCCESS;
-  }
-  DP_TRY(ps_weight(k, op->operands[1], TILE_MATRIX, !ir_get_int(op, "transposed", 0), &mma.ref));
-  mma.col_step = k->kind->col_tile;
-  ps_define(k, op, ps_emit(k, mma));
-  return DP_SUCCESS;
+  int x = -1;
+  DP_TRY(ps_whole_rows(k, op->operands[0], &x));
+  return weight_product(k, op, x);
 }
 
 /* How much of frequency i is divided by the factor: all of what turns `low` times or less in the original context, nothing
@@ -518,6 +522,18 @@ static dp_status tile_rule_append(ps_kind *k, const ir_op *op) {
   return DP_SUCCESS;
 }
 
+/* The window, operand i, where it is given: the loop begins with the first chunk that shows any of it; else -1. */
+static dp_status begin_at_window(ps_kind *k, const ir_op *op, int i, tile_op *begin, int *window) {
+  *window = -1;
+  if (op->operand_count <= i) return DP_SUCCESS;
+  DP_TRY(ps_whole_rows(k, op->operands[i], window));
+  int *list = DP_NEW_ARRAY(k->program->arena, int, 1);
+  list[0] = *window;
+  begin->list = list;
+  begin->list_count = 1;
+  return DP_SUCCESS;
+}
+
 /* Softmax over the context chunk by chunk: the greatest score so far, the sum of e^(s - greatest) and the weighted sum
  * of values are carried, the latter two rescaled when the greatest grows (Milakov and Gimelshein, 2018; Dao, 2022).
  * Without a window chunk 0 shows every row its first position, so the greatest is finite from then on: a later chunk that
@@ -535,17 +551,11 @@ static dp_status tile_rule_attend(ps_kind *k, const ir_op *op) {
   load.col_step = k->kind->group * dim;
   load.group_step = dim;
   int query = ps_emit(k, load);
-  int scale = ps_constant(k, ir_get_float(op, "scale", 1)), window = -1;
+  int scale = ps_constant(k, ir_get_float(op, "scale", 1)), window;
   /* A row may see nothing of the first chunk that its segment sees: with a finite least score that leaves its sums 0. */
   int least = ps_constant(k, windowed ? -FLT_MAX : -INFINITY), zero = ps_constant(k, 0);
   tile_op begin = ps_op(k, TILE_loop, 0, 0, 0);
-  if (windowed) {
-    DP_TRY(ps_whole_rows(k, op->operands[3], &window));
-    int *list = DP_NEW_ARRAY(k->program->arena, int, 1);
-    list[0] = window;
-    begin.list = list;
-    begin.list_count = 1;
-  }
+  DP_TRY(begin_at_window(k, op, 3, &begin, &window));
   ps_emit(k, begin);
   int greatest = emit(k, TILE_carry, 1, least, 0), total = emit(k, TILE_carry, 1, zero, 0);
   int sum = emit(k, TILE_carry, width, zero, 0);
@@ -622,18 +632,22 @@ static void weigh(ps_kind *k, int scores, int sums, int products, int shift, int
 static dp_status tile_rule_attend_rows(ps_kind *k, const ir_op *op) {
   int query, a, sums, shift, weights, differences;
   int keys = ps_value_of(k, op->operands[1])->ref, back = ps_value_of(k, op->operands[3])->ref;
-  if (!is_part(k, op, 1, 1, 0) || !is_part(k, op, 3, 3, 0) || !is_part(k, op, 4, 3, 1) || !ir_get_int(op, "causal", 0))
-    return unsupported(k, op, "its operands must be appended, and it must be causal");
+  bool causal = ir_get_int(op, "causal", 0);
+  if (!is_part(k, op, 1, 1, 0) || !is_part(k, op, 3, 3, 0) || !is_part(k, op, 4, 3, 1))
+    return unsupported(k, op, "its operands must be appended");
   DP_TRY(head_load(k, op, 0, &query));
   DP_TRY(head_load(k, op, 2, &a));
   DP_TRY(head_load(k, op, 5, &sums));
   DP_TRY(head_load(k, op, 6, &shift));
   int64_t dim = last_dim(op->operands[0]);
-  int scale = ps_constant(k, ir_get_float(op, "scale", 1)), zero = ps_constant(k, 0);
-  ps_emit(k, ps_op(k, TILE_loop, 0, 0, 0));
+  int scale = ps_constant(k, ir_get_float(op, "scale", 1)), zero = ps_constant(k, 0), window = -1;
+  tile_op begin = ps_op(k, TILE_loop, 0, 0, 0);
+  DP_TRY(begin_at_window(k, op, 7, &begin, &window));
+  ps_emit(k, begin);
   int sum = emit(k, TILE_carry, dim, zero, 0);
   int scores = emit(k, TILE_mul, TILE_CHUNK, by_cache(k, TILE_mma_keys, TILE_CHUNK, query, 0, keys, 0, 1), scale);
-  scores = emit(k, TILE_causal, TILE_CHUNK, scores, 0);
+  scores = emit(k, causal ? TILE_causal : TILE_known, TILE_CHUNK, scores, 0);
+  if (window >= 0) scores = emit(k, TILE_window, TILE_CHUNK, scores, window);
   weigh(k, scores, sums, by_cache(k, TILE_mma_keys, TILE_CHUNK, a, 0, back, 0, 1), shift, &weights, &differences);
   int next = by_cache(k, TILE_mma_values, dim, differences, emit(k, TILE_add, dim, sum, zero), back, 0, 1);
   end_loop(k, &next, 1);
@@ -642,21 +656,23 @@ static dp_status tile_rule_attend_rows(ps_kind *k, const ir_op *op) {
 }
 
 /* The rows are keys, the chunks queries: from the chunk of the rows' own position on to the sequence's end, the query heads
- * that share the key head one after the other. */
+ * that share the key head one after the other. Whole sequences from position 0 on. */
 static dp_status tile_rule_attend_columns(ps_kind *k, const ir_op *op) {
   int key, value;
   int queries = ps_value_of(k, op->operands[2])->ref, results = ps_value_of(k, op->operands[4])->ref;
   int stats = ps_value_of(k, op->operands[6])->ref;
   if (!is_part(k, op, 2, 2, 0) || !is_part(k, op, 3, 2, 1) || !is_part(k, op, 4, 4, 0) || !is_part(k, op, 5, 4, 1) ||
-      !is_part(k, op, 6, 6, 0) || !ir_get_int(op, "causal", 0))
-    return unsupported(k, op, "its operands must be appended, and it must be causal");
+      !is_part(k, op, 6, 6, 0))
+    return unsupported(k, op, "its operands must be appended");
   DP_TRY(head_load(k, op, 0, &key));
   DP_TRY(head_load(k, op, 1, &value));
   int64_t dim = last_dim(op->operands[0]), width = last_dim(op->operands[1]);
   int members = (int)(op->operands[2]->type.dims[1].add / op->operands[0]->type.dims[1].add);
-  int scale = ps_constant(k, ir_get_float(op, "scale", 1)), zero = ps_constant(k, 0);
+  bool causal = ir_get_int(op, "causal", 0);
+  int scale = ps_constant(k, ir_get_float(op, "scale", 1)), zero = ps_constant(k, 0), window = -1;
+  if (op->operand_count > 7) DP_TRY(ps_whole_rows(k, op->operands[7], &window));
   tile_op begin = ps_op(k, TILE_loop, 0, 0, 0);
-  begin.part = 1;
+  begin.part = causal;
   ps_emit(k, begin);
   int key_sum = emit(k, TILE_carry, dim, zero, 0), value_sum = emit(k, TILE_carry, width, zero, 0);
   int next[] = {key_sum, value_sum};
@@ -672,7 +688,12 @@ static dp_status tile_rule_attend_columns(ps_kind *k, const ir_op *op) {
       row[i] = ps_emit(k, numbers);
     }
     int scores = by_cache(k, TILE_mma_keys, TILE_CHUNK, key, 0, queries, m, members);
-    scores = emit(k, TILE_seen_by, TILE_CHUNK, emit(k, TILE_mul, TILE_CHUNK, scores, scale), 0);
+    scores = emit(k, causal ? TILE_seen_by : TILE_known, TILE_CHUNK, emit(k, TILE_mul, TILE_CHUNK, scores, scale), 0);
+    if (window >= 0) {
+      tile_op seen = ps_op(k, TILE_window, TILE_CHUNK, scores, window);
+      seen.part = 1;
+      scores = ps_emit(k, seen);
+    }
     int products = by_cache(k, TILE_mma_keys, TILE_CHUNK, value, 0, results, m, members);
     weigh(k, scores, row[0], products, row[1], &weights, &differences);
     /* What lies past the sequence's end may be anything, and was masked before this: nothing of it is added. */

@@ -58,7 +58,8 @@ void rt_engine_clear(rt_engine *engine, tile_state state); /* to 0 */
 /* A number that the runtime gives or reads; NULL when the program has none of that name. */
 float *rt_engine_number(rt_engine *engine, const char *name);
 /* A state as a binding, which points into the engine's memory; `like`: what the engine was made of. */
-dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const rt_binding *like, rt_binding **binding);
+dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,
+                         rt_binding **binding);
 int64_t rt_engine_state_bytes(const rt_engine *engine); /* of gradients and moments */
 
 void rt_engine_trace(rt_engine *engine, rt_trace *trace); /* of the steps to come, until it is NULL */

@@ -40,7 +40,8 @@ static dp_status add_ties(const tile_program *p, float *const *slots, const rt_b
   return DP_SUCCESS;
 }
 
-dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const rt_binding *like, rt_binding **out) {
+dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,
+                         rt_binding **out) {
   const tile_program *p = rt_engine_program(engine);
   rt_binding *binding = rt_binding_new(like->weight_count);
   if (!binding) return dp_fail(DP_NO_MEMORY, "no memory for bound weights");
@@ -61,6 +62,10 @@ dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const rt_bin
     to->layer_count = count;
     to->filled = false;
     for (int64_t i = 0; i < count; i++) to->layers[i] = packed_bound(weight, slots[weight->first_slot + i]);
+    /* What is saved of a vector lacks its file's offset; of a gradient nothing is to be taken away. */
+    const ir_weight *declared = &module->weights[weight->weight];
+    for (int64_t i = 0; state != TILE_VALUE && declared->source_count && i < count; i++)
+      to->layers[i].plus = (float)declared->sources[0].plus;
     dp_status status = state == TILE_GRADIENT ? add_ties(p, slots, like, weight, binding) : DP_SUCCESS;
     if (status.code != DP_OK) {
       rt_binding_free(binding);

@@ -118,7 +118,7 @@ static void run(const tile_code *code, int kind_index, const tile_step *step, in
     task.tokens = left < self->program->row_tile ? left : self->program->row_tile;
   }
   task.rows = task.tokens * kind->group;
-  if (kind->used) interp_choose(&task);
+  if (kind->used && kind->space != TILE_PARAMETERS) interp_choose(&task);
   int64_t left = kind->columns - task.col * kind->col_tile;
   task.columns = left < kind->col_tile ? left : kind->col_tile;
   run_ops(&task, reuse ? kind->prologue : 0);

@@ -333,9 +333,11 @@ static void window(const interp_task *task, int index) {
   int64_t width = (int64_t)interp_value(task, op->operands[1])[0];
   for (int64_t r = 0; r < task->rows; r++) {
     int64_t own = task->step->positions[token_of(task, r)];
-    for (int64_t c = 0; c < op->cols; c++)
-      interp_value(task, index)[r * op->cols + c] =
-          task->chunk * TILE_CHUNK + c > own - width ? interp_element(task, op->operands[0], r, c, op->cols) : -INFINITY;
+    for (int64_t c = 0; c < op->cols; c++) {
+      int64_t position = task->chunk * TILE_CHUNK + c;
+      bool inside = op->part ? position < own + width : position > own - width;
+      interp_value(task, index)[r * op->cols + c] = inside ? interp_element(task, op->operands[0], r, c, op->cols) : -INFINITY;
+    }
   }
 }
 
@@ -420,6 +422,18 @@ static void take(const interp_task *task, int index) {
     }
 }
 
+static void place(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  int64_t ids = task->kind->ops[op->operands[1]].cols, n = op->cols / (ids / op->dim);
+  for (int64_t r = 0; r < interp_rows(task, op); r++) {
+    float *to = interp_value(task, index) + r * op->cols;
+    for (int64_t c = 0; c < op->cols; c++) to[c] = 0;
+    for (int64_t i = 0; i < ids; i++)
+      to[i / op->dim * n + (int64_t)interp_element(task, op->operands[1], r, i, ids)] +=
+          interp_element(task, op->operands[0], r, i, ids);
+  }
+}
+
 static void among(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
   int64_t ids = task->kind->ops[op->operands[0]].cols, n = op->cols / (ids / op->dim);
@@ -477,6 +491,7 @@ static void (*const functions[TILE_OPCODE_COUNT])(const interp_task *task, int i
     [TILE_mma_back] = mma_back,     [TILE_keys_row] = keys_row, [TILE_hot] = hot, [TILE_at] = at,
     [TILE_seen_by] = seen_by,       [TILE_mma_rows] = interp_mma_rows, [TILE_sum_rows] = interp_sum_rows,
     [TILE_scatter_rows] = interp_scatter_rows, [TILE_parameter] = parameter, [TILE_assign] = assign,
+    [TILE_place] = place,
     [TILE_among] = among,           [TILE_pick] = pick,   [TILE_concat] = concat, [TILE_every] = every,
 };
 

@@ -15,7 +15,7 @@ static int64_t end_token(const interp_task *task) {
 }
 
 static int64_t first_column(const interp_task *task, const tile_op *load) {
-  return load->col_base + task->col * load->col_step;
+  return load->col_base + task->col * load->col_step + task->batch * load->batch_step;
 }
 
 /* What a load is of token t. */
@@ -33,7 +33,8 @@ static const float *row_of(const interp_task *task, const tile_op *load, int64_t
 
 static float *gradient_of(const interp_task *task, const tile_op *op) {
   const tile_weight *weight = &task->program->weights[op->ref];
-  return task->step->states[TILE_GRADIENT][weight->first_slot + (weight->count > 1 ? task->layer - weight->first_layer : 0)];
+  int64_t layer = weight->count > 1 ? task->layer - weight->first_layer : 0;
+  return task->step->states[TILE_GRADIENT][weight->first_slot + layer * weight->inner + (weight->inner > 1 ? task->batch : 0)];
 }
 
 /* Element (row, k) of a packed matrix of `depth` columns. */
@@ -41,13 +42,24 @@ static int64_t packed(int64_t row, int64_t k, int64_t depth) {
   return (row / TILE_BLOCK * depth + k) * TILE_BLOCK + row % TILE_BLOCK;
 }
 
+/* Which of token t's choices is the batch; -1: none. 0 in a kind that does not choose. */
+static int64_t choice_of(const interp_task *task, int64_t t) {
+  if (!task->kind->used) return 0;
+  const float *ids = row_of(task, &task->kind->ops[0], t);
+  for (int64_t j = 0; j < task->kind->used; j++)
+    if (ids[j] == (float)task->batch) return j;
+  return -1;
+}
+
 void interp_mma_rows(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
   const tile_op *a = &task->kind->ops[op->operands[0]], *b = &task->kind->ops[op->operands[1]];
-  int64_t depth = task->program->weights[op->ref].cols, first = first_column(task, b);
+  int64_t depth = task->program->weights[op->ref].cols, first = task->col * task->kind->col_tile;
   float *gradient = gradient_of(task, op);
   for (int64_t t = first_token(task); t < end_token(task); t++) {
-    const float *x = row_of(task, a, t), *y = row_of(task, b, t);
+    int64_t choice = choice_of(task, t);
+    if (choice < 0) continue;
+    const float *x = row_of(task, a, t) + choice * a->group_step, *y = row_of(task, b, t) + choice * b->group_step;
     for (int64_t n = 0; n < task->columns; n++)
       for (int64_t k = 0; k < depth; k++) {
         float *sum = &gradient[packed(first + n, k, depth)];

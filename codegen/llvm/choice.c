@@ -7,7 +7,7 @@
 /* ---- rows that chose the batch */
 
 /* Is number j of row r the batch, and no number before it was? Then the row is the next one. */
-static void note_choice(ll_kind *k, LLVMValueRef ids, LLVMValueRef r, LLVMValueRef j, LLVMValueRef *count,
+static void note_choice(ll_kind *k, LLVMValueRef list, LLVMValueRef ids, LLVMValueRef r, LLVMValueRef j, LLVMValueRef *count,
                         LLVMValueRef *found) {
   ll *l = k->l;
   const tile_op *op = &k->kind->ops[0];
@@ -17,28 +17,34 @@ static void note_choice(ll_kind *k, LLVMValueRef ids, LLVMValueRef r, LLVMValueR
   LLVMValueRef same = LLVMBuildFCmp(l->b, LLVMRealOEQ, id, batch, "");
   LLVMValueRef fresh = LLVMBuildAnd(l->b, same, LLVMBuildICmp(l->b, LLVMIntEQ, *found, ll_int(l, 0), ""), "");
   LLVMValueRef entry = LLVMBuildTrunc(l->b, ll_add(l, ll_muli(l, r, op->dim), j), l->i32, "");
-  LLVMValueRef place = LLVMBuildGEP2(l->b, l->i32, k->chosen, count, 1, "");
+  LLVMValueRef place = LLVMBuildGEP2(l->b, l->i32, list, count, 1, "");
   LLVMValueRef kept = ll_load(l, l->i32, place, 4);
   ll_store(l, LLVMBuildSelect(l->b, fresh, entry, kept, ""), place, 4);
   *count = ll_add(l, *count, LLVMBuildZExt(l->b, fresh, l->i64, ""));
   *found = LLVMBuildOr(l->b, *found, LLVMBuildZExt(l->b, same, l->i64, ""), "");
 }
 
-void ll_choose(ll_kind *k) {
+LLVMValueRef ll_note_choices(ll_kind *k, LLVMValueRef ids, LLVMValueRef count, LLVMValueRef list) {
   ll *l = k->l;
   const tile_op *op = &k->kind->ops[0];
-  LLVMValueRef ids = ll_at(l, k->tile_base, ll_int(l, l->program->buffers[op->ref].offset));
-  LLVMValueRef list = ll_at(l, k->scratch, ll_int(l, k->place[0])), zero = ll_int(l, 0);
+  LLVMValueRef zero = ll_int(l, 0);
   ll_loop rows, choices;
-  k->chosen = list;
-  ll_loop_begin(l, &rows, "choosing.row", zero, k->rows, 1, &zero, 1);
+  ll_loop_begin(l, &rows, "choosing.row", zero, count, 1, &zero, 1);
   LLVMValueRef carried[] = {rows.carried[0], zero};
   ll_loop_begin(l, &choices, "choice", zero, ll_int(l, op->dim), 1, carried, 2);
   LLVMValueRef next[] = {choices.carried[0], choices.carried[1]};
-  note_choice(k, ids, rows.index, choices.index, &next[0], &next[1]);
+  note_choice(k, list, ids, rows.index, choices.index, &next[0], &next[1]);
   ll_loop_end(l, &choices, next);
   ll_loop_end(l, &rows, choices.carried);
-  k->rows = rows.carried[0];
+  return rows.carried[0];
+}
+
+void ll_choose(ll_kind *k) {
+  ll *l = k->l;
+  LLVMValueRef ids = ll_at(l, k->tile_base, ll_int(l, l->program->buffers[k->kind->ops[0].ref].offset));
+  k->chosen = ll_at(l, k->scratch, ll_int(l, k->place[0]));
+  k->rows = ll_note_choices(k, ids, k->rows, k->chosen);
+  LLVMValueRef zero = ll_int(l, 0);
   LLVMBasicBlockRef nobody = ll_block(l, "nobody"), somebody = ll_block(l, "somebody");
   LLVMBuildCondBr(l->b, LLVMBuildICmp(l->b, LLVMIntEQ, k->rows, zero, ""), nobody, somebody);
   LLVMPositionBuilderAtEnd(l->b, nobody);
@@ -138,6 +144,25 @@ void ll_take(ll_kind *k, int index) {
   LLVMValueRef value = ll_load(l, l->f32, ll_scratch_at(k, op->operands[0], rows.index, from), 4);
   ll_store(l, value, ll_scratch_at(k, index, rows.index, columns.index), 4);
   ll_loop_end(l, &columns, NULL);
+  ll_loop_end(l, &rows, NULL);
+}
+
+void ll_place(ll_kind *k, int index) {
+  ll *l = k->l;
+  const tile_op *op = &k->kind->ops[index], *ids = &k->kind->ops[op->operands[1]];
+  int64_t n = op->cols / (ids->cols / op->dim);
+  ll_loop rows, columns, places;
+  ll_loop_begin(l, &rows, "place.row", ll_int(l, 0), k->rows, 1, NULL, 0);
+  ll_loop_begin(l, &columns, "place.none", ll_int(l, 0), ll_int(l, op->cols), TILE_LANES, NULL, 0);
+  ll_store(l, ll_const(l, 0.0), ll_scratch_at(k, index, rows.index, columns.index), 4);
+  ll_loop_end(l, &columns, NULL);
+  ll_loop_begin(l, &places, "place", ll_int(l, 0), ll_int(l, ids->cols), 1, NULL, 0);
+  LLVMValueRef head = LLVMBuildUDiv(l->b, places.index, ll_int(l, op->dim), "");
+  LLVMValueRef column = ll_add(l, ll_muli(l, head, n), index_at(k, op->operands[1], rows.index, places.index));
+  LLVMValueRef value = ll_load(l, l->f32, ll_scratch_at(k, op->operands[0], rows.index, places.index), 4);
+  LLVMValueRef to = ll_scratch_at(k, index, rows.index, column);
+  ll_store(l, LLVMBuildFAdd(l->b, ll_load(l, l->f32, to, 4), value, ""), to, 4);
+  ll_loop_end(l, &places, NULL);
   ll_loop_end(l, &rows, NULL);
 }
 

@@ -53,7 +53,7 @@ static bool must_be_placed(const tile_kind *kind, int index) {
   if ((op->code == TILE_load || op->code == TILE_parameter || tile_scalar_arity(op->code)) && outlives_its_source(kind, index, index)) return true;
   switch (op->code) {
   case TILE_mma: case TILE_mma_back: case TILE_at: case TILE_mma_keys: case TILE_mma_values: case TILE_carry: case TILE_sum: case TILE_greatest:
-  case TILE_input: case TILE_embed: case TILE_choose: case TILE_top_k: case TILE_take: case TILE_among:
+  case TILE_input: case TILE_embed: case TILE_choose: case TILE_top_k: case TILE_take: case TILE_place: case TILE_among:
     return true;
   case TILE_constant: case TILE_table: case TILE_every: case TILE_loop: case TILE_next: case TILE_store: case TILE_append:
   case TILE_mma_rows: case TILE_sum_rows: case TILE_scatter_rows: case TILE_keys_row: case TILE_assign:
@@ -71,7 +71,9 @@ static bool must_be_placed(const tile_kind *kind, int index) {
       if (is_product(user->code) && j == 0 && !readable_in_place(kind, op)) return true;
       if (user->code == TILE_rotate && user->dim / 2 % TILE_LANES != 0) return true;
       if (user->code == TILE_append && user->dim % TILE_LANES != 0) return true;
-      if (user->code == TILE_top_k || user->code == TILE_take || user->code == TILE_among) return true;
+      if (user->code == TILE_top_k || user->code == TILE_take || user->code == TILE_place ||
+          user->code == TILE_among)
+        return true;
       bool addressed = op->code == TILE_load || op->code == TILE_vector;
       if ((user->code == TILE_pick || user->code == TILE_concat) && !addressed) return true;
       bool repeated = op->cols == 1 || (tile_scalar_arity(op->code) && tile_scalar_arity(user->code) && op->cols < user->cols);
@@ -93,6 +95,7 @@ int64_t ll_place_values(const tile_kind *kind, int64_t *place, int64_t *stride) 
     /* Vectors may be read past a value's end (small heads, row vectors): a vector of slack. */
     bytes += round_up(rows * floats * 4 + TILE_LANES * 4, 64);
     if (op->code == TILE_mma_back) bytes += TILE_BLOCK * TILE_BLOCK * 4; /* behind it, the block being turned */
+    if (op->code == TILE_choose && kind->space == TILE_PARAMETERS) bytes += 2 * rows * 4; /* and where the rows lie */
   }
   return bytes;
 }
@@ -458,6 +461,7 @@ static void emit_op(ll_kind *k, int index, ll_loop *chunks) {
   case TILE_choose: break; /* before the first op */
   case TILE_top_k: ll_top_k(k, index); break;
   case TILE_take: ll_take(k, index); break;
+  case TILE_place: ll_place(k, index); break;
   case TILE_among: ll_among(k, index); break;
   default:
     if (k->place[index] >= 0) make(k, index, index);
@@ -513,7 +517,7 @@ void ll_emit_kind(ll *l, int index) {
   k.stride = DP_NEW_ARRAY(arena, int64_t, kind->op_count);
   ll_place_values(kind, k.place, k.stride);
   task_range(&k);
-  if (kind->used) ll_choose(&k);
+  if (kind->used && kind->space != TILE_PARAMETERS) ll_choose(&k);
   ll_loop chunks;
   int i = 0;
   if (kind->prologue > 0) {

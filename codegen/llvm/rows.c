@@ -28,7 +28,8 @@ static LLVMValueRef gradient_at(ll_kind *k, const tile_op *op) {
   ll *l = k->l;
   const tile_weight *weight = &l->program->weights[op->ref];
   LLVMValueRef slot = ll_int(l, weight->first_slot);
-  if (weight->count > 1) slot = ll_add(l, slot, ll_addi(l, k->layer, -weight->first_layer));
+  if (weight->count > 1) slot = ll_add(l, slot, ll_muli(l, ll_addi(l, k->layer, -weight->first_layer), weight->inner));
+  if (weight->inner > 1) slot = ll_add(l, slot, k->batch);
   LLVMValueRef gradients = ll_step_ptr(l, k->step, offsetof(tile_step, states) + sizeof(float *const *) * TILE_GRADIENT);
   return ll_load_constant(l, l->ptr, LLVMBuildGEP2(l->b, l->ptr, gradients, &slot, 1, ""), 8);
 }
@@ -60,30 +61,48 @@ static LLVMValueRef lanes_below(ll *l, LLVMValueRef count) {
 
 /* ---- products along the tokens */
 
+/* Rows of an operand: stride floats from one to the next, or where `offsets` is there, i32[rows], so many floats from the
+ * first. */
+typedef struct outer_rows {
+  LLVMValueRef first, stride, offsets;
+} outer_rows;
+
+static LLVMValueRef outer_row(ll *l, LLVMValueRef first, LLVMValueRef apart, bool listed, LLVMValueRef t) {
+  return ll_at(l, first, ll_muli(l, listed ? ll_load_i32(l, apart, t) : ll_mul(l, t, apart), 4));
+}
+
+/* 16 columns, those from `valid` on 0 and not read. */
+static LLVMValueRef load_valid(ll *l, LLVMValueRef at, LLVMValueRef valid) {
+  LLVMTypeRef overloads[] = {l->v_f32, l->ptr};
+  LLVMValueRef arguments[] = {at, LLVMConstInt(l->i32, 4, false), lanes_below(l, valid), ll_const(l, 0.0)};
+  return ll_intrinsic(l, "llvm.masked.load", overloads, 2, arguments, 4);
+}
+
 /* void outer(a, lda, b, ldb, rows, c, valid): c[m][0..64) += sum over the rows t, in order, of a[t][m] b[t][0..64), for
- * shape.rows m; rows of c lie 64 floats apart; from column `valid` on b counts as 0. */
-static LLVMValueRef outer_tile(ll *l, ll_register_tile shape, bool partial) {
+ * shape.rows m; rows of c lie 64 floats apart; from column `valid` on b counts as 0. `listed`: lda and ldb are offsets. */
+static LLVMValueRef outer_tile(ll *l, ll_register_tile shape, bool partial, bool listed) {
   char name[64];
-  snprintf(name, sizeof name, "outer%s.%dx%d", partial ? ".part" : "", shape.rows, shape.blocks * TILE_LANES);
+  snprintf(name, sizeof name, "outer%s%s.%dx%d", partial ? ".part" : "", listed ? ".listed" : "", shape.rows, shape.blocks * TILE_LANES);
   LLVMValueRef found = LLVMGetNamedFunction(l->module, name);
   if (found) return found;
-  LLVMTypeRef parameters[] = {l->ptr, l->i64, l->ptr, l->i64, l->i64, l->ptr, l->i64};
+  LLVMTypeRef apart = listed ? l->ptr : l->i64;
+  LLVMTypeRef parameters[] = {l->ptr, apart, l->ptr, apart, l->i64, l->ptr, l->i64};
   LLVMValueRef function = ll_function(l, name, parameters, 7, false), outer = l->function;
   LLVMBasicBlockRef resume = LLVMGetInsertBlock(l->b);
   l->function = function;
   LLVMPositionBuilderAtEnd(l->b, ll_block(l, "entry"));
-  LLVMValueRef a = LLVMGetParam(function, 0), lda = ll_muli(l, LLVMGetParam(function, 1), 4), b = LLVMGetParam(function, 2);
-  LLVMValueRef ldb = ll_muli(l, LLVMGetParam(function, 3), 4), c = LLVMGetParam(function, 5), acc[64], sums[64];
+  LLVMValueRef c = LLVMGetParam(function, 5), acc[64], sums[64];
   int count = shape.rows * shape.blocks;
   for (int i = 0; i < count; i++)
     acc[i] = ll_load(l, l->v_f32, ll_at(l, c, ll_int(l, (i / shape.blocks * TILE_BLOCK + i % shape.blocks * TILE_LANES) * 4)), 4);
   ll_loop loop;
   ll_loop_begin(l, &loop, "t", ll_int(l, 0), LLVMGetParam(function, 4), 1, acc, count);
-  LLVMValueRef at_a = ll_at(l, a, ll_mul(l, loop.index, lda)), at_b = ll_at(l, b, ll_mul(l, loop.index, ldb)), y[4];
+  LLVMValueRef at_a = outer_row(l, LLVMGetParam(function, 0), LLVMGetParam(function, 1), listed, loop.index);
+  LLVMValueRef at_b = outer_row(l, LLVMGetParam(function, 2), LLVMGetParam(function, 3), listed, loop.index), y[4];
   for (int v = 0; v < shape.blocks; v++) {
-    y[v] = ll_load(l, l->v_f32, ll_at(l, at_b, ll_int(l, v * TILE_LANES * 4)), 4);
-    LLVMValueRef valid = partial ? lanes_below(l, ll_addi(l, LLVMGetParam(function, 6), -v * TILE_LANES)) : NULL;
-    if (partial) y[v] = LLVMBuildSelect(l->b, valid, y[v], ll_const(l, 0.0), "");
+    LLVMValueRef at = ll_at(l, at_b, ll_int(l, v * TILE_LANES * 4));
+    LLVMValueRef valid = ll_addi(l, LLVMGetParam(function, 6), -v * TILE_LANES);
+    y[v] = partial ? load_valid(l, at, valid) : ll_load(l, l->v_f32, at, 4);
   }
   for (int m = 0; m < shape.rows; m++) {
     LLVMValueRef x = ll_splat(l, ll_load(l, l->f32, ll_at(l, at_a, ll_int(l, m * 4)), 4));
@@ -102,9 +121,10 @@ static LLVMValueRef outer_tile(ll *l, ll_register_tile shape, bool partial) {
 }
 
 /* Columns m of a in steps of each shape's rows, all 64 columns of b. */
-static void outer_block(ll *l, LLVMValueRef a, LLVMValueRef lda, LLVMValueRef b, LLVMValueRef ldb, LLVMValueRef rows,
-                        LLVMValueRef c, int64_t depth, LLVMValueRef valid, bool partial) {
+static void outer_block(ll *l, const outer_rows *a, const outer_rows *b, LLVMValueRef rows, LLVMValueRef c, int64_t depth,
+                        LLVMValueRef valid, bool partial) {
   int64_t done = 0;
+  bool listed = a->offsets != NULL;
   for (int i = 0; i < l->numbers.plain_tile_count; i++) {
     ll_register_tile shape = l->numbers.plain_tiles[i];
     int64_t end = done + (depth - done) / shape.rows * shape.rows;
@@ -113,13 +133,39 @@ static void outer_block(ll *l, LLVMValueRef a, LLVMValueRef lda, LLVMValueRef b,
     ll_loop_begin(l, &over_m, "outer.m", ll_int(l, done), ll_int(l, end), shape.rows, NULL, 0);
     ll_loop_begin(l, &over_v, "outer.v", ll_int(l, 0), ll_int(l, TILE_BLOCK), shape.blocks * TILE_LANES, NULL, 0);
     LLVMValueRef at_c = ll_muli(l, ll_add(l, ll_muli(l, over_m.index, TILE_BLOCK), over_v.index), 4);
-    LLVMValueRef arguments[] = {ll_at(l, a, ll_muli(l, over_m.index, 4)), lda, ll_at(l, b, ll_muli(l, over_v.index, 4)), ldb,
+    LLVMValueRef arguments[] = {ll_at(l, a->first, ll_muli(l, over_m.index, 4)), listed ? a->offsets : a->stride,
+                                ll_at(l, b->first, ll_muli(l, over_v.index, 4)), listed ? b->offsets : b->stride,
                                 rows, ll_at(l, c, at_c), LLVMBuildSub(l->b, valid, over_v.index, "")};
-    ll_call(l, outer_tile(l, shape, partial), arguments, 7);
+    ll_call(l, outer_tile(l, shape, partial, listed), arguments, 7);
     ll_loop_end(l, &over_v, NULL);
     ll_loop_end(l, &over_m, NULL);
     done = end;
   }
+}
+
+/* Of a kind that chooses: lists, behind that of the rows that chose the batch, of where they lie in a and b. Returns their
+ * number. */
+static LLVMValueRef list_chosen(ll_kind *k, const tile_op *a, const tile_op *b, const tile_loop *tiles, outer_rows *rows_a,
+                                outer_rows *rows_b) {
+  ll *l = k->l;
+  int64_t most = (k->kind->max_rows + TILE_LANES - 1) / TILE_LANES * TILE_LANES, lists = (most * 4 + TILE_LANES * 4 + 63) / 64 * 64;
+  LLVMValueRef list = ll_at(l, k->scratch, ll_int(l, k->place[0]));
+  LLVMValueRef count = ll_note_choices(k, tile_rows_at(k, &k->kind->ops[0], tiles->tiles.index), tiles->rows, list);
+  rows_a->offsets = ll_at(l, list, ll_int(l, lists));
+  rows_b->offsets = ll_at(l, rows_a->offsets, ll_int(l, most * 4));
+  ll_loop loop;
+  ll_loop_begin(l, &loop, "chosen", ll_int(l, 0), count, 1, NULL, 0);
+  LLVMValueRef entry = ll_load_i32(l, list, loop.index), used = ll_int(l, k->kind->used);
+  LLVMValueRef row = LLVMBuildUDiv(l->b, entry, used, ""), choice = LLVMBuildURem(l->b, entry, used, "");
+  const tile_op *loads[] = {a, b};
+  outer_rows *rows[] = {rows_a, rows_b};
+  for (int i = 0; i < 2; i++) {
+    LLVMValueRef offset = ll_add(l, ll_mul(l, row, rows[i]->stride), ll_muli(l, choice, loads[i]->group_step));
+    LLVMValueRef to = LLVMBuildGEP2(l->b, l->i32, rows[i]->offsets, &loop.index, 1, "");
+    ll_store(l, LLVMBuildTrunc(l->b, offset, l->i32, ""), to, 4);
+  }
+  ll_loop_end(l, &loop, NULL);
+  return count;
 }
 
 void ll_mma_rows(ll_kind *k, int index) {
@@ -127,7 +173,7 @@ void ll_mma_rows(ll_kind *k, int index) {
   const tile_op *op = &k->kind->ops[index];
   const tile_op *a = &k->kind->ops[op->operands[0]], *b = &k->kind->ops[op->operands[1]];
   const tile_weight *weight = &l->program->weights[op->ref];
-  LLVMValueRef gradient = gradient_at(k, op), first = ll_column_of(k, b, ll_int(l, 0));
+  LLVMValueRef gradient = gradient_at(k, op), first = ll_muli(l, k->col, k->kind->col_tile);
   ll_loop blocks;
   ll_loop_begin(l, &blocks, "rows.block", ll_int(l, 0), k->columns, TILE_BLOCK, NULL, 0);
   LLVMValueRef n = ll_add(l, first, blocks.index);
@@ -135,10 +181,11 @@ void ll_mma_rows(ll_kind *k, int index) {
   LLVMValueRef valid = LLVMBuildSub(l->b, ll_int(l, weight->rows), n, "");
   tile_loop tiles;
   begin_tiles(k, &tiles);
-  LLVMValueRef at_a = tile_rows_at(k, a, tiles.tiles.index);
-  LLVMValueRef at_b = ll_at(l, tile_rows_at(k, b, tiles.tiles.index), ll_muli(l, blocks.index, 4));
-  outer_block(l, at_a, ll_int(l, l->program->buffers[a->ref].stride), at_b, ll_int(l, l->program->buffers[b->ref].stride),
-              tiles.rows, c, weight->cols, valid, weight->rows % TILE_BLOCK != 0);
+  LLVMValueRef at_b = ll_at(l, tile_rows_at(k, b, tiles.tiles.index), ll_muli(l, blocks.index, 4)), rows = tiles.rows;
+  outer_rows rows_a = {tile_rows_at(k, a, tiles.tiles.index), ll_int(l, l->program->buffers[a->ref].stride), NULL};
+  outer_rows rows_b = {at_b, ll_int(l, l->program->buffers[b->ref].stride), NULL};
+  if (k->kind->used) rows = list_chosen(k, a, b, &tiles, &rows_a, &rows_b);
+  outer_block(l, &rows_a, &rows_b, rows, c, weight->cols, valid, weight->rows % TILE_BLOCK != 0);
   ll_loop_end(l, &tiles.tiles, NULL);
   ll_loop_end(l, &blocks, NULL);
 }

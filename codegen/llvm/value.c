@@ -205,8 +205,9 @@ static LLVMValueRef hot(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValue
 static LLVMValueRef in_window(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
   ll *l = k->l;
   LLVMValueRef own = ll_load_i32(l, ll_step_ptr(l, k->step, offsetof(tile_step, positions)), ll_token_of(k, r));
-  LLVMValueRef limit = LLVMBuildSub(l->b, own, ll_whole_number(k, op->operands[1]), "");
-  return masked(k, op, LLVMIntSGT, limit, r, c);
+  LLVMValueRef width = ll_whole_number(k, op->operands[1]);
+  if (op->part) return masked(k, op, LLVMIntSLT, ll_add(l, own, width), r, c);
+  return masked(k, op, LLVMIntSGT, LLVMBuildSub(l->b, own, width, ""), r, c);
 }
 
 static LLVMValueRef in_sequence(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
