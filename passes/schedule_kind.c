@@ -240,11 +240,11 @@ dp_status ps_whole_rows(ps_kind *k, const ir_value *value, int *index) {
   return load(k, value, false, index);
 }
 
-/* Is it read column by column in the epilogue? Constants and row vectors are not. */
+/* Is it read column by column in the epilogue, even what the prologue has as whole rows? Constants and row vectors are not. */
 static bool is_tiled(const ps_kind *k, const ir_value *value) {
   const ps_value *at = ps_value_of(k, value);
   if (at->column >= 0) return true;
-  return at->full < 0 && ps_own_columns(k, &value->type) == k->kind->columns && (ps_is_weight(value) || at->place == PS_BUFFER);
+  return ps_own_columns(k, &value->type) == k->kind->columns && (ps_is_weight(value) || at->place == PS_BUFFER);
 }
 
 dp_status ps_operand(ps_kind *k, const ir_op *op, int i, int *index) {

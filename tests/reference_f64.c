@@ -263,14 +263,29 @@ static void mix(evaluation *e, const ir_op *op) {
 
 /* ---- positions, attention ------------------------------------------------------------------------------------------------------------------ */
 
+/* How much of frequency i is divided by the factor (the row of rope_angles in ops.def). */
+static double stretched(const ir_op *op, double theta, double dim, double i) {
+  double low = ir_get_float(op, "low", 0), high = ir_get_float(op, "high", 0), original = ir_get_float(op, "original", 0);
+  if (original == 0) return 1;
+  if (!ir_get_int(op, "yarn", 0)) { /* over how often i turns in the original positions */
+    double turns = original * pow(theta, -2 * i / dim) / (2 * M_PI);
+    return fmin(fmax((high - turns) / (high - low), 0), 1);
+  }
+  /* Over i: between those that turn `high` times and `low` times. */
+  double first = fmax(floor(dim / 2 * log(original / (2 * M_PI * high)) / log(theta)), 0);
+  double end = fmin(ceil(dim / 2 * log(original / (2 * M_PI * low)) / log(theta)), dim - 1);
+  return fmin(fmax((i - first) / fmax(end - first, 0.001), 0), 1);
+}
+
 static void rope_angles(evaluation *e, const ir_op *op) {
   tensor *pos = operand(e, op, 0), *y = result(e, op, 0);
   const tensor *divisors = op->operand_count > 1 ? operand(e, op, 1) : NULL;
   int64_t dim = last(y), half = dim / 2;
-  if (ir_find_attr(op, "original")) fail(e, op);
+  double theta = ir_get_float(op, "theta", 0), factor = ir_get_float(op, "factor", 1);
   for (int64_t t = 0; t < pos->count; t++)
     for (int64_t i = 0; i < half; i++) {
-      double f = pow(ir_get_float(op, "theta", 0), -2.0 * (double)i / (double)dim) / ir_get_float(op, "factor", 1);
+      double f = pow(theta, -2.0 * (double)i / (double)dim), share = stretched(op, theta, (double)dim, (double)i);
+      f = f / factor * share + f * (1 - share);
       double angle = pos->data[t] * (divisors ? f / divisors->data[i] : f);
       y->data[t * dim + i] = cos(angle);
       y->data[t * dim + half + i] = sin(angle);

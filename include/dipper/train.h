@@ -38,7 +38,7 @@ typedef struct dp_example {
 
 /* Runs the sequences in one step, none seeing another, and adds the gradients of the sum of the losses to what is there.
  * losses: [tokens of all examples] in nats, 0 where none counts; valid until the next call. The bits of the gradients do
- * not depend on how a batch is cut into calls, in its order. */
+ * not depend on how a batch is cut into calls, in its order (but those of a weight that the graph uses in several places). */
 dp_status dp_trainer_add(dp_trainer *trainer, const dp_example *examples, int count, const float **losses);
 void dp_trainer_clear(dp_trainer *trainer); /* gradients to 0 */
 /* New weights of what has been added up, divided by `tokens` (those that count, of all calls since the last update), and
