@@ -166,6 +166,34 @@ void ast_add_weight(fe_parser *parser, ast_model *model, ast_weight weight) {
   model->last_weight = copy;
 }
 
+void ast_add_model(ast_models *models, ast_model *model) {
+  *(models->last ? &models->last->next : &models->first) = model;
+  models->last = model;
+}
+
+void ast_add_script(ast_scripts *scripts, ast_script *script) {
+  *(scripts->last ? &scripts->last->next : &scripts->first) = script;
+  scripts->last = script;
+}
+
+ast_script *ast_script_new(fe_parser *parser, ast_name name, ast_name model) {
+  ast_script *script = DP_NEW(parser->arena, ast_script);
+  *script = (ast_script){.name = name, .model = model};
+  return script;
+}
+
+ast_setting *ast_setting_new(fe_parser *parser, ast_name word, ast_items items, dp_loc loc) {
+  ast_setting *setting = DP_NEW(parser->arena, ast_setting);
+  *setting = (ast_setting){.word = word, .items = items, .loc = loc};
+  return setting;
+}
+
+ast_settings ast_with(ast_settings settings, ast_setting *setting) {
+  *(settings.last ? &settings.last->next : &settings.first) = setting;
+  settings.last = setting;
+  return settings;
+}
+
 void ast_add_key(fe_parser *parser, ast_definitions *definitions, ast_name key, bool first) {
   ast_definition *last = &definitions->items[definitions->count - 1];
   if (first && last->keys.count)

@@ -193,10 +193,67 @@ typedef struct ast_model {
   struct ast_model *next;
 } ast_model;
 
+typedef struct ast_models {
+  ast_model *first, *last;
+} ast_models;
+
+/* ---- plans and recipes ------------------------------------------------------------------------------------------- */
+
+/* What stands behind the word that a setting begins with; what it means is the setting's to say (settings.h). */
+typedef enum ast_item_kind {
+  AST_WORD,    /* name: a word of the setting, a weight, a dim or a const */
+  AST_PATTERN, /* name, with '*' for any characters */
+  AST_STRING,  /* name */
+  AST_VALUE,   /* value */
+  AST_COMMA,
+} ast_item_kind;
+
+typedef struct ast_item {
+  ast_item_kind kind;
+  dp_loc loc;
+  ast_name name;
+  ast_expr *value;
+} ast_item;
+
+typedef struct ast_items {
+  ast_item *items;
+  int count, cap;
+} ast_items;
+
+typedef struct ast_setting ast_setting;
+
+typedef struct ast_settings {
+  ast_setting *first, *last;
+} ast_settings;
+
+/* word items; or word items { body } */
+struct ast_setting {
+  ast_name word;
+  ast_items items;
+  bool has_body;
+  ast_settings body;
+  dp_loc loc;
+  ast_setting *next;
+};
+
+/* plan or recipe */
+typedef struct ast_script {
+  ast_name name, model;
+  ast_settings settings;
+  struct ast_script *next;
+} ast_script;
+
+typedef struct ast_scripts {
+  ast_script *first, *last;
+} ast_scripts;
+
+/* ---- the text ---------------------------------------------------------------------------------------------------- */
+
 typedef struct ast_file {
   ast_names imports;
   ast_functions functions;
-  ast_model *models, *last_model;
+  ast_models models;
+  ast_scripts plans, recipes;
 } ast_file;
 
 /* ---- building ---------------------------------------------------------------------------------------------------- */
@@ -212,6 +269,9 @@ typedef struct fe_parser {
   size_t offset;   /* of the next byte the lexer reads */
   bool in_sources; /* behind a weight's `from`: more words are keywords */
   bool in_weight;
+  int braces, brackets; /* that are open */
+  bool in_settings; /* of a plan or recipe: '*' belongs to a name */
+  int kind;         /* of the last token */
   dp_loc previous; /* the last token that was read before the current one */
   dp_loc current;
   struct fe_token *last;
@@ -231,7 +291,9 @@ ast_file *fe_parse(uint32_t file, dp_arena *arena, dp_diags *diags);
 /* strtod, with a point whatever the process's locale. */
 double fe_read_float(const char *text, char **end);
 
-int fe_keyword(const char *text); /* lexer.l: the keyword's token, or 0 */
+/* lexer.l */
+int fe_keyword(const char *text);                   /* the token of what is a keyword, if only in places; or 0 */
+void fe_declares(fe_parser *parser, int token); /* of a keyword that begins a declaration of the text */
 
 ast_expr *ast_leaf(fe_parser *parser, ast_expr_kind kind, dp_loc loc);
 ast_expr *ast_int(fe_parser *parser, int64_t value, dp_loc loc);
@@ -257,6 +319,11 @@ void ast_add_function(ast_functions *functions, ast_function *function);
 void ast_add_constants(fe_parser *parser, ast_model *model, ast_definitions definitions, bool is_dim);
 ast_weight ast_range(ast_expr *first, dp_loc loc);
 void ast_add_weight(fe_parser *parser, ast_model *model, ast_weight weight);
+void ast_add_model(ast_models *models, ast_model *model);
+void ast_add_script(ast_scripts *scripts, ast_script *script);
+ast_script *ast_script_new(fe_parser *parser, ast_name name, ast_name model);
+ast_setting *ast_setting_new(fe_parser *parser, ast_name word, ast_items items, dp_loc loc);
+ast_settings ast_with(ast_settings settings, ast_setting *setting);
 /* from "key" after a definition, or , "key" after that. */
 void ast_add_key(fe_parser *parser, ast_definitions *definitions, ast_name key, bool first);
 

@@ -1,4 +1,5 @@
-/* frontend/frontend.h: the language: text of a model to a graph IR module. Face of the folder.
+/* frontend/frontend.h: the language: text of a model to a graph IR module, a plan and a recipe. Face of
+ * the folder.
  * Reentrant, no globals: two threads may compile at once, each with its own diagnostics. docs/language.md is the
  * reference. */
 #ifndef DIPPER_FRONTEND_H
@@ -15,11 +16,24 @@ typedef struct fe_options {
   int set_count;
   fe_metadata *metadata; /* or NULL */
   void *metadata_user;
-  const char *model; /* which model of the file; NULL: the only one, or the last */
+  /* Which to take; NULL: a recipe that is named says which model, or a plan; else what the text has last (docs/language.md
+   * says in which order). A plan or recipe that is for another model is only an error when it is named. */
+  const char *model, *plan, *recipe;
 } fe_options;
 
 /* Reports every mistake it finds into `diags` and returns NULL when there was one; else a verified module, owned by the
  * caller. `path` is for messages and for resolving `import` relative to it. */
 ir_module *fe_compile(const char *path, const char *text, size_t length, const fe_options *options, dp_diags *diags);
+
+/* Plan and recipe live in the module's arena. */
+typedef struct fe_program {
+  ir_module *module;
+  ir_plan *plan;     /* of defaults when the text has none for the model */
+  ir_recipe *recipe; /* NULL when the text has none for the model */
+} fe_program;
+
+/* The same, with the plan and recipe that go with the model; all are NULL after a mistake, which false tells. */
+bool fe_compile_program(const char *path, const char *text, size_t length, const fe_options *options, dp_diags *diags,
+                        fe_program *program);
 
 #endif

@@ -1,5 +1,6 @@
 /* frontend/import.c: reads the files that a text imports, each once, however many ways lead to it; a file that would
- * import itself is an error that shows the way round. What comes of them are their top-level functions. */
+ * import itself is an error that shows the way round. Their top-level functions, models, plans and recipes
+ * are joined to the text's own. */
 #include "frontend/sema.h"
 
 #include <errno.h>
@@ -27,8 +28,7 @@ static const char *resolved(dp_arena *arena, const char *path) {
   return copy;
 }
 
-/* "models/a.dip" and "b.dip" give "models/b.dip". */
-static const char *beside(dp_arena *arena, const char *importing, const char *path) {
+const char *fe_beside(dp_arena *arena, const char *importing, const char *path) {
   const char *slash = strrchr(importing, '/');
   if (*path == '/' || !slash) return path;
   return dp_arena_printf(arena, "%.*s%s", (int)(slash - importing + 1), importing, path);
@@ -43,7 +43,7 @@ static void read_imports(importer *im, const imported *current, uint32_t file, c
 
 static void read_import(importer *im, const imported *current, const char *importing, ast_name import) {
   fe_compiler *c = im->c;
-  const char *path = beside(c->arena, importing, import.text), *real = resolved(c->arena, path);
+  const char *path = fe_beside(c->arena, importing, import.text), *real = resolved(c->arena, path);
   for (int i = 0; i < im->count; i++) {
     if (strcmp(im->files[i]->path, real) != 0) continue;
     if (!im->files[i]->done) report_cycle(c, im->files[i], current, import);
@@ -70,15 +70,26 @@ static void read_import(importer *im, const imported *current, const char *impor
   entry->done = true;
 }
 
+/* Each list behind what was there before: what a text imports comes before what it declares. */
+static void collect(fe_compiler *c, const ast_file *tree) {
+#define COLLECT(type, list, add)                                                                                       \
+  for (type *item = tree->list.first, *next; item; item = next) {                                                      \
+    next = item->next;                                                                                                 \
+    item->next = NULL;                                                                                                 \
+    add(&c->list, item);                                                                                               \
+  }
+  COLLECT(ast_function, functions, ast_add_function)
+  COLLECT(ast_model, models, ast_add_model)
+  COLLECT(ast_script, plans, ast_add_script)
+  COLLECT(ast_script, recipes, ast_add_script)
+#undef COLLECT
+}
+
 static void read_imports(importer *im, const imported *current, uint32_t file, const ast_file *tree) {
   fe_compiler *c = im->c;
   for (int i = 0; i < tree->imports.count && !c->stopped; i++)
     read_import(im, current, c->diags->sources[file].path, tree->imports.items[i]);
-  for (ast_function *function = tree->functions.first, *next; function; function = next) {
-    next = function->next;
-    function->next = NULL;
-    ast_add_function(&c->functions, function);
-  }
+  collect(c, tree);
 }
 
 void fe_import(fe_compiler *c, uint32_t file, ast_file *tree) {

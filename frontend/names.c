@@ -54,6 +54,8 @@ fe_symbol *fe_declare(fe_compiler *c, fe_scope *scope, fe_symbol_kind kind, ast_
 const char *fe_symbol_phrase(const fe_symbol *symbol) {
   switch (symbol->kind) {
   case FE_SYM_MODEL: return "a model";
+  case FE_SYM_PLAN: return "a plan";
+  case FE_SYM_RECIPE: return "a recipe";
   case FE_SYM_DIM: return "a dim";
   case FE_SYM_CONST: return "a const";
   case FE_SYM_WEIGHT: return "a weight";

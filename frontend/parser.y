@@ -65,10 +65,12 @@ static int next_token(DIP_STYPE *value, dp_loc *loc, fe_parser *parser, void *sc
 
 %token AS "'as'" CONST "'const'" DIM "'dim'" FN "'fn'" FOR "'for'" FROM "'from'" GRAPH "'graph'" IMPORT "'import'"
        IN "'in'" MODEL "'model'" OPTIONAL "'optional'" OR "'or'" PAIRED "'paired'" RETURN "'return'" WEIGHT "'weight'"
-       ARROW "'->'" DOTS "'..'"
+/* words that begin a declaration of the text, names elsewhere */
+%token PLAN "'plan'" RECIPE "'recipe'"
+%token ARROW "'->'" DOTS "'..'"
 /* words of a weight's sources, names elsewhere */
 %token AT "'at'" OF "'of'" PLUS "'plus'" ROWS "'rows'" TRANSPOSED "'transposed'"
-%token <ast_name> NAME "a name" STRING "a string"
+%token <ast_name> NAME "a name" STRING "a string" PATTERN "a pattern of names"
 %token <int64_t> INT "an integer"
 %token <double> FLOAT "a number"
 %token END 0 "the end of the file"
@@ -89,6 +91,11 @@ static int next_token(DIP_STYPE *value, dp_loc *loc, fe_parser *parser, void *sc
 %type <ast_name> optional_dtype
 %type <ast_statements> block statements
 %type <ast_statement *> statement
+%type <ast_script *> plan recipe
+%type <ast_settings> settings
+%type <ast_setting *> setting setting_head
+%type <ast_items> items_of_setting
+%type <ast_item> item
 %type <ast_exprs> exprs
 %type <ast_arguments> arguments argument_list
 %type <ast_argument> argument
@@ -105,11 +112,12 @@ file:
 | file "'model'" "a name" '{' items '}' {
     $$ = $1;
     $5->name = $3;
-    *($$->last_model ? &$$->last_model->next : &$$->models) = $5;
-    $$->last_model = $5;
+    ast_add_model(&$$->models, $5);
   }
 | file "'model'" "a name" '{' items error '}'  { $$ = $1; yyerrok; }
 | file "'model'" error '{' items '}'           { $$ = $1; yyerrok; }
+| file plan                        { $$ = $1; if ($2) ast_add_script(&$$->plans, $2); }
+| file recipe                      { $$ = $1; if ($2) ast_add_script(&$$->recipes, $2); }
 | file error ';'                   { $$ = $1; yyerrok; }
 | file error '}'                   { $$ = $1; yyerrok; }
 
@@ -256,6 +264,49 @@ statement:
 | "'for'" error block              { $$ = NULL; yyerrok; }
 | error ';'                        { $$ = NULL; yyerrok; }
 
+/* A setting's words are names here: statements.def says which there are. */
+plan:
+  "'plan'" "a name" "'for'" "a name" '{' settings '}' {
+    $$ = ast_script_new(parser, $2, $4);
+    $$->settings = $6;
+  }
+| "'plan'" "a name" "'for'" "a name" '{' settings error '}'  { $$ = NULL; yyerrok; }
+| "'plan'" error '{' settings '}'    { $$ = NULL; yyerrok; }
+| "'plan'" error '{' settings error '}'  { $$ = NULL; yyerrok; }
+
+recipe:
+  "'recipe'" "a name" "'for'" "a name" '{' settings '}' {
+    $$ = ast_script_new(parser, $2, $4);
+    $$->settings = $6;
+  }
+| "'recipe'" "a name" "'for'" "a name" '{' settings error '}'  { $$ = NULL; yyerrok; }
+| "'recipe'" error '{' settings '}'  { $$ = NULL; yyerrok; }
+| "'recipe'" error '{' settings error '}'  { $$ = NULL; yyerrok; }
+
+settings:
+  %empty                           { $$ = (ast_settings){0}; }
+| settings setting                 { $$ = ast_with($1, $2); }
+| settings error ';'               { $$ = $1; yyerrok; }
+
+setting:
+  setting_head ';'
+| setting_head '{' settings '}'    { $$ = $1; $$->has_body = true; $$->body = $3; }
+| setting_head '{' settings error '}'  { $$ = $1; $$->has_body = true; yyerrok; }
+
+setting_head: "a name" items_of_setting  { $$ = ast_setting_new(parser, $1, $2, @$); }
+
+items_of_setting:
+  %empty                           { $$ = (ast_items){0}; }
+| items_of_setting item            { $$ = $1; ADD($$) = $2; }
+
+item:
+  "a name"                         { $$ = (ast_item){.kind = AST_WORD, .loc = @$, .name = $1}; }
+| "a pattern of names"             { $$ = (ast_item){.kind = AST_PATTERN, .loc = @$, .name = $1}; }
+| "a string"                       { $$ = (ast_item){.kind = AST_STRING, .loc = @$, .name = $1}; }
+| number                           { $$ = (ast_item){.kind = AST_VALUE, .loc = @$, .value = $1}; }
+| '(' expr ')'                     { $$ = (ast_item){.kind = AST_VALUE, .loc = @$, .value = $2}; }
+| ','                              { $$ = (ast_item){.kind = AST_COMMA, .loc = @$}; }
+
 exprs:
   expr                             { $$ = (ast_exprs){0}; ADD($$) = $1; }
 | exprs ',' expr                   { $$ = $1; ADD($$) = $3; }
@@ -351,8 +402,12 @@ static void unexpected_word(fe_parser *parser, dp_loc loc, const char *word, con
     dp_error(parser->diags, loc, "unexpected '%s'; did you mean '%s'?", word, near);
     if (!contains(names, count, "'fn'")) return;
     parser->last->kind = fe_keyword(near);
+    fe_declares(parser, parser->last->kind);
     parser->last->repair = END_FIRST;
-  } else if (strcmp(word, "plan") == 0 || strcmp(word, "recipe") == 0 || strcmp(word, "extends") == 0) {
+  } else if (contains(names, count, "'dim'") && (strcmp(word, "plan") == 0 || strcmp(word, "recipe") == 0)) {
+    dp_error(parser->diags, loc, "a %s stands beside the model that it is for, not in one", word);
+    parser->stopped = true;
+  } else if (strcmp(word, "extends") == 0) {
     dp_error(parser->diags, loc, "'%s' is not part of the language yet", word);
     parser->stopped = true;
   } else {

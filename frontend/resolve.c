@@ -403,6 +403,11 @@ static void declare_model(fe_compiler *c) {
   declare_functions(c, &c->model_scope, &c->model->functions);
 }
 
+void fe_resolve_expr(fe_compiler *c, ast_expr *expr) {
+  resolver r = {.c = c, .scope = &c->model_scope};
+  resolve_expr(&r, expr);
+}
+
 static void resolve_source(resolver *r, const ast_source *source) {
   ast_expr *const exprs[] = {source->run, source->step, source->first, source->paired, source->plus};
   for (size_t i = 0; i < DP_COUNT(exprs); i++)

@@ -1,6 +1,7 @@
 /* frontend/sema.h: private to frontend/: what names mean, what expressions are worth, and the state of one compile.
  * The way of a text: parse and imports give trees; names links each use to its declaration; constants give dims and
- * consts their values; weights declare tensors; lower turns graphs into IR, with every function inlined at its call. */
+ * consts their values; weights declare tensors; lower turns graphs into IR, with every function inlined at its call; plans
+ * and recipes become data beside it. */
 #ifndef DIPPER_FRONTEND_SEMA_H
 #define DIPPER_FRONTEND_SEMA_H
 
@@ -38,6 +39,8 @@ typedef struct fe_value {
 typedef enum fe_symbol_kind {
   /* declared in a text */
   FE_SYM_MODEL,
+  FE_SYM_PLAN,
+  FE_SYM_RECIPE,
   FE_SYM_DIM,
   FE_SYM_CONST,
   FE_SYM_WEIGHT,
@@ -104,8 +107,13 @@ typedef struct fe_compiler {
   dp_diags *diags;
   const fe_options *options;
   fe_scope builtins, library, model_scope; /* each one's outer is the one before */
-  ast_functions functions;                 /* top-level fns of the text and its imports */
+  /* what the text and its imports declare */
+  ast_functions functions;
+  ast_models models;
+  ast_scripts plans, recipes;
+  /* what of it is compiled */
   ast_model *model;
+  const ast_script *plan, *recipe; /* or NULL */
   ir_module *module;
   /* the graph being lowered */
   ir_block *graph, *block;
@@ -117,6 +125,7 @@ typedef struct fe_compiler {
   int cache_count, cache_cap;
   int depth; /* of C frames, roughly */
   int fuel;  /* expressions that may still be evaluated: bounds inlining */
+  int names; /* of weights, that plans and recipes have so far */
   /* what report.c knows about the last error */
   bool silent; /* it had been said before */
   int chain;   /* notes about calls behind it */
@@ -137,11 +146,18 @@ enum {
   FE_MOST_GRAPHS = 256,
   FE_MOST_FILES = 64,
   FE_MOST_LOCALS = 4096,
+  FE_MOST_SCRIPTS = 256, /* plans; recipes as many */
+  FE_MOST_NAMES = 10000,
 };
 
-/* import.c: reads what the text imports, and what that imports; collects the top-level functions. `tree`
+/* import.c: reads what the text imports, and what that imports; collects what all of them declare. `tree`
  * is the text itself, which is source `file`. */
 void fe_import(fe_compiler *c, uint32_t file, ast_file *tree);
+/* A path as a file names it, from where the process stands: "models/a.dip" and "b.dip" give "models/b.dip". */
+const char *fe_beside(dp_arena *arena, const char *naming, const char *path);
+
+/* choose.c: sets the model, plan and recipe of the compile; no model after a mistake. */
+void fe_choose(fe_compiler *c, uint32_t file, const ast_file *tree);
 
 /* names.c */
 void fe_builtins(fe_compiler *c);
@@ -153,6 +169,7 @@ const char *fe_symbol_phrase(const fe_symbol *symbol); /* "a weight", "a built-i
 /* resolve.c: every name of every function to its symbol; also what can be said without types: calls with a wrong number
  * of arguments, a missing return, recursion. Declares what the texts declare. */
 void fe_resolve(fe_compiler *c);
+void fe_resolve_expr(fe_compiler *c, ast_expr *expr); /* in the model, outside of its functions */
 
 /* constants.c: dims and consts: --set beats metadata beats the text. */
 void fe_constants(fe_compiler *c);
@@ -198,6 +215,10 @@ ir_value *fe_layer_index(fe_compiler *c, const fe_value *index, dp_loc loc); /* 
 void fe_name_value(fe_compiler *c, ir_value *value, const char *name); /* when it has none */
 void fe_lower(fe_compiler *c);
 fe_value fe_inline(fe_compiler *c, const ast_function *function, fe_value *arguments, const ast_expr *call);
+
+/* plan.c, recipe.c: in the module's arena; a script of NULL is the plan of a text without one. */
+ir_plan *fe_plan(fe_compiler *c, const ast_script *script);
+ir_recipe *fe_recipe(fe_compiler *c, const ast_script *script);
 
 /* report.c: a mistake, with the chain of calls it was found through; said once, however often a function is inlined. */
 void fe_error(fe_compiler *c, dp_loc loc, const char *fmt, ...) DP_PRINTF(3, 4);

@@ -49,6 +49,8 @@ bool ir_type_equal(const ir_type *a, const ir_type *b);
 int64_t ir_static_size(const ir_type *type, int from);
 void ir_print_dim(dp_str *out, ir_dim dim);          /* "d:576", "T", "2*T+1", "64" */
 void ir_print_type(dp_str *out, const ir_type *type); /* "f32[T, d:576]", "f32[]" */
+/* The shorter of 9 and 17 digits that reads back as the same double. The point is a point in every locale. */
+void ir_print_float(dp_str *out, double f);
 
 /* ---- attributes -------------------------------------------------------------------------------------------------- */
 

@@ -49,8 +49,7 @@ static void print_string(dp_str *out, const char *s) {
   dp_str_addc(out, '"');
 }
 
-/* The shorter of 9 and 17 digits that reads back as the same double. The point is a point in every locale. */
-static void print_float(dp_str *out, double f) {
+void ir_print_float(dp_str *out, double f) {
   char text[48];
   if (isnan(f)) {
     dp_str_add(out, "nan");
@@ -72,7 +71,7 @@ static void print_attrs(dp_str *out, const ir_op *op) {
       dp_str_addf(out, "%lld", (long long)attr->i);
       break;
     case IR_ATTR_FLOAT:
-      print_float(out, attr->f);
+      ir_print_float(out, attr->f);
       break;
     case IR_ATTR_STRING:
       print_string(out, attr->s);
@@ -218,7 +217,7 @@ static void print_source(dp_str *out, const ir_source *source) {
   if (source->paired) dp_str_addf(out, " paired %lld", (long long)source->paired);
   if (source->plus != 0) {
     dp_str_add(out, " plus ");
-    print_float(out, source->plus);
+    ir_print_float(out, source->plus);
   }
 }
 
@@ -237,7 +236,7 @@ static void print_weight(dp_str *out, const ir_weight *weight) {
   if (weight->tied) dp_str_addf(out, " or @%s", weight->tied);
   if (weight->filled) {
     dp_str_add(out, " or ");
-    print_float(out, weight->fill);
+    ir_print_float(out, weight->fill);
   }
   const char *separator = " storage ";
   for (int i = 0; i < IR_DTYPE_COUNT; i++) {

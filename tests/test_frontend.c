@@ -53,12 +53,19 @@ static char *comment_after(const char **at, const char *mark) {
 typedef struct compiled {
   dp_diags *diags;
   ir_module *module;
+  ir_plan *plan;
+  ir_recipe *recipe;
   dp_str said; /* the diagnostics as text */
 } compiled;
 
 static compiled compile_with(const char *path, const char *text, size_t length, const fe_options *options) {
   compiled result = {.diags = dp_diags_new()};
-  result.module = fe_compile(path, text, length, options, result.diags);
+  fe_program program;
+  bool good = fe_compile_program(path, text, length, options, result.diags, &program);
+  ck_assert(good == (program.module != NULL) && good == (program.plan != NULL));
+  result.module = program.module;
+  result.plan = program.plan;
+  result.recipe = program.recipe;
   dp_diags_render(result.diags, &result.said, false);
   dp_str_addn(&result.said, "", 0);
   return result;
@@ -101,6 +108,32 @@ static dp_str check_round_trip(const ir_module *module, const char *path) {
   return first;
 }
 
+/* The plan and recipe, named anew, behind the text that they come from: the same data again. */
+static void check_read_back(const compiled *result, const char *path, const char *text, size_t length) {
+  const char *plan_name = result->plan->name, *recipe_name = result->recipe ? result->recipe->name : NULL;
+  result->plan->name = "read_back";
+  if (result->recipe) result->recipe->name = "read_back";
+  dp_str said = {0}, longer = {0}, again = {0};
+  ir_print_plan(&said, result->module, result->plan);
+  if (result->recipe) ir_print_recipe(&said, result->module, result->recipe);
+  result->plan->name = plan_name;
+  if (result->recipe) result->recipe->name = recipe_name;
+  dp_str_addn(&longer, text, length);
+  dp_str_addf(&longer, "\n%s", said.text);
+  fe_options options = {.plan = "read_back", .recipe = result->recipe ? "read_back" : NULL};
+  compiled second = compile_with(path, longer.text, longer.length, &options);
+  ck_assert_msg(second.module != NULL, "%s:\n%s\n%s", path, said.text, second.said.text);
+  ir_print_plan(&again, second.module, second.plan);
+  if (second.recipe) ir_print_recipe(&again, second.module, second.recipe);
+  ck_assert_str_eq(said.text, again.text);
+  ir_module_free(second.module);
+  dp_diags_free(second.diags);
+  dp_str_free(&second.said);
+  dp_str_free(&said);
+  dp_str_free(&longer);
+  dp_str_free(&again);
+}
+
 /* ---- programs ---------------------------------------------------------------------------------------------------- */
 
 START_TEST(good_programs_give_the_ir_they_name) {
@@ -116,6 +149,9 @@ START_TEST(good_programs_give_the_ir_they_name) {
       ck_assert_msg(result.module != NULL, "%s", result.said.text);
       ck_assert_msg(!result.said.length, "%s", result.said.text);
       dp_str ir = check_round_trip(result.module, path);
+      ir_print_plan(&ir, result.module, result.plan);
+      if (result.recipe) ir_print_recipe(&ir, result.module, result.recipe);
+      if (!strstr(text, "// --set ")) check_read_back(&result, path, text, length);
       const char *at = text, *ir_at = ir.text;
       while ((wanted = comment_after(&at, "// has: "))) {
         const char *found = strstr(ir_at, wanted);
@@ -324,6 +360,7 @@ static bool check_survives(const char *text, size_t length) {
   if (good) {
     dp_str ir = check_round_trip(result.module, "hostile.dip");
     dp_str_free(&ir);
+    if (result.plan->name || result.recipe) check_read_back(&result, "hostile.dip", text, length);
   }
   release(&result);
   return good;
@@ -339,6 +376,8 @@ static const char *const snippets[] = {
   "{", "}", ";", ",", "=", "->", ":", ".T", "@", "*", "/", "+", "-", " as [T, d]", "for i in 3 {", "return x;", "fn",
   "graph", "model", "dim", "const", "weight", "from", "or", "paired", "optional", "import \"x\";", "wq[l]", "embed",
   "head", "pos", "attend", "rms_norm", "mlp(x, l)", "attention(x, l)", "causal", "cache = kv[l]", "x = x;", "i32",
+  "plan p for m {", "recipe r for m {", "sft {", "optimizer adamw {", "norm*", "*", "lora rank 1", "freeze *;",
+  "cosine", "1e-3",
   "q8_0", "\"{}\"", "/*", "//", "\"", "\xc3\xa9", "logits[T, d]", "heads", "tokens",
 };
 
@@ -384,7 +423,8 @@ START_TEST(mutated_programs_do_no_harm) {
   static const char *const seeds[] = {DIPPER_SOURCE_DIR "/models/llama.dip", DIPPER_TEST_DIR "/frontend/good/loops.dip",
                                       DIPPER_TEST_DIR "/frontend/good/functions.dip",
                                       DIPPER_TEST_DIR "/frontend/good/weights.dip",
-                                      DIPPER_TEST_DIR "/frontend/good/expressions.dip"};
+                                      DIPPER_TEST_DIR "/frontend/good/expressions.dip",
+                                      DIPPER_TEST_DIR "/frontend/good/recipes.dip"};
   const char *wanted = getenv("DIPPER_MUTATIONS");
   int rounds = wanted ? atoi(wanted) : 4000;
   uint64_t random = 20240607;
@@ -469,6 +509,20 @@ START_TEST(large_and_deep_programs_do_no_harm) {
   check_many("model m { dim d = 1 from \"a\"", ", \"b\"", 100000, "; }");
   check_many("", "\xff\x01 $ ", 100000, "");
   check_many("model m { weight w[", "1,", 10000, "1] from \"w\"; }");
+  static const char model[] = "model m { dim d = 4; weight w[d, d] from \"w\"; graph g(x[T, d]) -> y[T, d] { return x; } } ";
+  dp_str scripts = {0};
+  dp_str_addf(&scripts, "%splan p for m { ", model);
+  check_many(model, "plan p%d for m { } ", 5000, "");
+  check_many(model, "recipe r%d for m { sft { } } ", 5000, "");
+  check_many(scripts.text, "freeze *, *w*; ", 20000, "}");
+  check_many(scripts.text, "a { ", 20000, "}");
+  check_many(scripts.text, "recompute block; ", 20000, "}");
+  check_many(scripts.text, "recompute ", 20000, "; }");
+  dp_str_add(&scripts, "freeze w");
+  check_many(scripts.text, ", w", 5000, "; }");
+  check_many(scripts.text, ", w", 100000, "; }");
+  check_many(scripts.text, "*a*", 20000, "; }");
+  dp_str_free(&scripts);
   dp_str_free(&start);
   dp_str big = {0};
   repeat(&big, "// nothing\n", 200000);
