@@ -4,6 +4,8 @@
 
 #include "ir/ir.h"
 #include "runtime/chat.h"
+#include "runtime/checkpoint.h"
+#include "runtime/data.h"
 #include "runtime/engine.h"
 #include "runtime/sampler.h"
 #include "runtime/tokenizer.h"

@@ -264,6 +264,11 @@ typedef struct rt_save_tensor {
  * temporary file beside `path` that replaces it at the end, or is removed on failure. DP_IO names the reason (disk
  * full, ...). */
 dp_status rt_save_safetensors(const char *path, const rt_save_tensor *tensors, int count);
+/* The same with a text of the caller's in the metadata, under a key other than "format". */
+dp_status rt_save_noted_safetensors(const char *path, const rt_save_tensor *tensors, int count, const char *key,
+                                    const char *text);
+/* The bytes of the tensors that rt_save_weights would write, about. */
+uint64_t rt_saved_bytes(const ir_module *module, const rt_binding *binding, ir_dtype dtype);
 
 /* Every weight of a binding under its first source's names, decoded to `dtype` (f32, f16, bf16), rows in that source's
  * order: what transformers loads. Tied weights are left out (the tie makes them again). */

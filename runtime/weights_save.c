@@ -70,11 +70,23 @@ static dp_status check_unique(const char *path, const rt_save_tensor *tensors, i
   return status;
 }
 
+/* What __metadata__ says besides the format; key NULL: nothing. */
+typedef struct note {
+  const char *key, *text;
+} note;
+
 /* Length, JSON, spaces up to a multiple of 8. */
-static dp_status make_header(const char *path, const rt_save_tensor *tensors, int count, dp_str *header) {
+static dp_status make_header(const char *path, const rt_save_tensor *tensors, int count, note more, dp_str *header) {
   uint64_t at = 0;
   dp_str_addn(header, "\0\0\0\0\0\0\0\0", 8);
-  dp_str_add(header, "{\"__metadata__\":{\"format\":\"pt\"}");
+  dp_str_add(header, "{\"__metadata__\":{\"format\":\"pt\"");
+  if (more.key) {
+    dp_str_addc(header, ',');
+    rt_print_json_string(header, more.key, strlen(more.key));
+    dp_str_addc(header, ':');
+    rt_print_json_string(header, more.text, strlen(more.text));
+  }
+  dp_str_addc(header, '}');
   for (int i = 0; i < count; i++) {
     rt_tensor sized;
     DP_TRY(check_tensor(path, &tensors[i], &sized));
@@ -165,13 +177,22 @@ static dp_status replace_file(const char *path, const dp_str *header, const rt_s
   return status;
 }
 
-dp_status rt_save_safetensors(const char *path, const rt_save_tensor *tensors, int count) {
+static dp_status save_tensors(const char *path, const rt_save_tensor *tensors, int count, note more) {
   dp_str header = {0};
-  dp_status status = make_header(path, tensors, count, &header);
+  dp_status status = make_header(path, tensors, count, more, &header);
   if (status.code == DP_OK) status = check_unique(path, tensors, count);
   if (status.code == DP_OK) status = replace_file(path, &header, tensors, count);
   dp_str_free(&header);
   return status;
+}
+
+dp_status rt_save_safetensors(const char *path, const rt_save_tensor *tensors, int count) {
+  return save_tensors(path, tensors, count, (note){0});
+}
+
+dp_status rt_save_noted_safetensors(const char *path, const rt_save_tensor *tensors, int count, const char *key,
+                                    const char *text) {
+  return save_tensors(path, tensors, count, (note){key, text});
 }
 
 /* ---- a binding's weights ----------------------------------------------------------------------------------------- */
@@ -438,6 +459,17 @@ static dp_status collect_weight(save_list *list, const ir_weight *weight, const 
   }
   dp_str_free(&name);
   return status;
+}
+
+uint64_t rt_saved_bytes(const ir_module *module, const rt_binding *binding, ir_dtype dtype) {
+  uint64_t bytes = 0;
+  for (int i = 0; i < module->weight_count && i < binding->weight_count; i++) {
+    const rt_bound_weight *bound = &binding->weights[i];
+    if (!bound->layers || bound->tie >= 0 || bound->filled) continue;
+    for (int64_t layer = 0; layer < bound->layer_count; layer++)
+      bytes += (uint64_t)bound->layers[layer].rows * (uint64_t)bound->layers[layer].cols;
+  }
+  return bytes * (uint64_t)ir_dtype_block_bytes(dtype);
 }
 
 static dp_status save_list_of(save_list *list, const ir_module *module, const rt_binding *binding, ir_dtype dtype) {
