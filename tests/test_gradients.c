@@ -154,6 +154,10 @@ static void check_gradients(const char *name, const file *golden, const file *go
     const char *tensor = key + (sums ? 11 : 9);
     size_t known, count;
     double *expected = numbers_of(golden, key, &known), *have = numbers_of(got, tensor, &count);
+    if (!have && expected[0] == 0) { /* nothing flows to it: nothing is kept for it */
+      free(expected);
+      continue;
+    }
     if (!have) ck_abort_msg("%s: there is no gradient of %s", name, tensor);
     if (!sums) ck_assert_uint_eq(known, count);
     double error = sums ? error_of_sums(expected, have, count) : error_of_all(expected, have, count);

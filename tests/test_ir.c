@@ -248,6 +248,16 @@ static const char *const training =
     "    accumulate_experts %each, %z, %top {weight = \"experts\"}\n"
     "    return %e\n"
     "  }\n"
+    "\n"
+    "  graph @update() {\n"
+    "    %rate = given {name = \"rate\"} : f32[]\n"
+    "    %w = parameter {weight = \"w\", state = 0} : f32[layers:2, d:8, d:8]\n"
+    "    %t = total %w : f32[]\n"
+    "    %s = mul %t, %rate : f32[]\n"
+    "    %n = mul %w, %s : f32[layers:2, d:8, d:8]\n"
+    "    assign %n {weight = \"w\", state = 2}\n"
+    "    return\n"
+    "  }\n"
     "}\n";
 
 START_TEST(a_training_graph_reads_back_to_the_same_text) { ck_round_trip(training); }
