@@ -638,11 +638,13 @@ static bool ir_shape_accumulate_product(ir_shaping *s) {
   const ir_type *x = operand(s, 0), *y = operand(s, 1);
   int rank = x->rank;
   s->result_count = 0;
-  if (!expect(s, 0, IR_f32, rank == 3 ? 3 : 2) || !expect(s, 1, IR_f32, rank) || !same_dim(s, 1, 0, 0, 0) || !gradient_type(s, 2, &type))
+  if (!expect(s, 0, IR_f32, rank == 3 ? 3 : 2) || !expect(s, 1, IR_f32, rank) || !same_dim(s, 1, 0, 0, 0) ||
+      !gradient_type(s, 2, &type))
     return false;
   bool heads = rank == 2 || (ir_dim_equal(x->dims[1], type.dims[0]) && ir_dim_equal(y->dims[1], type.dims[0]));
   if (type.rank == rank && heads && ends_in(x, type.dims[rank - 2]) && ends_in(y, type.dims[rank - 1])) return true;
-  FAIL(s, "accumulate_product: x is %s and y is %s, but the weight is %s", type_text(s, x), type_text(s, y), type_text(s, &type));
+  FAIL(s, "accumulate_product: x is %s and y is %s, but the weight is %s", type_text(s, x), type_text(s, y),
+       type_text(s, &type));
 }
 
 /* [T, ..] or [T, used, ..] of operand `ids`. */
@@ -654,10 +656,12 @@ static bool expect_choices(ir_shaping *s, int i, int ids) {
 static bool ir_shape_accumulate_experts(ir_shaping *s) {
   ir_type type;
   s->result_count = 0;
-  if (!expect(s, 2, IR_i32, 2) || !expect_choices(s, 0, 2) || !expect_choices(s, 1, 2) || !gradient_type(s, 3, &type)) return false;
+  if (!expect(s, 2, IR_i32, 2) || !expect_choices(s, 0, 2) || !expect_choices(s, 1, 2) || !gradient_type(s, 3, &type))
+    return false;
   const ir_type *x = operand(s, 0), *y = operand(s, 1);
   if (type.rank == 3 && ends_in(x, type.dims[1]) && ends_in(y, type.dims[2])) return true;
-  FAIL(s, "accumulate_experts: x is %s and y is %s, but the weight is %s", type_text(s, x), type_text(s, y), type_text(s, &type));
+  FAIL(s, "accumulate_experts: x is %s and y is %s, but the weight is %s", type_text(s, x), type_text(s, y),
+       type_text(s, &type));
 }
 
 static bool ir_shape_accumulate_sum(ir_shaping *s) {

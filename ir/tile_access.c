@@ -79,7 +79,8 @@ int tile_op_accesses(const tile_program *program, const tile_kind *kind, int ind
     break;
   case TILE_mma_rows:
     access.write = true;
-    access.from = col / tile_batch_tasks(kind) * program->weights[op->ref].rows + col % tile_batch_tasks(kind) * kind->col_tile;
+    access.from =
+        col / tile_batch_tasks(kind) * program->weights[op->ref].rows + col % tile_batch_tasks(kind) * kind->col_tile;
     access.to = access.from + columns_of(kind, &kind->ops[op->operands[1]], col);
     break;
   case TILE_sum_rows:
@@ -301,7 +302,8 @@ static dp_status check_value_op(const place *at, bool in_loop) {
            "%d indices into %d columns", y->cols, x->cols);
     return DP_SUCCESS;
   case TILE_place:
-    EXPECT(op->dim > 0 && x->cols == y->cols && y->cols % op->dim == 0 && op->cols % (y->cols / op->dim) == 0 && !op->column_tile,
+    EXPECT(op->dim > 0 && x->cols == y->cols && y->cols % op->dim == 0 && op->cols % (y->cols / op->dim) == 0 &&
+               !op->column_tile,
            "%d columns at %d indices among %d", x->cols, y->cols, op->cols);
     return DP_SUCCESS;
   case TILE_among:
@@ -400,8 +402,8 @@ static dp_status check_gradient_op(const place *at) {
   EXPECT(at->kind->space == TILE_PARAMETERS, "only a task over parameters adds to a gradient");
   EXPECT(op->ref >= 0 && op->ref < p->weight_count, "there is no weight %d", op->ref);
   const tile_weight *weight = &p->weights[op->ref];
-  EXPECT((weight->form == TILE_VECTOR) == (op->code == TILE_sum_rows) && weight->inner == at->kind->batches, "weight '%s' has another form",
-         weight->name);
+  EXPECT((weight->form == TILE_VECTOR) == (op->code == TILE_sum_rows) && weight->inner == at->kind->batches,
+         "weight '%s' has another form", weight->name);
   const tile_op *x = &at->kind->ops[op->operands[0]], *y = &at->kind->ops[op->operands[1]];
   EXPECT(x->code == TILE_load && (op->code != TILE_mma_rows || y->code == TILE_load), "its operands are no loads");
   if (op->code == TILE_mma_rows)

@@ -240,7 +240,10 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
   case TILE_concat:
     dp_str_addf(out, " after %" PRId64, op->dim);
     break;
-  case TILE_top_k: case TILE_take: case TILE_place: case TILE_among:
+  case TILE_top_k:
+  case TILE_take:
+  case TILE_place:
+  case TILE_among:
     dp_str_addf(out, ", %" PRId64 " a head", op->dim);
     break;
   case TILE_loop:

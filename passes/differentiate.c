@@ -69,8 +69,9 @@ static ir_value *summed_to(gradient_state *g, ir_value *part, const ir_type *typ
   for (; outer < last && type->dims[outer].add == 1; outer++) count *= part->type.dims[outer].add;
   for (int i = outer; i < last; i++) {
     if (!is_repeated(part, type, i)) continue;
-    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of a value that is repeated along a dimension between two others "
-                                             "is not known yet"));
+    gradient_fail(g, dp_fail(DP_UNSUPPORTED,
+                             "the gradient of a value that is repeated along a dimension between two others "
+                             "is not known yet"));
     return part;
   }
   if (count == 1) return part;
@@ -90,8 +91,10 @@ static ir_value *summed_to(gradient_state *g, ir_value *part, const ir_type *typ
 /* A weight's vector: the rows' gradients are summed where it is kept. */
 static void add_to_vector(gradient_state *g, const ir_op *weight, ir_value *value, ir_value *part) {
   if (value->type.rank != 1) {
-    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of weight '%s' is not known where it is used other than as a vector, "
-                                             "a table or in products", ir_get_string(weight, "name", "")));
+    gradient_fail(g, dp_fail(DP_UNSUPPORTED,
+                             "the gradient of weight '%s' is not known where it is used other than as a vector, "
+                             "a table or in products",
+                             ir_get_string(weight, "name", "")));
     return;
   }
   bool layered = value->def->code == IR_OP_select;
@@ -109,7 +112,8 @@ void gradient_add(gradient_state *g, ir_value *value, ir_value *part) {
   }
   bool rows = has_rows(&value->type);
   if (!rows && !(value->def && ir_op_info_of(value->def->code)->traits & IR_ELEMENTWISE)) {
-    gradient_fail(g, dp_fail(DP_UNSUPPORTED, "the gradient of other than elementwise arithmetic on weights alone is not known yet"));
+    gradient_fail(g, dp_fail(DP_UNSUPPORTED,
+                             "the gradient of other than elementwise arithmetic on weights alone is not known yet"));
     return;
   }
   if (rows) part = summed_to(g, part, &value->type); /* else the rows are summed where the weight's gradient is kept */
@@ -294,8 +298,8 @@ static dp_status save_what_is_used(second_body *b, ir_block *body) {
   return DP_SUCCESS;
 }
 
-/* Arithmetic on weights alone that stands before the loop is made in it, where its gradient is known; of activations made
- * before the loop only those that it carries have one. */
+/* Arithmetic on weights alone that stands before the loop is made in it, where its gradient is known; of activations
+ * made before the loop only those that it carries have one. */
 static dp_status sink_weights(gradient_state *g, ir_block *body, ir_block *block) {
   for (ir_op *op = block->first; op; op = op->next) {
     for (int i = 0; i < op->operand_count; i++) {

@@ -315,7 +315,9 @@ static void gradient_rule_matmul(gradient_state *g, const ir_op *op, ir_value *d
   if (wants(g, op, 1)) accumulate_product(g, op, dy);
 }
 
-static void gradient_rule_head_matmul(gradient_state *g, const ir_op *op, ir_value *dy) { gradient_rule_matmul(g, op, dy); }
+static void gradient_rule_head_matmul(gradient_state *g, const ir_op *op, ir_value *dy) {
+  gradient_rule_matmul(g, op, dy);
+}
 
 /* Where all choices have one x, their gradients are added up, the first choice's first. */
 static void gradient_rule_expert_matmul(gradient_state *g, const ir_op *op, ir_value *dy) {
@@ -355,8 +357,8 @@ static void gradient_rule_rotate(gradient_state *g, const ir_op *op, ir_value *d
 static ir_value *kept(gradient_state *g, const ir_op *attend, ir_value *x, const char *name, int part) {
   ir_value *operands[] = {x, g->layer};
   const ir_type *q = &attend->operands[0]->type, *v = &attend->operands[2]->type;
-  const char *cache = dp_arena_printf(g->module->arena, "%s.%d.%d.%d.%d", name, (int)q->dims[1].add, (int)q->dims[2].add,
-                                      (int)v->dims[1].add, (int)v->dims[2].add);
+  const char *cache = dp_arena_printf(g->module->arena, "%s.%d.%d.%d.%d", name, (int)q->dims[1].add,
+                                      (int)q->dims[2].add, (int)v->dims[1].add, (int)v->dims[2].add);
   ir_attr attrs[] = {ir_attr_s("cache", cache), ir_attr_i("part", part), ir_attr_i("shared", 1)};
   return emit(g, IR_OP_append, operands, 2, attrs, 3);
 }
@@ -377,7 +379,8 @@ static void gradient_rule_attend(gradient_state *g, const ir_op *op, ir_value *d
   ir_value *o = op->results[0], *sums = op->results[1];
   dy = whole(g, dy, &o->type);
   ir_value *shift = unary(g, IR_OP_reduce_sum, mul(g, dy, o));
-  ir_attr attrs[] = {ir_attr_f("scale", ir_get_float(op, "scale", 1)), ir_attr_i("causal", ir_get_int(op, "causal", 0))};
+  ir_attr attrs[] = {ir_attr_f("scale", ir_get_float(op, "scale", 1)),
+                     ir_attr_i("causal", ir_get_int(op, "causal", 0))};
   ir_value *window = windowed ? op->operands[3] : NULL;
   int operand_count = windowed ? 8 : 7;
   ir_value *v_keys = kept(g, op, v, "attend.back", 0), *k_values = kept(g, op, k, "attend.back", 1);

@@ -143,7 +143,8 @@ dp_status ps_gradient_weight(ps_kind *k, const ir_op *op, tile_weight_form form,
     return dp_fail(DP_UNSUPPORTED, "kind '%s': its layer must be the index of the loop around it", k->kind->name);
   for (int i = 0; declared && i < k->program->weight_count; i++) {
     const tile_weight *have = &k->program->weights[i];
-    if (have->weight != declared - k->s->module->weights || have->form != form || have->inner != k->kind->batches) continue;
+    if (have->weight != declared - k->s->module->weights || have->form != form || have->inner != k->kind->batches)
+      continue;
     *weight = i;
     return DP_SUCCESS;
   }
@@ -170,7 +171,8 @@ bool ps_other_way(ps_kind *k, const ir_value *value, bool transposed, int *weigh
   const ir_weight *declared = op ? ir_find_weight(k->s->module, ir_get_string(op, "name", "")) : NULL;
   for (int i = 0; declared && i < k->program->weight_count; i++) {
     const tile_weight *have = &k->program->weights[i];
-    bool same = have->weight == declared - k->s->module->weights && have->form == TILE_MATRIX && have->inner == k->kind->batches;
+    bool same = have->weight == declared - k->s->module->weights && have->form == TILE_MATRIX &&
+                have->inner == k->kind->batches;
     if (!same || have->transposed == transposed) continue;
     *weight = i;
     return true;
@@ -240,7 +242,8 @@ dp_status ps_whole_rows(ps_kind *k, const ir_value *value, int *index) {
   return load(k, value, false, index);
 }
 
-/* Is it read column by column in the epilogue, even what the prologue has as whole rows? Constants and row vectors are not. */
+/* Is it read column by column in the epilogue, even what the prologue has as whole rows? Constants and row vectors are
+ * not. */
 static bool is_tiled(const ps_kind *k, const ir_value *value) {
   const ps_value *at = ps_value_of(k, value);
   if (at->column >= 0) return true;
@@ -373,8 +376,8 @@ static int64_t column_tile(const ps_kind *k, const ir_block *body) {
 /* ---- a kind ------------------------------------------------------------------------------------------------------------------- */
 
 static bool is_accumulation(const ir_op *op) {
-  return op->code == IR_OP_accumulate_product || op->code == IR_OP_accumulate_experts || op->code == IR_OP_accumulate_sum ||
-         op->code == IR_OP_accumulate_rows;
+  return op->code == IR_OP_accumulate_product || op->code == IR_OP_accumulate_experts ||
+         op->code == IR_OP_accumulate_sum || op->code == IR_OP_accumulate_rows;
 }
 
 static bool is_state(const ir_op *op) { return op->code == IR_OP_parameter || op->code == IR_OP_assign; }

@@ -408,8 +408,10 @@ static dp_status weight_product(ps_kind *k, const ir_op *op, int x) {
   tile_op mma = ps_op(k, TILE_mma, k->kind->col_tile, x, 0);
   bool transposed = !ir_get_int(op, "transposed", 0);
   mma.col_step = k->kind->col_tile;
-  if (ps_other_way(k, op->operands[1], transposed, &mma.ref)) mma.code = TILE_mma_back;
-  else DP_TRY(ps_weight(k, op->operands[1], TILE_MATRIX, transposed, &mma.ref));
+  if (ps_other_way(k, op->operands[1], transposed, &mma.ref))
+    mma.code = TILE_mma_back;
+  else
+    DP_TRY(ps_weight(k, op->operands[1], TILE_MATRIX, transposed, &mma.ref));
   ps_define(k, op, ps_emit(k, mma));
   return DP_SUCCESS;
 }
@@ -655,8 +657,8 @@ static dp_status tile_rule_attend_rows(ps_kind *k, const ir_op *op) {
   return DP_SUCCESS;
 }
 
-/* The rows are keys, the chunks queries: from the chunk of the rows' own position on to the sequence's end, the query heads
- * that share the key head one after the other. Whole sequences from position 0 on. */
+/* The rows are keys, the chunks queries: from the chunk of the rows' own position on to the sequence's end, the query
+ * heads that share the key head one after the other. Whole sequences from position 0 on. */
 static dp_status tile_rule_attend_columns(ps_kind *k, const ir_op *op) {
   int key, value;
   int queries = ps_value_of(k, op->operands[2])->ref, results = ps_value_of(k, op->operands[4])->ref;

@@ -1,5 +1,5 @@
-/* tests/reference_f64.c: every op of the graph IR in double precision, by loops over its elements. Whole numbers are doubles
- * too. The order of sums is whatever is plainest: results are compared within tolerances. */
+/* tests/reference_f64.c: every op of the graph IR in double precision, by loops over its elements. Whole numbers are
+ * doubles too. The order of sums is whatever is plainest: results are compared within tolerances. */
 #include "tests/reference_f64.h"
 
 #include <math.h>
@@ -28,7 +28,8 @@ typedef struct evaluation {
   dp_status status; /* the first failure */
 } evaluation;
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------------- */
+/* ---- tensors
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static tensor *value_of(evaluation *e, const ir_value *value) { return &e->values[value->id]; }
 static tensor *operand(evaluation *e, const ir_op *op, int i) { return value_of(e, op->operands[i]); }
@@ -64,46 +65,73 @@ static double repeated(const tensor *x, const tensor *y, int64_t i) {
 }
 
 static void fail(evaluation *e, const ir_op *op) {
-  if (e->status.code == DP_OK) e->status = dp_fail(DP_UNSUPPORTED, "op %s is not known to the reference", ir_op_info_of(op->code)->name);
+  if (e->status.code == DP_OK)
+    e->status = dp_fail(DP_UNSUPPORTED, "op %s is not known to the reference", ir_op_info_of(op->code)->name);
 }
 
-/* ---- elementwise ------------------------------------------------------------------------------------------------------------ */
+/* ---- elementwise
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static double scalar(ir_opcode code, double x, double y) {
   switch (code) {
-  case IR_OP_neg: return -x;
-  case IR_OP_exp: return exp(x);
-  case IR_OP_sqrt: return sqrt(x);
-  case IR_OP_rsqrt: return 1 / sqrt(x);
-  case IR_OP_sigmoid: return 1 / (1 + exp(-x));
-  case IR_OP_tanh: return tanh(x);
-  case IR_OP_silu: return x / (1 + exp(-x));
-  case IR_OP_gelu_tanh: return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-  case IR_OP_gelu: return 0.5 * x * (1 + erf(x / sqrt(2)));
-  case IR_OP_log: return log(x);
-  case IR_OP_erf: return erf(x);
-  case IR_OP_positive: return x > 0;
-  case IR_OP_relu: return x > 0 ? x : 0;
-  case IR_OP_add: return x + y;
-  case IR_OP_sub: return x - y;
-  case IR_OP_mul: return x * y;
-  case IR_OP_div: return x / y;
-  case IR_OP_max: return x < y ? y : x;
-  case IR_OP_min: return y < x ? y : x;
-  case IR_OP_broadcast: return x;
-  default: return NAN;
+  case IR_OP_neg:
+    return -x;
+  case IR_OP_exp:
+    return exp(x);
+  case IR_OP_sqrt:
+    return sqrt(x);
+  case IR_OP_rsqrt:
+    return 1 / sqrt(x);
+  case IR_OP_sigmoid:
+    return 1 / (1 + exp(-x));
+  case IR_OP_tanh:
+    return tanh(x);
+  case IR_OP_silu:
+    return x / (1 + exp(-x));
+  case IR_OP_gelu_tanh:
+    return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+  case IR_OP_gelu:
+    return 0.5 * x * (1 + erf(x / sqrt(2)));
+  case IR_OP_log:
+    return log(x);
+  case IR_OP_erf:
+    return erf(x);
+  case IR_OP_positive:
+    return x > 0;
+  case IR_OP_relu:
+    return x > 0 ? x : 0;
+  case IR_OP_add:
+    return x + y;
+  case IR_OP_sub:
+    return x - y;
+  case IR_OP_mul:
+    return x * y;
+  case IR_OP_div:
+    return x / y;
+  case IR_OP_max:
+    return x < y ? y : x;
+  case IR_OP_min:
+    return y < x ? y : x;
+  case IR_OP_broadcast:
+    return x;
+  default:
+    return NAN;
   }
 }
 
 static void elementwise(evaluation *e, const ir_op *op) {
   tensor *y = result(e, op, 0);
   for (int64_t i = 0; i < y->count; i++)
-    y->data[i] = scalar(op->code, repeated(operand(e, op, 0), y, i), op->operand_count > 1 ? repeated(operand(e, op, 1), y, i) : 0);
+    y->data[i] = scalar(op->code, repeated(operand(e, op, 0), y, i),
+                        op->operand_count > 1 ? repeated(operand(e, op, 1), y, i) : 0);
 }
 
-/* ---- weights, indexing, layout ------------------------------------------------------------------------------------------------ */
+/* ---- weights, indexing, layout
+ * ------------------------------------------------------------------------------------------------ */
 
-static int weight_index(evaluation *e, const char *name) { return (int)(ir_find_weight(e->r->module, name) - e->r->module->weights); }
+static int weight_index(evaluation *e, const char *name) {
+  return (int)(ir_find_weight(e->r->module, name) - e->r->module->weights);
+}
 
 static void weight(evaluation *e, const ir_op *op) {
   tensor *y = result(e, op, 0);
@@ -136,7 +164,8 @@ static void reshape(evaluation *e, const ir_op *op) { result(e, op, 0)->data = o
 static void slice(evaluation *e, const ir_op *op) {
   tensor *x = operand(e, op, 0), *y = result(e, op, 0);
   for (int64_t r = 0; r < rows_of(y); r++)
-    for (int64_t c = 0; c < last(y); c++) y->data[r * last(y) + c] = x->data[r * last(x) + ir_get_int(op, "first", 0) + c];
+    for (int64_t c = 0; c < last(y); c++)
+      y->data[r * last(y) + c] = x->data[r * last(x) + ir_get_int(op, "first", 0) + c];
 }
 
 static void concat(evaluation *e, const ir_op *op) {
@@ -166,7 +195,8 @@ static void one_hot(evaluation *e, const ir_op *op) {
   for (int64_t i = 0; i < y->count; i++) y->data[i] = ids->data[i / last(y)] == (double)(i % last(y));
 }
 
-/* ---- reductions, norms ----------------------------------------------------------------------------------------------------------- */
+/* ---- reductions, norms
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static double greatest(const double *x, int64_t n) {
   double most = x[0];
@@ -205,11 +235,13 @@ static void norm(evaluation *e, const ir_op *op) {
     for (int64_t c = 0; c < n && shift; c++) mean += row[c] / (double)n;
     for (int64_t c = 0; c < n; c++) square += (row[c] - mean) * (row[c] - mean) / (double)n;
     for (int64_t c = 0; c < n; c++)
-      y->data[r * n + c] = (row[c] - mean) / sqrt(square + ir_get_float(op, "eps", 0)) * scale->data[c] + (shift ? shift->data[c] : 0);
+      y->data[r * n + c] =
+          (row[c] - mean) / sqrt(square + ir_get_float(op, "eps", 0)) * scale->data[c] + (shift ? shift->data[c] : 0);
   }
 }
 
-/* ---- products, choices --------------------------------------------------------------------------------------------------------------- */
+/* ---- products, choices
+ * --------------------------------------------------------------------------------------------------------------- */
 
 /* y[n] = x[k] by w[n, k], or w[k, n]. */
 static void multiply(const double *x, const double *w, double *y, int64_t n, int64_t k, bool transposed) {
@@ -261,11 +293,13 @@ static void mix(evaluation *e, const ir_op *op) {
   for (int64_t i = 0; i < x->count; i++) y->data[i / d / used * d + i % d] += weights->data[i / d] * x->data[i];
 }
 
-/* ---- positions, attention ------------------------------------------------------------------------------------------------------------------ */
+/* ---- positions, attention
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 /* How much of frequency i is divided by the factor (the row of rope_angles in ops.def). */
 static double stretched(const ir_op *op, double theta, double dim, double i) {
-  double low = ir_get_float(op, "low", 0), high = ir_get_float(op, "high", 0), original = ir_get_float(op, "original", 0);
+  double low = ir_get_float(op, "low", 0), high = ir_get_float(op, "high", 0),
+         original = ir_get_float(op, "original", 0);
   if (original == 0) return 1;
   if (!ir_get_int(op, "yarn", 0)) { /* over how often i turns in the original positions */
     double turns = original * pow(theta, -2 * i / dim) / (2 * M_PI);
@@ -312,7 +346,9 @@ static bool sees(evaluation *e, const ir_op *op, int window, int64_t t, int64_t 
 }
 
 /* Row (t, head) of x[T, heads, n]. */
-static const double *head_row(const tensor *x, int64_t t, int64_t head) { return x->data + (t * x->dims[1] + head) * last(x); }
+static const double *head_row(const tensor *x, int64_t t, int64_t head) {
+  return x->data + (t * x->dims[1] + head) * last(x);
+}
 
 static double dot(const double *x, const double *y, int64_t n) {
   double sum = 0;
@@ -349,7 +385,8 @@ static void attend_rows(evaluation *e, const ir_op *op) {
         if (!sees(e, op, 7, t, s)) continue;
         double weight = exp(dot(head_row(q, t, h), head_row(k, s, h / share), last(q)) * scale - *head_row(sums, t, h));
         weight *= (dot(head_row(a, t, h), head_row(v, s, h / share), last(a)) - *head_row(shift, t, h)) * scale;
-        for (int64_t c = 0; c < last(y); c++) y->data[(t * heads + h) * last(y) + c] += weight * head_row(values, s, h / share)[c];
+        for (int64_t c = 0; c < last(y); c++)
+          y->data[(t * heads + h) * last(y) + c] += weight * head_row(values, s, h / share)[c];
       }
 }
 
@@ -364,14 +401,18 @@ static void attend_columns(evaluation *e, const ir_op *op) {
       for (int64_t t = 0; t < tokens; t++) {
         if (!sees(e, op, 7, t, s)) continue;
         int64_t own = (s * k->dims[1] + h / share);
-        double weight = exp(dot(head_row(q, t, h), head_row(k, s, h / share), last(q)) * scale - head_row(stats, t, h)[0]);
-        double slope = (dot(head_row(keys_a, t, h), head_row(v, s, h / share), last(a)) - head_row(stats, t, h)[1]) * scale;
-        for (int64_t c = 0; c < last(dk); c++) dk->data[own * last(dk) + c] += weight * slope * head_row(values_q, t, h)[c];
+        double weight =
+            exp(dot(head_row(q, t, h), head_row(k, s, h / share), last(q)) * scale - head_row(stats, t, h)[0]);
+        double slope =
+            (dot(head_row(keys_a, t, h), head_row(v, s, h / share), last(a)) - head_row(stats, t, h)[1]) * scale;
+        for (int64_t c = 0; c < last(dk); c++)
+          dk->data[own * last(dk) + c] += weight * slope * head_row(values_q, t, h)[c];
         for (int64_t c = 0; c < last(dv); c++) dv->data[own * last(dv) + c] += weight * head_row(a, t, h)[c];
       }
 }
 
-/* ---- what is kept, gradients ---------------------------------------------------------------------------------------------------------------- */
+/* ---- what is kept, gradients
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static void keep(evaluation *e, const char *name, int64_t layer, int64_t part, tensor value) {
   for (int i = 0; i < e->kept_count; i++) {
@@ -441,7 +482,9 @@ static void accumulate_rows(evaluation *e, const ir_op *op) {
   for (int64_t i = 0; i < x->count; i++) sum[(int64_t)ids->data[i / last(x)] * last(x) + i % last(x)] += x->data[i];
 }
 
-/* ---- blocks ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- blocks
+ * ----------------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void run_block(evaluation *e, const ir_block *block);
 
@@ -470,29 +513,65 @@ static void group(evaluation *e, const ir_op *op) {
 static void nothing(evaluation *e, const ir_op *op) { (void)e, (void)op; }
 
 static void (*const functions[IR_OP_COUNT])(evaluation *e, const ir_op *op) = {
-    [IR_OP_weight] = weight, [IR_OP_constant] = constant, [IR_OP_select] = layer_of, [IR_OP_loop] = loop, [IR_OP_group] = group,
-    [IR_OP_yield] = nothing, [IR_OP_return] = nothing, [IR_OP_gather] = gather, [IR_OP_reshape] = reshape,
-    [IR_OP_slice] = slice, [IR_OP_concat] = concat, [IR_OP_every] = every, [IR_OP_number] = number, [IR_OP_element] = element,
-    [IR_OP_one_hot] = one_hot, [IR_OP_save] = save, [IR_OP_saved] = saved, [IR_OP_cached] = saved,
-    [IR_OP_accumulate_product] = accumulate_product, [IR_OP_accumulate_experts] = accumulate_product,
-    [IR_OP_accumulate_sum] = accumulate_sum, [IR_OP_accumulate_rows] = accumulate_rows,
-    [IR_OP_reduce_sum] = reduce, [IR_OP_reduce_max] = reduce, [IR_OP_log_sum_exp] = reduce, [IR_OP_softmax] = softmax,
-    [IR_OP_rms_norm] = norm, [IR_OP_layer_norm] = norm, [IR_OP_matmul] = product, [IR_OP_head_matmul] = product,
-    [IR_OP_expert_matmul] = product, [IR_OP_top_k] = top_k, [IR_OP_take] = take, [IR_OP_place] = place, [IR_OP_among] = among,
-    [IR_OP_mix] = mix, [IR_OP_rope_angles] = rope_angles, [IR_OP_rotate] = rotate, [IR_OP_append] = append,
-    [IR_OP_attend] = attend, [IR_OP_attend_rows] = attend_rows, [IR_OP_attend_columns] = attend_columns,
+    [IR_OP_weight] = weight,
+    [IR_OP_constant] = constant,
+    [IR_OP_select] = layer_of,
+    [IR_OP_loop] = loop,
+    [IR_OP_group] = group,
+    [IR_OP_yield] = nothing,
+    [IR_OP_return] = nothing,
+    [IR_OP_gather] = gather,
+    [IR_OP_reshape] = reshape,
+    [IR_OP_slice] = slice,
+    [IR_OP_concat] = concat,
+    [IR_OP_every] = every,
+    [IR_OP_number] = number,
+    [IR_OP_element] = element,
+    [IR_OP_one_hot] = one_hot,
+    [IR_OP_save] = save,
+    [IR_OP_saved] = saved,
+    [IR_OP_cached] = saved,
+    [IR_OP_accumulate_product] = accumulate_product,
+    [IR_OP_accumulate_experts] = accumulate_product,
+    [IR_OP_accumulate_sum] = accumulate_sum,
+    [IR_OP_accumulate_rows] = accumulate_rows,
+    [IR_OP_reduce_sum] = reduce,
+    [IR_OP_reduce_max] = reduce,
+    [IR_OP_log_sum_exp] = reduce,
+    [IR_OP_softmax] = softmax,
+    [IR_OP_rms_norm] = norm,
+    [IR_OP_layer_norm] = norm,
+    [IR_OP_matmul] = product,
+    [IR_OP_head_matmul] = product,
+    [IR_OP_expert_matmul] = product,
+    [IR_OP_top_k] = top_k,
+    [IR_OP_take] = take,
+    [IR_OP_place] = place,
+    [IR_OP_among] = among,
+    [IR_OP_mix] = mix,
+    [IR_OP_rope_angles] = rope_angles,
+    [IR_OP_rotate] = rotate,
+    [IR_OP_append] = append,
+    [IR_OP_attend] = attend,
+    [IR_OP_attend_rows] = attend_rows,
+    [IR_OP_attend_columns] = attend_columns,
 };
 
 static void run_block(evaluation *e, const ir_block *block) {
   for (const ir_op *op = block->first; op && e->status.code == DP_OK; op = op->next) {
     bool plain = ir_op_info_of(op->code)->traits & IR_ELEMENTWISE;
-    if (functions[op->code]) functions[op->code](e, op);
-    else if (plain) elementwise(e, op);
-    else fail(e, op);
+    if (functions[op->code])
+      functions[op->code](e, op);
+    else if (plain)
+      elementwise(e, op);
+    else
+      fail(e, op);
   }
 }
 
-/* ---- a graph ------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- a graph
+ * -------------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void number_values(const ir_block *block, int *count) {
   for (int i = 0; i < block->arg_count; i++) block->args[i]->id = (*count)++;
@@ -511,7 +590,9 @@ static void read_input(evaluation *e, const ir_value *arg) {
       t->data[i] = e->r->inputs[input][i];
 }
 
-int64_t reference_weight_size(const ir_module *module, int weight) { return ir_static_size(&module->weights[weight].type, 0); }
+int64_t reference_weight_size(const ir_module *module, int weight) {
+  return ir_static_size(&module->weights[weight].type, 0);
+}
 
 dp_status reference_run(const reference *r, const ir_graph *graph, double **out, int64_t *columns) {
   evaluation e = {.r = r, .arena = dp_arena_new()};

@@ -1,6 +1,6 @@
-/* tests/test_gradient_rules.c: the gradient rule of every op, in double precision: small graphs around an op, weights before
- * all its operands, differentiated; what the reference (reference_f64.h) then adds up for each weight against central
- * differences of the loss of the graph as it was. */
+/* tests/test_gradient_rules.c: the gradient rule of every op, in double precision: small graphs around an op, weights
+ * before all its operands, differentiated; what the reference (reference_f64.h) then adds up for each weight against
+ * central differences of the loss of the graph as it was. */
 #include "passes/passes.h"
 #include "tests/reference_f64.h"
 
@@ -27,14 +27,14 @@ typedef struct rule_case {
 #define SUMMED "%s = reduce_sum %q %y = mul %s, %x "
 #define CHOSEN "%ids = top_k %z {k = 2} %few = slice %z {first = 0, count = 5} %experts = top_k %few {k = 2} "
 /* two layers of attention in which x is changed; `angles` as they come */
-#define LAYERS(inside) \
-  "%y = loop %x {count = 2} (%l: i32[], %c: f32[T, 12]) { %w = weight {name = \"w\"} %m = select %w, %l " \
+#define LAYERS(inside)                                                                                                 \
+  "%y = loop %x {count = 2} (%l: i32[], %c: f32[T, 12]) { %w = weight {name = \"w\"} %m = select %w, %l "              \
   "%qq = matmul %c, %m {transposed = 1} " inside " %next = add %c, %n yield %next } : f32[T, 12]"
 #define LAYER_WEIGHT "weight @w : f32[2, 12, 12] stacked from \"w.{}\" "
-#define ATTEND(attrs) \
-  "%q = reshape %qq {to = f32[T, 4, 3]} %k1 = slice %c {first = 0, count = 6} %k2 = reshape %k1 {to = f32[T, 2, 3]} " \
-  "%v1 = slice %c {first = 4, count = 8} %v2 = reshape %v1 {to = f32[T, 2, 4]} " \
-  "%k = append %k2, %l {cache = \"kv\", part = 0} %v = append %v2, %l {cache = \"kv\", part = 1} " attrs \
+#define ATTEND(attrs)                                                                                                  \
+  "%q = reshape %qq {to = f32[T, 4, 3]} %k1 = slice %c {first = 0, count = 6} %k2 = reshape %k1 {to = f32[T, 2, 3]} "  \
+  "%v1 = slice %c {first = 4, count = 8} %v2 = reshape %v1 {to = f32[T, 2, 4]} "                                       \
+  "%k = append %k2, %l {cache = \"kv\", part = 0} %v = append %v2, %l {cache = \"kv\", part = 1} " attrs               \
   "%o1 = reshape %o {to = f32[T, 16]} %n = slice %o1 {first = 2, count = 12} "
 
 static const rule_case cases[] = {
@@ -71,8 +71,9 @@ static const rule_case cases[] = {
     {"broadcast", "", COLUMN "%q = broadcast %r {to = f32[T, 12]} " SUMMED},
     {"reshape", "", HEADS "%o = mul %a, %b " FLAT},
     {"slice", "", "%q = slice %x {first = 2, count = 7} %r = slice %z {first = 0, count = 7} %y = mul %q, %r"},
-    {"slice", "", HEADS "%q = slice %a {first = 1, count = 3} %r = slice %b {first = 0, count = 3} %o = mul %q, %r "
-                  "%y = reshape %o {to = f32[T, 9]}"},
+    {"slice", "",
+     HEADS "%q = slice %a {first = 1, count = 3} %r = slice %b {first = 0, count = 3} %o = mul %q, %r "
+           "%y = reshape %o {to = f32[T, 9]}"},
     {"concat", "", HEADS "%o = concat %a, %b %y = reshape %o {to = f32[T, 24]}"},
     {"gather", "", "%y = add %x, %z"},
     {"reduce_sum", "", HEADS "%q = reduce_sum %a %o = mul %q, %b " FLAT},
@@ -81,12 +82,15 @@ static const rule_case cases[] = {
     {"softmax", "", HEADS "%q = softmax %a %o = mul %q, %b " FLAT},
     {"element", "", "%q = element %x, %tokens %y = mul %q, %z"},
     {"rms_norm", "weight @n : f32[12] from \"n\" ", "%w = weight {name = \"n\"} %y = rms_norm %x, %w {eps = 0.01}"},
-    {"rms_norm", "weight @n : f32[4] from \"n\" ", HEADS "%w = weight {name = \"n\"} %q = rms_norm %a, %w {eps = 0.01} %o = mul %q, %b " FLAT},
-    {"rms_norm", "weight @n : f32[12] from \"n\" ", "%w = weight {name = \"n\"} %q = rms_norm %x, %w {eps = 0.01} %s = reduce_sum %q %y = mul %s, %z"},
+    {"rms_norm", "weight @n : f32[4] from \"n\" ",
+     HEADS "%w = weight {name = \"n\"} %q = rms_norm %a, %w {eps = 0.01} %o = mul %q, %b " FLAT},
+    {"rms_norm", "weight @n : f32[12] from \"n\" ",
+     "%w = weight {name = \"n\"} %q = rms_norm %x, %w {eps = 0.01} %s = reduce_sum %q %y = mul %s, %z"},
     {"layer_norm", "weight @n : f32[12] from \"n\" weight @s : f32[12] from \"s\" ",
      "%w = weight {name = \"n\"} %v = weight {name = \"s\"} %q = layer_norm %x, %w, %v {eps = 0.01} %y = mul %q, %z"},
     {"layer_norm", "weight @n : f32[4] from \"n\" weight @s : f32[4] from \"s\" ",
-     HEADS "%w = weight {name = \"n\"} %v = weight {name = \"s\"} %q = layer_norm %a, %w, %v {eps = 0.01} %o = mul %q, %b " FLAT},
+     HEADS "%w = weight {name = \"n\"} %v = weight {name = \"s\"} %q = layer_norm %a, %w, %v {eps = 0.01} %o = mul %q, "
+           "%b " FLAT},
     {"matmul", "weight @w : f32[7, 12] from \"w\" ", "%w = weight {name = \"w\"} %y = matmul %x, %w {transposed = 1}"},
     {"matmul", "weight @w : f32[12, 7] from \"w\" ", "%w = weight {name = \"w\"} %y = matmul %x, %w {transposed = 0}"},
     {"matmul", "weight @w : f32[12, 12] from \"w\" ",
@@ -98,37 +102,51 @@ static const rule_case cases[] = {
     {"expert_matmul", "weight @w : f32[5, 6, 12] stacked from \"w.{}\" ",
      CHOSEN "%w = weight {name = \"w\"} %o = expert_matmul %x, %w, %experts {transposed = 1} " FLAT},
     {"expert_matmul", "weight @w : f32[5, 12, 6] stacked from \"w.{}\" weight @v : f32[5, 6, 6] stacked from \"v.{}\" ",
-     CHOSEN "%w = weight {name = \"w\"} %v = weight {name = \"v\"} %q = expert_matmul %x, %w, %experts {transposed = 0} "
-            "%o = expert_matmul %q, %v, %experts {transposed = 1} " FLAT},
+     CHOSEN
+     "%w = weight {name = \"w\"} %v = weight {name = \"v\"} %q = expert_matmul %x, %w, %experts {transposed = 0} "
+     "%o = expert_matmul %q, %v, %experts {transposed = 1} " FLAT},
     {"mix", "", HEADS "%w = slice %z {first = 0, count = 3} %q = mix %w, %a %y = concat %q, %x"},
     {"take", "", CHOSEN "%q = take %x, %ids %r = slice %z {first = 0, count = 2} %s = mul %q, %r %y = concat %s, %z"},
     {"place", "", CHOSEN "%q = slice %x {first = 0, count = 2} %r = place %q, %ids {count = 12} %y = mul %r, %z"},
-    {"rotate", "", HEADS "%angles = rope_angles %pos {theta = 100, dim = 4} %q = rotate %a, %angles %o = mul %q, %b " FLAT},
-    {"rotate", "", HEADS "%angles = rope_angles %pos {theta = 100, dim = 4} %q = rotate %a, %angles {inverse = 1} %o = mul %q, %b " FLAT},
+    {"rotate", "",
+     HEADS "%angles = rope_angles %pos {theta = 100, dim = 4} %q = rotate %a, %angles %o = mul %q, %b " FLAT},
+    {"rotate", "",
+     HEADS
+     "%angles = rope_angles %pos {theta = 100, dim = 4} %q = rotate %a, %angles {inverse = 1} %o = mul %q, %b " FLAT},
     {"attend", LAYER_WEIGHT, LAYERS(ATTEND("%o = attend %q, %k, %v {scale = 0.7, causal = 1} "))},
-    {"attend", LAYER_WEIGHT, LAYERS(ATTEND("%width = constant {value = 4} %o = attend %q, %k, %v, %width {scale = 0.7, causal = 1} "))},
+    {"attend", LAYER_WEIGHT,
+     LAYERS(ATTEND("%width = constant {value = 4} %o = attend %q, %k, %v, %width {scale = 0.7, causal = 1} "))},
     {"attend", LAYER_WEIGHT, LAYERS(ATTEND("%o = attend %q, %k, %v {scale = 0.7, causal = 0} "))},
     /* values that are repeated along other dimensions than the last */
-    {"mul", "", HEADS "%one = slice %z {first = 1, count = 4} %q = reshape %one {to = f32[T, 1, 4]} %o = mul %a, %q " FLAT},
-    {"add", "", HEADS "%one = slice %z {first = 1, count = 1} %q = reshape %one {to = f32[T, 1, 1]} %m = add %a, %q %o = mul %m, %b " FLAT},
+    {"mul", "",
+     HEADS "%one = slice %z {first = 1, count = 4} %q = reshape %one {to = f32[T, 1, 4]} %o = mul %a, %q " FLAT},
+    {"add", "",
+     HEADS "%one = slice %z {first = 1, count = 1} %q = reshape %one {to = f32[T, 1, 1]} %m = add %a, %q %o = mul %m, "
+           "%b " FLAT},
     /* vectors beside activations, and arithmetic on them alone */
-    {"add", "weight @n : f32[12] from \"n\" ", "%w = weight {name = \"n\"} %q = add %x, %w %s = reduce_sum %q %y = mul %s, %z"},
-    {"mul", "weight @n : f32[12] from \"n\" ", COLUMN "%w = weight {name = \"n\"} %q = mul %r, %w %s = reduce_sum %q %y = mul %s, %x"},
+    {"add", "weight @n : f32[12] from \"n\" ",
+     "%w = weight {name = \"n\"} %q = add %x, %w %s = reduce_sum %q %y = mul %s, %z"},
+    {"mul", "weight @n : f32[12] from \"n\" ",
+     COLUMN "%w = weight {name = \"n\"} %q = mul %r, %w %s = reduce_sum %q %y = mul %s, %x"},
     {"mul", "weight @n : f32[4] from \"n\" ", HEADS "%w = weight {name = \"n\"} %o = mul %a, %w " FLAT},
     {"rms_norm", "weight @n : f32[12] from \"n\" ",
-     "%w = weight {name = \"n\"} %c = constant {value = 1} %v = add %w, %c %e = exp %v %y = rms_norm %x, %e {eps = 0.01}"},
+     "%w = weight {name = \"n\"} %c = constant {value = 1} %v = add %w, %c %e = exp %v %y = rms_norm %x, %e {eps = "
+     "0.01}"},
     /* loops */
     {"mul", "weight @n : f32[12] from \"n\" " LAYER_WEIGHT,
      "%v = weight {name = \"n\"} %one = constant {value = 1} %e = add %v, %one " LAYERS("%n = mul %qq, %e")},
     {"matmul", LAYER_WEIGHT,
-     "%y, %u = loop %x, %z {count = 2} (%l: i32[], %c: f32[T, 12], %d: f32[T, 12]) { %w = weight {name = \"w\"} %m = select %w, %l "
+     "%y, %u = loop %x, %z {count = 2} (%l: i32[], %c: f32[T, 12], %d: f32[T, 12]) { %w = weight {name = \"w\"} %m = "
+     "select %w, %l "
      "%q = matmul %d, %m {transposed = 1} %n = mul %q, %c yield %q, %n } : f32[T, 12], f32[T, 12]"},
     {"matmul", "weight @w : f32[2, 12, 12] stacked first 1 from \"w.{}\" ",
      "%y = loop %x {count = 2, first = 1} (%l: i32[], %c: f32[T, 12]) { %w = weight {name = \"w\"} %m = select %w, %l "
-     "%q = matmul %c, %m {transposed = 1} %g = every %l {period = 2, phase = 1} %n = mul %q, %g %e = add %n, %c yield %e } : f32[T, 12]"},
+     "%q = matmul %c, %m {transposed = 1} %g = every %l {period = 2, phase = 1} %n = mul %q, %g %e = add %n, %c yield "
+     "%e } : f32[T, 12]"},
 };
 
-/* ---- modules ------------------------------------------------------------------------------------------------------------- */
+/* ---- modules
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static void check_ok(dp_status status, const char *what) {
   ck_assert_msg(status.code == DP_OK, "%s: %s", what, dp_status_text(&status));
@@ -138,7 +156,8 @@ static ir_module *module_of(const rule_case *c) {
   dp_str text = {0};
   dp_str_addf(&text,
               "module m {\n weight @x : f32[11, 12] from \"x\" weight @z : f32[11, 12] from \"z\"\n %s\n"
-              " graph @forward(%%tokens: i32[T], %%pos: i32[T]) {\n  %%rows_x = weight {name = \"x\"} %%rows_z = weight {name = \"z\"}\n"
+              " graph @forward(%%tokens: i32[T], %%pos: i32[T]) {\n  %%rows_x = weight {name = \"x\"} %%rows_z = "
+              "weight {name = \"z\"}\n"
               "  %%x = gather %%rows_x, %%tokens %%z = gather %%rows_z, %%tokens\n  %s\n  return %%y\n }\n}\n",
               c->weights, c->text);
   dp_diags *diags = dp_diags_new();
@@ -158,7 +177,8 @@ static bool has_op(const ir_block *block, const char *name) {
   return false;
 }
 
-/* ---- numbers --------------------------------------------------------------------------------------------------------------- */
+/* ---- numbers
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static double random_number(uint64_t *state) {
   *state = *state * 6364136223846793005u + 1442695040888963407u;
@@ -219,13 +239,15 @@ static double **differences(const ir_module *module, double **weights) {
   return slopes;
 }
 
-static void compare(const rule_case *c, const ir_module *module, double **expected, double **weights, double loss, const char *how) {
+static void compare(const rule_case *c, const ir_module *module, double **expected, double **weights, double loss,
+                    const char *how) {
   double **gradients = weights_of(module, true), *losses, sum = 0;
   int64_t columns;
   reference r = reference_of(module, weights, gradients);
   check_ok(reference_run(&r, ir_find_graph(module, "train"), &losses, &columns), c->op);
   for (int t = 0; t < TOKENS; t++) sum += losses[t * columns];
-  ck_assert_msg(columns == 1 && fabs(sum - loss) <= 1e-12 * loss, "%s, %s: the loss is %.17g, not %.17g", c->op, how, sum, loss);
+  ck_assert_msg(columns == 1 && fabs(sum - loss) <= 1e-12 * loss, "%s, %s: the loss is %.17g, not %.17g", c->op, how,
+                sum, loss);
   free(losses);
   for (int w = 0; w < module->weight_count; w++) {
     double wrong = 0, size = 0;
@@ -234,20 +256,24 @@ static void compare(const rule_case *c, const ir_module *module, double **expect
       size += expected[w][i] * expected[w][i];
     }
     if (size == 0 && wrong == 0 && strcmp(module->weights[w].name, "z") == 0) continue; /* not every case reads z */
-    ck_assert_msg(size > 1e-12, "%s, %s: nothing flows to weight %s in: %s", c->op, how, module->weights[w].name, c->text);
-    ck_assert_msg(sqrt(wrong / size) <= 1e-6, "%s, %s: the gradient of %s is off by %.1e of its norm in: %s", c->op, how,
-                  module->weights[w].name, sqrt(wrong / size), c->text);
+    ck_assert_msg(size > 1e-12, "%s, %s: nothing flows to weight %s in: %s", c->op, how, module->weights[w].name,
+                  c->text);
+    ck_assert_msg(sqrt(wrong / size) <= 1e-6, "%s, %s: the gradient of %s is off by %.1e of its norm in: %s", c->op,
+                  how, module->weights[w].name, sqrt(wrong / size), c->text);
   }
   free_weights(module, gradients);
 }
 
-/* ---- tests ------------------------------------------------------------------------------------------------------------------- */
+/* ---- tests
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 START_TEST(the_rule_gives_the_slope_of_the_loss) {
   const rule_case *c = &cases[_i];
   ir_module *forward = module_of(c);
   ck_assert_msg(has_op(forward->graphs->block, c->op), "there is no %s in: %s", c->op, c->text);
-  double **weights = weights_of(forward, false), loss = loss_of(forward, weights), **expected = differences(forward, weights);
+  double **weights = weights_of(forward, false), loss = loss_of(forward, weights),
+         **expected = differences(forward, weights);
   for (int recompute = 0; recompute < 2; recompute++) {
     static const char *const passes[] = {"canonicalize", "cse", "dce", "fuse"};
     ir_module *train = module_of(c);
@@ -265,7 +291,9 @@ START_TEST(the_rule_gives_the_slope_of_the_loss) {
 END_TEST
 
 START_TEST(every_op_with_a_rule_has_a_case) {
-  static const struct { const char *name, *rule; } rules[] = {
+  static const struct {
+    const char *name, *rule;
+  } rules[] = {
 #define IR_OP(name, operands, attrs, shape, gradient, tile, traits, doc) {#name, #gradient},
 #include "ir/ops.def"
 #undef IR_OP
@@ -280,14 +308,22 @@ END_TEST
 
 /* What has no gradient yet says so. */
 START_TEST(what_is_not_known_is_refused) {
-  static const struct { const char *weights, *text, *message; } refused[] = {
-      {"", "%w = weight {name = \"z\"} %q = matmul %x, %w {transposed = 1} %y = gather %q, %pos", "a gather from anything but the rows of a weight"},
+  static const struct {
+    const char *weights, *text, *message;
+  } refused[] = {
+      {"", "%w = weight {name = \"z\"} %q = matmul %x, %w {transposed = 1} %y = gather %q, %pos",
+       "a gather from anything but the rows of a weight"},
       {"", HEADS "%angles = slice %z {first = 0, count = 4} %o = rotate %a, %angles " FLAT, "the angles of a rotate"},
       {"weight @n : f32[1, 12] from \"n\" ", "%w = weight {name = \"n\"} %y = add %x, %w", "other than as a vector"},
-      {"weight @n : f32[12] from \"n\" ", "%w = weight {name = \"n\"} %s = reduce_sum %w %y = add %x, %s", "other than elementwise arithmetic on weights"},
-      {"", "%y = loop %x {count = 2} (%l: i32[], %c: f32[T, 12]) { %n = mul %c, %z yield %n } : f32[T, 12]", "which a loop uses but does not carry"},
-      {"", "%four = reshape %x {to = f32[T, 3, 2, 2]} %part = slice %z {first = 0, count = 6} %p = reshape %part {to = f32[T, 3, 1, 2]} "
-           "%o = mul %four, %p " FLAT, "repeated along a dimension between two others"},
+      {"weight @n : f32[12] from \"n\" ", "%w = weight {name = \"n\"} %s = reduce_sum %w %y = add %x, %s",
+       "other than elementwise arithmetic on weights"},
+      {"", "%y = loop %x {count = 2} (%l: i32[], %c: f32[T, 12]) { %n = mul %c, %z yield %n } : f32[T, 12]",
+       "which a loop uses but does not carry"},
+      {"",
+       "%four = reshape %x {to = f32[T, 3, 2, 2]} %part = slice %z {first = 0, count = 6} %p = reshape %part {to = "
+       "f32[T, 3, 1, 2]} "
+       "%o = mul %four, %p " FLAT,
+       "repeated along a dimension between two others"},
   };
   for (size_t i = 0; i < DP_COUNT(refused); i++) {
     ir_module *module = module_of(&(rule_case){"refused", refused[i].weights, refused[i].text});

@@ -1,6 +1,6 @@
-/* tests/test_gradients.c: gradients of whole models against PyTorch's in float64 (golden/make_gradients.py), and their bits:
- * the same with everything kept or made again, with any number of threads, however a batch is cut into calls, and the
- * interpreter's. */
+/* tests/test_gradients.c: gradients of whole models against PyTorch's in float64 (golden/make_gradients.py), and their
+ * bits: the same with everything kept or made again, with any number of threads, however a batch is cut into calls, and
+ * the interpreter's. */
 #include "base/base.h"
 #include "dipper/train.h"
 
@@ -62,8 +62,10 @@ static double *numbers_of(const file *f, const char *name, size_t *count) {
     int32_t whole;
     memcpy(&single, at + i * width, 4);
     memcpy(&whole, at + i * width, 4);
-    if (width == 8) memcpy(&numbers[i], at + i * width, 8);
-    else numbers[i] = strcmp(type, "I32") == 0 ? whole : single;
+    if (width == 8)
+      memcpy(&numbers[i], at + i * width, 8);
+    else
+      numbers[i] = strcmp(type, "I32") == 0 ? whole : single;
   }
   return numbers;
 }
@@ -75,10 +77,12 @@ typedef struct subject {
 } subject;
 
 static const subject subjects[] = {
-    {"llama.dip", "tiny_llama"}, {"llama.dip", "tiny_tied"},  {"llama.dip", "tiny_llama3"},
-    {"qwen2.dip", "tiny_qwen2"}, {"qwen3.dip", "tiny_qwen3"}, {"gpt2.dip", "tiny_gpt2"},
-    {"gemma3.dip", "tiny_gemma3"}, {"mixtral.dip", "tiny_mixtral"}, {"qwen3moe.dip", "tiny_qwen3moe"},
-    {"deepseek_lite.dip", "tiny_deepseek_lite"}, {"deepseek.dip", "tiny_deepseek"},
+    {"llama.dip", "tiny_llama"},       {"llama.dip", "tiny_tied"},
+    {"llama.dip", "tiny_llama3"},      {"qwen2.dip", "tiny_qwen2"},
+    {"qwen3.dip", "tiny_qwen3"},       {"gpt2.dip", "tiny_gpt2"},
+    {"gemma3.dip", "tiny_gemma3"},     {"mixtral.dip", "tiny_mixtral"},
+    {"qwen3moe.dip", "tiny_qwen3moe"}, {"deepseek_lite.dip", "tiny_deepseek_lite"},
+    {"deepseek.dip", "tiny_deepseek"},
 };
 
 typedef struct sequence {
@@ -182,7 +186,10 @@ static dp_trainer *open_trainer(const subject *s, const how *how) {
   char text[512], weights[512];
   snprintf(text, sizeof text, MODELS "%s", s->text);
   snprintf(weights, sizeof weights, GOLDEN "%s", s->name);
-  dp_training training = {.model = {.path = text, .weights = weights, .threads = how->threads, .backend = how->backend,
+  dp_training training = {.model = {.path = text,
+                                    .weights = weights,
+                                    .threads = how->threads,
+                                    .backend = how->backend,
                                     .verify_each = true},
                           .recompute = how->recompute};
   dp_trainer *trainer;
@@ -195,7 +202,8 @@ static void check_losses(const char *name, const sequence *sequences, int count,
     for (size_t t = 0; t < sequences[i].count; t++) {
       double expected = sequences[i].losses[t];
       if (!(fabs(losses[t] - expected) <= 2e-5 * (1 + expected)))
-        ck_abort_msg("%s: the loss of token %zu of sequence %d is %.8g, not %.8g", name, t, i, (double)losses[t], expected);
+        ck_abort_msg("%s: the loss of token %zu of sequence %d is %.8g, not %.8g", name, t, i, (double)losses[t],
+                     expected);
     }
 }
 
@@ -255,7 +263,8 @@ START_TEST(gradients_agree_with_pytorch_and_keep_their_bits) {
   check_gradients(s->name, &golden, &kept);
   same_bits(s->name, "made again", &kept, gradients(s, sequences, (how){.threads = 1, .recompute = true}));
   same_bits(s->name, "with 2 threads", &kept, gradients(s, sequences, (how){.threads = 2}));
-  same_bits(s->name, "made again with 2 threads", &kept, gradients(s, sequences, (how){.threads = 2, .recompute = true}));
+  same_bits(s->name, "made again with 2 threads", &kept,
+            gradients(s, sequences, (how){.threads = 2, .recompute = true}));
   same_bits(s->name, "in two calls", &kept, gradients(s, sequences, (how){.threads = 2, .cut = true}));
   same_bits(s->name, "by the interpreter", &kept, gradients(s, sequences, (how){.threads = 2, .backend = "interp"}));
   free_file(&kept);

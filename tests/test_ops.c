@@ -1,8 +1,8 @@
-/* tests/test_ops.c: small graphs, each around a few ops, through the whole compiler: every file of tests/ops is a module in
- * the IR's text whose graph `forward` takes tokens and pos. With random weights: the tile program is proved free of races,
- * LLVM's code gives the interpreter's bits, and a sequence's results are the same bits in one piece, token by token, in
- * company, and with any number of threads. The same of gradients, its results taken for
- * logits; and those are what the graph in double precision gives. */
+/* tests/test_ops.c: small graphs, each around a few ops, through the whole compiler: every file of tests/ops is a
+ * module in the IR's text whose graph `forward` takes tokens and pos. With random weights: the tile program is proved
+ * free of races, LLVM's code gives the interpreter's bits, and a sequence's results are the same bits in one piece,
+ * token by token, in company, and with any number of threads. The same of gradients, its results taken for logits; and
+ * those are what the graph in double precision gives. */
 #include "codegen/codegen.h"
 #include "passes/passes.h"
 #include "runtime/engine.h"
@@ -171,7 +171,8 @@ static subject read_training_subject(const char *name, bool recompute) {
   check_ok(rt_bind_random(module, 7, IR_f32, &random), name);
   check_ok(rt_bind_memory(module, random, &s.binding), name);
   rt_binding_free(random);
-  for (int w = 0; w < module->weight_count; w++) /* small divisors would turn angles so large that f32 does not hold them */
+  for (int w = 0; w < module->weight_count;
+       w++) /* small divisors would turn angles so large that f32 does not hold them */
     for (int64_t i = 0; module->weights[w].filled && i < reference_weight_size(module, w); i++)
       rt_binding_floats(s.binding, w, 0)[i] = (float)module->weights[w].fill;
   check_ok(ps_differentiate(module, &(ps_training){.recompute = recompute}), name);
@@ -266,8 +267,8 @@ static void agree(const char *name, const subject *s, const ir_module *module, c
       wrong += (*at - expected[w][i]) * (*at - expected[w][i]);
       size += expected[w][i] * expected[w][i];
     }
-    ck_assert_msg(wrong <= 1e-8 * size, "%s: the gradient of %s is off by %.1e of its norm", name, module->weights[w].name,
-                  sqrt(wrong / size));
+    ck_assert_msg(wrong <= 1e-8 * size, "%s: the gradient of %s is off by %.1e of its norm", name,
+                  module->weights[w].name, sqrt(wrong / size));
     free(expected[w]);
   }
   free(expected);

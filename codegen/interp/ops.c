@@ -336,7 +336,8 @@ static void window(const interp_task *task, int index) {
     for (int64_t c = 0; c < op->cols; c++) {
       int64_t position = task->chunk * TILE_CHUNK + c;
       bool inside = op->part ? position < own + width : position > own - width;
-      interp_value(task, index)[r * op->cols + c] = inside ? interp_element(task, op->operands[0], r, c, op->cols) : -INFINITY;
+      interp_value(task, index)[r * op->cols + c] =
+          inside ? interp_element(task, op->operands[0], r, c, op->cols) : -INFINITY;
     }
   }
 }

@@ -7,8 +7,8 @@
 /* ---- rows that chose the batch */
 
 /* Is number j of row r the batch, and no number before it was? Then the row is the next one. */
-static void note_choice(ll_kind *k, LLVMValueRef list, LLVMValueRef ids, LLVMValueRef r, LLVMValueRef j, LLVMValueRef *count,
-                        LLVMValueRef *found) {
+static void note_choice(ll_kind *k, LLVMValueRef list, LLVMValueRef ids, LLVMValueRef r, LLVMValueRef j,
+                        LLVMValueRef *count, LLVMValueRef *found) {
   ll *l = k->l;
   const tile_op *op = &k->kind->ops[0];
   LLVMValueRef at = ll_add(l, ll_muli(l, r, l->program->buffers[op->ref].stride), j);

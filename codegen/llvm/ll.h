@@ -143,7 +143,8 @@ typedef struct ll_kind {
 
 /* choice.c: which rows, and ops that look for columns. */
 void ll_choose(ll_kind *k);                                       /* fills k->chosen and k->rows */
-/* Of `count` rows whose choices begin at `ids` those that chose the batch, as k->chosen has them; returns their number. */
+/* Of `count` rows whose choices begin at `ids` those that chose the batch, as k->chosen has them; returns their number.
+ */
 LLVMValueRef ll_note_choices(ll_kind *k, LLVMValueRef ids, LLVMValueRef count, LLVMValueRef list);
 void ll_top_k(ll_kind *k, int index);
 void ll_take(ll_kind *k, int index);

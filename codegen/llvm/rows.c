@@ -61,8 +61,8 @@ static LLVMValueRef lanes_below(ll *l, LLVMValueRef count) {
 
 /* ---- products along the tokens */
 
-/* Rows of an operand: stride floats from one to the next, or where `offsets` is there, i32[rows], so many floats from the
- * first. */
+/* Rows of an operand: stride floats from one to the next, or where `offsets` is there, i32[rows], so many floats from
+ * the first. */
 typedef struct outer_rows {
   LLVMValueRef first, stride, offsets;
 } outer_rows;
@@ -79,10 +79,12 @@ static LLVMValueRef load_valid(ll *l, LLVMValueRef at, LLVMValueRef valid) {
 }
 
 /* void outer(a, lda, b, ldb, rows, c, valid): c[m][0..64) += sum over the rows t, in order, of a[t][m] b[t][0..64), for
- * shape.rows m; rows of c lie 64 floats apart; from column `valid` on b counts as 0. `listed`: lda and ldb are offsets. */
+ * shape.rows m; rows of c lie 64 floats apart; from column `valid` on b counts as 0. `listed`: lda and ldb are offsets.
+ */
 static LLVMValueRef outer_tile(ll *l, ll_register_tile shape, bool partial, bool listed) {
   char name[64];
-  snprintf(name, sizeof name, "outer%s%s.%dx%d", partial ? ".part" : "", listed ? ".listed" : "", shape.rows, shape.blocks * TILE_LANES);
+  snprintf(name, sizeof name, "outer%s%s.%dx%d", partial ? ".part" : "", listed ? ".listed" : "", shape.rows,
+           shape.blocks * TILE_LANES);
   LLVMValueRef found = LLVMGetNamedFunction(l->module, name);
   if (found) return found;
   LLVMTypeRef apart = listed ? l->ptr : l->i64;
@@ -121,8 +123,8 @@ static LLVMValueRef outer_tile(ll *l, ll_register_tile shape, bool partial, bool
 }
 
 /* Columns m of a in steps of each shape's rows, all 64 columns of b. */
-static void outer_block(ll *l, const outer_rows *a, const outer_rows *b, LLVMValueRef rows, LLVMValueRef c, int64_t depth,
-                        LLVMValueRef valid, bool partial) {
+static void outer_block(ll *l, const outer_rows *a, const outer_rows *b, LLVMValueRef rows, LLVMValueRef c,
+                        int64_t depth, LLVMValueRef valid, bool partial) {
   int64_t done = 0;
   bool listed = a->offsets != NULL;
   for (int i = 0; i < l->numbers.plain_tile_count; i++) {
@@ -133,9 +135,13 @@ static void outer_block(ll *l, const outer_rows *a, const outer_rows *b, LLVMVal
     ll_loop_begin(l, &over_m, "outer.m", ll_int(l, done), ll_int(l, end), shape.rows, NULL, 0);
     ll_loop_begin(l, &over_v, "outer.v", ll_int(l, 0), ll_int(l, TILE_BLOCK), shape.blocks * TILE_LANES, NULL, 0);
     LLVMValueRef at_c = ll_muli(l, ll_add(l, ll_muli(l, over_m.index, TILE_BLOCK), over_v.index), 4);
-    LLVMValueRef arguments[] = {ll_at(l, a->first, ll_muli(l, over_m.index, 4)), listed ? a->offsets : a->stride,
-                                ll_at(l, b->first, ll_muli(l, over_v.index, 4)), listed ? b->offsets : b->stride,
-                                rows, ll_at(l, c, at_c), LLVMBuildSub(l->b, valid, over_v.index, "")};
+    LLVMValueRef arguments[] = {ll_at(l, a->first, ll_muli(l, over_m.index, 4)),
+                                listed ? a->offsets : a->stride,
+                                ll_at(l, b->first, ll_muli(l, over_v.index, 4)),
+                                listed ? b->offsets : b->stride,
+                                rows,
+                                ll_at(l, c, at_c),
+                                LLVMBuildSub(l->b, valid, over_v.index, "")};
     ll_call(l, outer_tile(l, shape, partial, listed), arguments, 7);
     ll_loop_end(l, &over_v, NULL);
     ll_loop_end(l, &over_m, NULL);
@@ -143,12 +149,13 @@ static void outer_block(ll *l, const outer_rows *a, const outer_rows *b, LLVMVal
   }
 }
 
-/* Of a kind that chooses: lists, behind that of the rows that chose the batch, of where they lie in a and b. Returns their
- * number. */
-static LLVMValueRef list_chosen(ll_kind *k, const tile_op *a, const tile_op *b, const tile_loop *tiles, outer_rows *rows_a,
-                                outer_rows *rows_b) {
+/* Of a kind that chooses: lists, behind that of the rows that chose the batch, of where they lie in a and b. Returns
+ * their number. */
+static LLVMValueRef list_chosen(ll_kind *k, const tile_op *a, const tile_op *b, const tile_loop *tiles,
+                                outer_rows *rows_a, outer_rows *rows_b) {
   ll *l = k->l;
-  int64_t most = (k->kind->max_rows + TILE_LANES - 1) / TILE_LANES * TILE_LANES, lists = (most * 4 + TILE_LANES * 4 + 63) / 64 * 64;
+  int64_t most = (k->kind->max_rows + TILE_LANES - 1) / TILE_LANES * TILE_LANES,
+          lists = (most * 4 + TILE_LANES * 4 + 63) / 64 * 64;
   LLVMValueRef list = ll_at(l, k->scratch, ll_int(l, k->place[0]));
   LLVMValueRef count = ll_note_choices(k, tile_rows_at(k, &k->kind->ops[0], tiles->tiles.index), tiles->rows, list);
   rows_a->offsets = ll_at(l, list, ll_int(l, lists));
