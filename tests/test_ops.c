@@ -166,18 +166,14 @@ static int32_t target_at(int64_t i) { return i % 5 == 2 ? -1 : (int32_t)(i * 29 
 
 static subject read_training_subject(const char *name, bool recompute) {
   ir_module *module = read_module(name);
-  rt_binding *random;
   subject s = {0};
-  check_ok(rt_bind_random(module, 7, IR_f32, &random), name);
-  check_ok(rt_bind_memory(module, random, &s.binding), name);
-  rt_binding_free(random);
-  for (int w = 0; w < module->weight_count;
-       w++) /* small divisors would turn angles so large that f32 does not hold them */
+  check_ok(rt_bind_random(module, 7, IR_f32, &s.binding), name);
+  for (int w = 0; w < module->weight_count; w++) /* small divisors would turn angles so large that f32 does not hold them */
     for (int64_t i = 0; module->weights[w].filled && i < reference_weight_size(module, w); i++)
-      rt_binding_floats(s.binding, w, 0)[i] = (float)module->weights[w].fill;
+      ((float *)(uintptr_t)rt_binding_get(s.binding, w, 0)->data)[i] = (float)module->weights[w].fill;
   check_ok(ps_differentiate(module, &(ps_training){.recompute = recompute}), name);
   ps_options options = {.verify_each = true, .stress_reparse = true};
-  check_ok(ps_run_training(&module, &options), name);
+  check_ok(ps_run(&module, NULL, 0, &options), name);
   tile_target target = {.cores = 2, .task_bytes = 8192};
   check_ok(ps_schedule(module, "train", &target, &s.program), name);
   ir_module_free(module);
@@ -207,7 +203,7 @@ static result train(const subject *s, ir_module *module, const char *backend, in
   rt_request requests[SEQUENCES];
   batch b = make_batch();
   check_ok(cg_build(cg_find_backend(backend), s->program, NULL, NULL, &code, NULL, NULL), backend);
-  rt_engine_options options = {.workers = workers, .context = CONTEXT, .max_tokens = 512, .gradients = true};
+  rt_engine_options options = {.workers = workers, .context = CONTEXT, .max_tokens = 512};
   check_ok(rt_engine_new(s->program, code, s->binding, &options, &engine), backend);
   for (int i = 0; i < SEQUENCES; i++) {
     requests[i] = (rt_request){NULL, b.tokens + i * LATER, TOKENS - FEWER * i, RT_WANT_NONE, b.targets + i * LATER};
@@ -215,14 +211,16 @@ static result train(const subject *s, ir_module *module, const char *backend, in
   }
   for (int i = 0; i < (cut ? SEQUENCES : 1); i++)
     check_ok(rt_engine_step(engine, requests + i, cut ? 1 : SEQUENCES, NULL), backend);
-  check_ok(rt_bind_memory(module, s->binding, &gradients), backend);
-  rt_engine_copy_out(engine, true, gradients);
+  check_ok(rt_engine_bind(engine, TILE_GRADIENT, module, s->binding, &gradients), backend);
   result r = {.rows = 1};
   for (int w = 0; w < module->weight_count; w++) {
-    int64_t layers = rt_binding_layers(gradients, w), size = reference_weight_size(module, w) / layers;
+    int64_t layers = rt_binding_layers(s->binding, w), size = reference_weight_size(module, w) / layers;
     r.data = realloc(r.data, sizeof(float) * (size_t)(r.columns + layers * size));
     for (int64_t i = 0; i < layers; i++, r.columns += size)
-      memcpy(r.data + r.columns, rt_binding_floats(gradients, w, i), sizeof(float) * (size_t)size);
+      if (rt_binding_get(gradients, w, i))
+        rt_bound_to_f32(rt_binding_get(gradients, w, i), r.data + r.columns);
+      else /* nothing flows to it */
+        memset(r.data + r.columns, 0, sizeof(float) * (size_t)size);
   }
   rt_binding_free(gradients);
   rt_engine_free(engine);
@@ -243,13 +241,13 @@ static double **reference_gradients(const char *name, const subject *s) {
     weights[w] = malloc(sizeof **weights * (size_t)all);
     gradients[w] = calloc((size_t)all, sizeof **gradients);
     for (columns = 0; columns < all; columns++)
-      weights[w][columns] = rt_binding_floats(s->binding, w, columns / size)[columns % size];
+      weights[w][columns] = ((const float *)(const void *)rt_binding_get(s->binding, w, columns / size)->data)[columns % size];
   }
   for (int i = 0; i < SEQUENCES; i++) {
     int64_t columns;
     const int32_t *inputs[] = {b.tokens + i * LATER, b.targets + i * LATER};
     reference r = {module, weights, gradients, TOKENS - FEWER * i, names, inputs, 2};
-    check_ok(reference_run(&r, module->graphs, &losses, &columns), name);
+    check_ok(reference_run(&r, ir_find_graph(module, "train"), &losses, &columns), name);
     free(losses);
   }
   for (int w = 0; w < module->weight_count; w++) free(weights[w]);
