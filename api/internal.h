@@ -14,11 +14,14 @@ typedef struct api_source {
   rt_weights_file *file; /* NULL for random weights or none */
   ir_module *module;
   rt_binding *binding; /* NULL without weights */
+  const ir_plan *plan; /* both in the module's memory; a recipe is NULL when the text has none for the model */
+  const ir_recipe *recipe;
 } api_source;
 
 dp_status api_open_source(const dp_options *options, bool need_weights, api_source *source);
 void api_close_source(api_source *source);
 
+dp_status api_compile(const dp_options *options, const tile_program *program, tile_code **code, bool *compiled, dp_str *note);
 dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program);
 int api_threads(const dp_options *options);
 /* Where compiled code is kept: malloc'ed, NULL when there is no place. */
@@ -27,6 +30,8 @@ double api_seconds(void);
 
 /* From the weights file, or a tokenizer.json beside it. *tokenizer stays NULL when there is none. */
 dp_status api_open_tokenizer(const rt_weights_file *file, dp_tokenizer **tokenizer);
+/* Both into the model: of options->tokenizer, or of its own weights. */
+dp_status api_open_text(const dp_options *options, dp_model *model);
 dp_status api_open_chat_template(const rt_weights_file *file, dp_chat_template **chat);
 
 /* Records of the engine's steps, in *records while they are made. */

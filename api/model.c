@@ -14,16 +14,31 @@ static int64_t context_of(const dp_options *options, const rt_weights_file *file
   return limit >= 1 && limit < DEFAULT_CONTEXT ? (int64_t)limit : DEFAULT_CONTEXT;
 }
 
-static dp_status compile(const dp_options *options, dp_model *model) {
-  DP_TRY(api_schedule(options, &model->source, &model->program));
+dp_status api_compile(const dp_options *options, const tile_program *program, tile_code **code, bool *compiled, dp_str *note) {
   const cg_backend *backend = cg_find_backend(options->backend);
   if (!backend)
     return dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
   cg_target target = {options->triple, options->cpu, options->features};
   char *cache = api_cache_dir(options);
-  dp_status status =
-      cg_build(backend, model->program, &target, cache, &model->code, &model->info.compiled, &model->note);
+  dp_status status = cg_build(backend, program, &target, cache, code, compiled, note);
   free(cache);
+  return status;
+}
+
+static dp_status compile(const dp_options *options, dp_model *model) {
+  DP_TRY(api_schedule(options, &model->source, &model->program));
+  return api_compile(options, model->program, &model->code, &model->info.compiled, &model->note);
+}
+
+dp_status api_open_text(const dp_options *options, dp_model *model) {
+  rt_weights_file *other = NULL;
+  if (options->tokenizer) DP_TRY(rt_weights_open(options->tokenizer, &other));
+  const rt_weights_file *file = other ? other : model->source.file;
+  dp_status status = api_open_tokenizer(file, &model->tokenizer);
+  if (status.code == DP_OK) status = api_open_chat_template(file, &model->chat);
+  rt_weights_close(other);
+  model->info.has_tokenizer = model->tokenizer != NULL;
+  model->info.has_chat_template = model->chat != NULL;
   return status;
 }
 
@@ -33,8 +48,7 @@ static dp_status open(const dp_options *options, dp_model *model) {
   double opened = api_seconds();
   DP_TRY(compile(options, model));
   double compiled = api_seconds();
-  DP_TRY(api_open_tokenizer(model->source.file, &model->tokenizer));
-  DP_TRY(api_open_chat_template(model->source.file, &model->chat));
+  DP_TRY(api_open_text(options, model));
   rt_engine_options engine = {.workers = api_threads(options),
                               .context = context_of(options, model->source.file),
                               .max_tokens = options->step_tokens};
@@ -50,8 +64,6 @@ static dp_status open(const dp_options *options, dp_model *model) {
   model->info.context = rt_engine_context(model->engine);
   model->info.step_tokens = rt_engine_max_tokens(model->engine);
   model->info.threads = engine.workers;
-  model->info.has_tokenizer = model->tokenizer != NULL;
-  model->info.has_chat_template = model->chat != NULL;
   const char *unused = rt_binding_note(model->source.binding);
   if (unused) dp_str_addf(&model->note, "%s%s", model->note.length ? "; " : "", unused);
   model->info.note = model->note.text;

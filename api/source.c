@@ -16,7 +16,7 @@ double api_seconds(void) {
 
 static bool metadata(void *user, const char *key, double *value) { return rt_weights_number(user, key, value); }
 
-static dp_status parse(const dp_options *options, const rt_weights_file *file, ir_module **module) {
+static dp_status parse(const dp_options *options, const rt_weights_file *file, api_source *source) {
   char *text;
   size_t length;
   DP_TRY(dp_read_file(options->path, &text, &length));
@@ -25,14 +25,19 @@ static dp_status parse(const dp_options *options, const rt_weights_file *file, i
     free(text);
     return dp_fail(DP_NO_MEMORY, "no memory for diagnostics");
   }
-  fe_options frontend = {.sets = options->sets, .set_count = options->set_count};
+  fe_options frontend = {.sets = options->sets, .set_count = options->set_count, .plan = options->plan,
+                         .recipe = options->recipe};
+  fe_program program = {0};
   if (file) {
     frontend.metadata = metadata;
     frontend.metadata_user = (void *)(uintptr_t)file;
   }
-  *module = fe_compile(options->path, text, length, &frontend, diags);
   dp_status status = DP_SUCCESS;
-  if (!*module) {
+  if (fe_compile_program(options->path, text, length, &frontend, diags, &program)) {
+    source->module = program.module;
+    source->plan = program.plan;
+    source->recipe = program.recipe;
+  } else {
     dp_str rendered = {0};
     dp_diags_render(diags, &rendered, options->color);
     status = dp_fail(DP_INVALID, "%s", rendered.text ? rendered.text : "the model does not compile");
@@ -59,7 +64,7 @@ dp_status api_open_source(const dp_options *options, bool need_weights, api_sour
   bool random = options->weights && strncmp(options->weights, "random:", 7) == 0;
   dp_status status = DP_SUCCESS;
   if (options->weights && !random) status = rt_weights_open(options->weights, &source->file);
-  if (status.code == DP_OK) status = parse(options, source->file, &source->module);
+  if (status.code == DP_OK) status = parse(options, source->file, source);
   if (status.code == DP_OK && options->weights) status = bind(options, source);
   if (status.code != DP_OK) api_close_source(source);
   return status;

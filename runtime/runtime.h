@@ -6,6 +6,8 @@
 #include "runtime/chat.h"
 #include "runtime/checkpoint.h"
 #include "runtime/data.h"
+#include "runtime/checkpoint.h"
+#include "runtime/data.h"
 #include "runtime/engine.h"
 #include "runtime/sampler.h"
 #include "runtime/tokenizer.h"

@@ -9,6 +9,7 @@
  *   trace.c    trace: a timeline of a run
  *   profile.c  profile: time and work of each op, beside the limits that limits.c measures
  *   plot.c     plot: a bench's figures as a picture
+ *   train.c    train: a recipe, with its progress
  *   look.c     check, ir, graph, weights, tokenize: looking inside */
 #ifndef DIPPER_TOOLS_CLI_H
 #define DIPPER_TOOLS_CLI_H
@@ -38,6 +39,10 @@ typedef struct cli_args {
   bool tile, llvm, assembly;
   /* bench */
   int64_t prefill, bench_decode, repeat, batch;
+  /* train */
+  const char *data;
+  bool resume;
+  int64_t steps;
   /* embed: texts a step, 0: as many as fit */
   int64_t together;
 } cli_args;
@@ -93,5 +98,6 @@ int cli_weights(const cli_args *args);
 int cli_tokenize(const cli_args *args);
 int cli_embed(const cli_args *args);
 int cli_plot(const cli_args *args);
+int cli_train(const cli_args *args);
 
 #endif

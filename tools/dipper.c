@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define MODEL_FLAGS "--weights --set --cache-dir --backend --verify-each"
-#define RUN_FLAGS MODEL_FLAGS " --threads --ctx --kv-type --target-cpu --target-features"
+#define RUN_FLAGS MODEL_FLAGS " --threads --ctx --kv-type --target-cpu --target-features --tokenizer"
 
 static const cli_command commands[] = {
     {.name = "run",
@@ -66,6 +66,22 @@ static const cli_command commands[] = {
      .least = 1,
      .most = 2,
      .run = cli_embed},
+    {.name = "train",
+     .arguments = "RECIPE.dip --weights FILE [--data FILE] [--out DIR]",
+     .flags = MODEL_FLAGS " --tokenizer --plan --recipe --data --out --resume --steps --threads",
+     .required = "--weights",
+     .summary = "carry out a recipe: train a model",
+     .description =
+         "Trains from the weights (of any type: they become f32) on the data, and prints the loss. With --out, checkpoints\n"
+         "go to DIR/step-NNNNNNNN, which transformers and dipper load, and a line of JSON a step to DIR/log.jsonl.\n"
+         "--resume goes on from the newest whole one: the weights are then, to the last bit, those of a run that was\n"
+         "never interrupted. Ctrl-C stops after the step under way, with a checkpoint. --steps: instead of the recipe's.\n"
+         "MFU: products of forward and backward, without attention's, in the multiply-add peak measured at the start.",
+     .examples = "  dipper train tune.dip --weights SmolLM2-135M-Instruct.Q4_1.gguf --data chat.jsonl --out run\n"
+                 "  dipper run models/llama.dip --weights run/step-00000100 --tokenizer SmolLM2-135M-Instruct.Q4_1.gguf -p Hi\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_train},
     {.name = "tokenize",
      .arguments = "--weights FILE [TEXT]",
      .flags = "--weights --decode --json",

@@ -48,6 +48,8 @@ typedef struct dp_options {
   const char *cache_dir; /* compiled code; NULL: $DIPPER_CACHE, $XDG_CACHE_HOME/dipper or ~/.cache/dipper; "": none */
   const char *backend;   /* "llvm", "interp"; NULL: the best there is */
   const char *triple, *cpu, *features; /* code for another machine (to look at); NULL: this one */
+  const char *tokenizer;               /* weights whose tokenizer and chat template are taken; NULL: of `weights` */
+  const char *plan, *recipe;           /* of the text, by name; NULL: the last for the model, else defaults */
   bool color;                          /* diagnostics with terminal colors */
   bool verify_each;                    /* check the IR and its round trip after every pass */
 } dp_options;

@@ -29,6 +29,9 @@ typedef struct dp_training {
 
 dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer);
 void dp_trainer_free(dp_trainer *trainer); /* NULL is fine */
+/* The model that is being trained, the trainer's: sessions of it, freed before the trainer, run on the very weights that
+ * updates change, without a copy. Not from within another thread while the trainer works. */
+dp_model *dp_trainer_model(dp_trainer *trainer);
 
 /* One sequence: at each position the id that should come next, or a negative number where none counts. */
 typedef struct dp_example {
@@ -51,6 +54,35 @@ dp_status dp_trainer_trace_start(dp_trainer *trainer, int64_t max_tasks);
 dp_status dp_trainer_trace_stop(dp_trainer *trainer, dp_trace **trace);
 /* The tile program of a step, for people. */
 dp_status dp_trainer_text(const dp_trainer *trainer, dp_text *text);
+
+/* ---- a recipe from its data to its last checkpoint */
+
+typedef struct dp_run_step {
+  int64_t step, steps;     /* done, in all */
+  int64_t tokens, targets; /* of this update; targets: those that count */
+  double loss;             /* mean over the targets, nats */
+  double norm, lr;
+  double seconds;          /* that the update took, data included */
+  double flop;             /* of products in forward and backward, without attention's */
+  bool saved;              /* a checkpoint was written after it */
+} dp_run_step;
+
+/* Zero-initialize. */
+typedef struct dp_run {
+  dp_options model;   /* path: a text with a recipe; weights: what the run begins with */
+  const char *data;   /* instead of the recipe's */
+  const char *out;    /* directory of checkpoints; NULL: none are kept */
+  bool resume;        /* goes on from the newest whole checkpoint in `out`, if there is one: the bits are those of an unbroken run */
+  int64_t steps;      /* instead of the recipe's; 0: those */
+  bool (*on_step)(void *user, const dp_run_step *step); /* false: stop, after a checkpoint; may be NULL */
+  void (*on_note)(void *user, const char *text);        /* what the user may want to know; may be NULL */
+  void *user;
+} dp_run;
+
+/* Objectives pretrain and sft. DP_INVALID: mistakes in the text or the data, a batch that cannot fit, a loss that is no
+ * number any more (the message says in which step and where; checkpoints stay as they are). DP_IO: a checkpoint could not
+ * be written (the one before stays). DP_UNSUPPORTED: what is not carried out yet, named. */
+dp_status dp_run_recipe(const dp_run *run);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,305 @@
+/* api/run.c: a recipe from its data to its last checkpoint. What an update computes depends on the weights, the optimizer's
+ * state and the place in the data alone, and a checkpoint holds all three: a resumed run has the bits of an unbroken one. */
+#include "api/train.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct running {
+  const dp_run *run;
+  dp_trainer *trainer;
+  ir_recipe recipe; /* its strings are ours */
+  rt_data *data;
+  rt_trainer_state state;
+  rt_weights_file *companions; /* what the weights lay beside at first */
+  double flop_a_token;
+} running;
+
+static void note(const running *r, const char *text) {
+  if (text && r->run->on_note) r->run->on_note(r->run->user, text);
+}
+
+/* ---- the optimizer's state */
+
+typedef struct moments {
+  rt_save_tensor *tensors;
+  struct moment { float *const *slots; int64_t floats; } *of;
+  int count;
+  dp_arena *arena;
+} moments;
+
+static dp_status fill_slots(const void *context, int64_t first, int64_t count, void *dst) {
+  const struct moment *m = context;
+  for (int64_t i = 0; i < count; i++)
+    memcpy((float *)dst + i * m->floats, m->slots[first + i], sizeof(float) * (size_t)m->floats);
+  return DP_SUCCESS;
+}
+
+/* Each moment as f32[slots, floats of a slot], in the order of the packed weights: not portable between layouts. */
+static dp_status list_moments(const rt_engine *engine, moments *m) {
+  const tile_program *p = rt_engine_program(engine);
+  *m = (moments){.arena = dp_arena_new()};
+  if (!m->arena) return dp_fail(DP_NO_MEMORY, "no memory for a checkpoint");
+  m->tensors = DP_NEW_ARRAY(m->arena, rt_save_tensor, 2 * p->weight_count + 1);
+  m->of = DP_NEW_ARRAY(m->arena, struct moment, 2 * p->weight_count + 1);
+  for (int w = 0; w < p->weight_count; w++)
+    for (int state = TILE_MOMENT1; state <= TILE_MOMENT2; state++) {
+      const tile_weight *weight = &p->weights[w];
+      float *const *slots = rt_engine_state(engine, (tile_state)state);
+      if (!slots || !slots[weight->first_slot]) continue;
+      m->of[m->count] = (struct moment){slots + weight->first_slot, tile_slot_floats(weight)};
+      m->tensors[m->count] = (rt_save_tensor){
+          .name = dp_arena_printf(m->arena, "%s.%s", weight->name, state == TILE_MOMENT1 ? "exp_avg" : "exp_avg_sq"),
+          .dtype = IR_f32, .rank = 2, .dims = {(int64_t)weight->count * weight->inner, tile_slot_floats(weight)},
+          .fill = fill_slots, .context = &m->of[m->count]};
+      m->count++;
+    }
+  return DP_SUCCESS;
+}
+
+static dp_status read_moments(const rt_checkpoint *checkpoint, const rt_engine *engine) {
+  moments m;
+  dp_status status = list_moments(engine, &m);
+  for (int i = 0; i < m.count && status.code == DP_OK; i++) {
+    int64_t slots = m.tensors[i].dims[0], floats = m.of[i].floats;
+    float *all = malloc(sizeof *all * (size_t)(slots * floats));
+    status = all ? rt_checkpoint_read(checkpoint, m.tensors[i].name, all, slots * floats)
+                 : dp_fail(DP_NO_MEMORY, "no memory to read the optimizer's state");
+    for (int64_t s = 0; s < slots && status.code == DP_OK; s++)
+      memcpy(m.of[i].slots[s], all + s * floats, sizeof *all * (size_t)floats);
+    free(all);
+  }
+  dp_arena_free(m.arena);
+  return status;
+}
+
+/* ---- checkpoints */
+
+static dp_status save_weights(void *user, const char *path) { return dp_trainer_save(((running *)user)->trainer, path, false); }
+
+static dp_status save(running *r) {
+  moments m;
+  const dp_model *model = &r->trainer->model;
+  rt_binding *binding;
+  DP_TRY(rt_engine_bind(model->engine, TILE_VALUE, model->source.module, model->source.binding, &binding));
+  uint64_t bytes = rt_saved_bytes(model->source.module, binding, IR_f32);
+  rt_binding_free(binding);
+  dp_status status = list_moments(model->engine, &m);
+  rt_checkpoint_plan plan = {.directory = r->run->out, .keep = (int)r->recipe.keep, .state = r->state,
+                             .save_weights = save_weights, .user = r, .weights_bytes = bytes, .weights_type = IR_f32,
+                             .optimizer = m.tensors, .optimizer_count = m.count, .source = r->companions};
+  if (status.code == DP_OK) status = rt_checkpoint_save(&plan);
+  dp_arena_free(m.arena);
+  return status;
+}
+
+/* ---- one update */
+
+static double rate_of(const ir_recipe *recipe, int64_t step) {
+  const ir_optimizer *o = &recipe->optimizer;
+  const double pi = 3.14159265358979323846;
+  if (step < o->warmup) return o->lr * (double)(step + 1) / (double)o->warmup;
+  double rest = (double)(recipe->steps - o->warmup), done = rest > 0 ? (double)(step - o->warmup) / rest : 1;
+  if (o->schedule == IR_LR_LINEAR) return o->lr + (o->lr_end - o->lr) * done;
+  if (o->schedule == IR_LR_COSINE) return o->lr_end + (o->lr - o->lr_end) * 0.5 * (1 + cos(pi * done));
+  return o->lr;
+}
+
+/* The first number that is none among what the engine keeps, for the message. */
+static void find_broken(const rt_engine *engine, dp_str *out) {
+  const tile_program *p = rt_engine_program(engine);
+  static const char *const what[] = {"weight", "gradient of"};
+  for (int state = TILE_VALUE; state <= TILE_GRADIENT; state++)
+    for (int w = 0; w < p->weight_count; w++) {
+      const tile_weight *weight = &p->weights[w];
+      float *const *slots = rt_engine_state(engine, (tile_state)state);
+      if (!slots || (state == TILE_VALUE && (weight->storage & ~(1u << IR_f32)))) continue;
+      for (int i = 0; i < weight->count * weight->inner && slots[weight->first_slot + i]; i++)
+        for (int64_t j = 0; j < tile_slot_floats(weight); j++) {
+          if (isfinite(slots[weight->first_slot + i][j])) continue;
+          dp_str_addf(out, "; the first in %s '%s'", what[state], weight->name);
+          if (weight->count > 1) dp_str_addf(out, ", layer %d", weight->first_layer + i / weight->inner);
+          return;
+        }
+    }
+}
+
+static dp_status broken_loss(const running *r, double loss, const rt_example *sequence, int64_t token) {
+  dp_str where = {0};
+  find_broken(r->trainer->model.engine, &where);
+  if (!where.text) dp_str_add(&where, "; weights and gradients are finite");
+  dp_status status = dp_fail(DP_INVALID, "step %lld: the loss is %g, from token %lld of a sequence of %lld on%s; the last "
+                             "checkpoint is as it was: a lower learning rate, or a clip, may help",
+                             (long long)r->state.step + 1, loss, (long long)token, (long long)sequence->count,
+                             where.text ? where.text : "");
+  dp_str_free(&where);
+  return status;
+}
+
+/* Sequences [from, to) in one step; their losses are added to *sum. */
+static dp_status add_sequences(running *r, const rt_batch *batch, int from, int to, double *sum) {
+  dp_example *examples = calloc((size_t)(to - from) + 1, sizeof *examples);
+  const float *losses;
+  if (!examples) return dp_fail(DP_NO_MEMORY, "no memory for a step");
+  for (int i = from; i < to; i++)
+    examples[i - from] = (dp_example){batch->sequences[i].ids, batch->sequences[i].targets, (size_t)batch->sequences[i].count};
+  dp_status status = dp_trainer_add(r->trainer, examples, to - from, &losses);
+  free(examples);
+  for (int i = from; i < to && status.code == DP_OK; i++)
+    for (int64_t t = 0; t < batch->sequences[i].count && status.code == DP_OK; t++, losses++) {
+      *sum += (double)*losses;
+      if (!isfinite(*losses)) status = broken_loss(r, (double)*losses, &batch->sequences[i], t);
+    }
+  return status;
+}
+
+static dp_status update(running *r, dp_run_step *step) {
+  rt_batch batch;
+  double sum = 0, begin = api_seconds();
+  DP_TRY(rt_data_next(r->data, r->recipe.batch, &batch));
+  int64_t most = r->trainer->model.info.step_tokens;
+  for (int from = 0, to; from < batch.count; from = to) { /* how they are cut into steps does not change a bit */
+    int64_t tokens = batch.sequences[from].count;
+    for (to = from + 1; to < batch.count && tokens + batch.sequences[to].count <= most; to++) tokens += batch.sequences[to].count;
+    DP_TRY(add_sequences(r, &batch, from, to, &sum));
+  }
+  *step = (dp_run_step){.steps = r->recipe.steps, .tokens = batch.tokens, .targets = batch.targets,
+                        .lr = rate_of(&r->recipe, r->state.step), .flop = r->flop_a_token * (double)batch.tokens};
+  step->loss = sum / (double)batch.targets;
+  DP_TRY(dp_trainer_update(r->trainer, batch.targets, step->lr, &step->norm));
+  if (!isfinite(step->norm)) {
+    dp_str where = {0};
+    find_broken(r->trainer->model.engine, &where);
+    dp_status status = dp_fail(DP_INVALID, "step %lld: the gradient's norm is %g%s; the last checkpoint is as it was",
+                               (long long)r->state.step + 1, step->norm, where.text ? where.text : "");
+    dp_str_free(&where);
+    return status;
+  }
+  r->state.loss = step->loss;
+  r->state.position = rt_data_tell(r->data);
+  step->step = ++r->state.step;
+  step->seconds = api_seconds() - begin;
+  return DP_SUCCESS;
+}
+
+/* ---- a run */
+
+/* Products with each matrix that is trained: one forward, two back. */
+static double flop_a_token(const tile_program *p) {
+  double flop = 0;
+  for (int g = 0; g < p->group_count; g++) {
+    const tile_kind *kind = &p->kinds[p->groups[g].kind];
+    for (int i = 0; i < kind->op_count; i++) {
+      if (kind->ops[i].code != TILE_mma_rows) continue;
+      const tile_weight *weight = &p->weights[kind->ops[i].ref];
+      flop += 6.0 * (double)weight->rows * (double)weight->cols * p->sections[p->groups[g].section].iterations *
+              (kind->used ? kind->used : kind->batches);
+    }
+  }
+  return flop;
+}
+
+static dp_status open_data(running *r) {
+  const dp_model *model = &r->trainer->model;
+  rt_data_options options = rt_data_defaults(model->tokenizer);
+  options.path = r->run->data ? r->run->data : r->recipe.data;
+  if (!options.path) return dp_fail(DP_INVALID, "no data: neither the recipe nor --data names any");
+  options.format = r->recipe.format;
+  options.tokenizer = model->tokenizer;
+  options.chat = model->chat;
+  options.vocabulary = model->info.vocabulary;
+  options.length = r->recipe.length;
+  options.seed = r->recipe.seed;
+  options.skip_broken = r->recipe.skip_broken;
+  options.pack = true;
+  DP_TRY(rt_data_open(&options, &r->data));
+  rt_data_stats stats = rt_data_get_stats(r->data);
+  dp_str text = {0};
+  if (stats.broken) dp_str_addf(&text, "%lld broken lines of data are left out; the first: %s", (long long)stats.broken, stats.first_problem);
+  note(r, text.text);
+  dp_str_free(&text);
+  r->state.data_identity = rt_data_identity(r->data);
+  r->state.seed = r->recipe.seed;
+  return DP_SUCCESS;
+}
+
+static dp_status go_on_from(running *r, const rt_checkpoint *checkpoint) {
+  DP_TRY(read_moments(checkpoint, r->trainer->model.engine));
+  if (checkpoint->state.data_identity != r->state.data_identity)
+    return dp_fail(DP_INVALID, "%s was made with other data, or with other lengths or another seed: it cannot be resumed with these",
+                   checkpoint->directory);
+  DP_TRY(rt_data_seek(r->data, checkpoint->state.position));
+  r->state = checkpoint->state;
+  r->trainer->steps = checkpoint->state.step;
+  return DP_SUCCESS;
+}
+
+/* The recipe outlives the module it was read with. */
+static dp_status copy_recipe(running *r, const api_source *source) {
+  if (!source->recipe) return dp_fail(DP_INVALID, "%s has no recipe for model '%s'", r->run->model.path, source->module->name);
+  r->recipe = *source->recipe;
+  r->recipe.data = source->recipe->data ? strdup(source->recipe->data) : NULL;
+  r->recipe.optimizer.no_decay = NULL;
+  if (r->run->steps > 0) r->recipe.steps = r->run->steps;
+  if (r->recipe.objective == IR_PRETRAIN || r->recipe.objective == IR_SFT) return DP_SUCCESS;
+  return dp_fail(DP_UNSUPPORTED, "the recipe's objective `%s` is read, and not carried out yet: pretrain and sft are",
+                 ir_objective_name(r->recipe.objective));
+}
+
+static dp_status open_run(running *r, const rt_checkpoint *checkpoint) {
+  dp_training training = {.model = r->run->model};
+  api_source source;
+  if (checkpoint) training.model.weights = checkpoint->directory;
+  if (checkpoint && strncmp(r->run->model.weights, "random:", 7) != 0 && !training.model.tokenizer)
+    training.model.tokenizer = r->run->model.weights;
+  DP_TRY(api_open_source(&training.model, true, &source));
+  dp_status status = copy_recipe(r, &source);
+  const ir_optimizer *o = &r->recipe.optimizer;
+  training.optimizer = (dp_adamw){.lr = o->lr, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .decay = o->decay, .clip = o->clip};
+  training.model.step_tokens = r->recipe.length * (r->recipe.batch / (r->recipe.accumulate > 0 ? r->recipe.accumulate : 1));
+  training.model.context = training.model.step_tokens;
+  if (status.code == DP_OK) status = api_trainer_open(&training, &source, &r->trainer);
+  api_close_source(&source);
+  if (status.code != DP_OK) return status;
+  r->flop_a_token = flop_a_token(r->trainer->model.program);
+  DP_TRY(open_data(r));
+  if (strncmp(r->run->model.weights, "random:", 7) != 0) DP_TRY(rt_weights_open(r->run->model.weights, &r->companions));
+  return checkpoint ? go_on_from(r, checkpoint) : DP_SUCCESS;
+}
+
+static dp_status run_steps(running *r) {
+  bool on = true;
+  while (on && r->state.step < r->recipe.steps) {
+    dp_run_step step;
+    DP_TRY(update(r, &step));
+    bool last = step.step == r->recipe.steps, due = r->recipe.save_every > 0 && step.step % r->recipe.save_every == 0;
+    step.saved = r->run->out && (last || due);
+    if (step.saved) DP_TRY(save(r));
+    if (r->run->on_step) on = r->run->on_step(r->run->user, &step);
+    if (!on && r->run->out && !step.saved) DP_TRY(save(r));
+  }
+  return DP_SUCCESS;
+}
+
+dp_status dp_run_recipe(const dp_run *run) {
+  running r = {.run = run};
+  rt_checkpoint *checkpoint = NULL;
+  if (!run->model.weights) return dp_fail(DP_INVALID, "no weights were named to begin with");
+  if (run->resume && !run->out) return dp_fail(DP_INVALID, "no directory to resume from was named");
+  dp_status status = DP_SUCCESS;
+  if (run->resume) status = rt_checkpoint_open(run->out, &checkpoint);
+  if (status.code == DP_NOT_FOUND) { /* nothing was saved yet: from the beginning */
+    dp_status_free(&status);
+    status = DP_SUCCESS;
+  }
+  if (checkpoint) note(&r, checkpoint->note);
+  if (status.code == DP_OK) status = open_run(&r, checkpoint);
+  rt_checkpoint_close(checkpoint);
+  if (status.code == DP_OK) status = run_steps(&r);
+  dp_trainer_free(r.trainer);
+  rt_data_close(r.data);
+  rt_weights_close(r.companions);
+  free((char *)(uintptr_t)r.recipe.data);
+  return status;
+}
