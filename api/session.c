@@ -103,15 +103,17 @@ static dp_status generate(dp_session *session, const int32_t *prompt, size_t cou
   if (stats->stopped) return DP_SUCCESS;
   while (g->max_tokens < 0 || stats->new_tokens < g->max_tokens) {
     int32_t id;
-    double log_probability;
-    DP_TRY(dp_sampler_pick(sampler, logits.data, (int)logits.columns, &id, g->on_token ? &log_probability : NULL));
+    DP_TRY(dp_sampler_pick(sampler, logits.data, (int)logits.columns, &id, NULL));
     if (s->decodes && dp_tokenizer_is_end(model->tokenizer, id)) {
       stats->finished = true;
       break;
     }
     stats->new_tokens++;
     bool go_on = goes_on(g);
-    if (g->on_token) go_on &= g->on_token(g->user, id, log_probability);
+    if (g->on_token) { /* the loss that the trainer gives the token, to the last bit, with its sign turned */
+      float log_probability = logits.data[id] - cg_log_sum_exp(logits.data, logits.columns);
+      go_on &= g->on_token(g->user, id, (double)log_probability);
+    }
     if (s->decodes) {
       DP_TRY(dp_stream_decoder_push(&s->decoder, id, &s->text));
       go_on &= hand_out(s);

@@ -37,6 +37,10 @@ const cg_backend *cg_find_backend(const char *name);
 int cg_backend_count(void);
 const cg_backend *cg_backend_at(int index);
 
+/* The graph op log_sum_exp of one row, with the bits that every back end gives it. Of a build for a machine without fused
+ * multiply-add those of one with it. */
+float cg_log_sum_exp(const float *x, int64_t count);
+
 /* A code for `program`: from the cache directory when it has a sound entry, else compiled and put there (cache_dir NULL:
  * no cache). An entry that is damaged or of another program is rebuilt; a cache that cannot be written is no failure:
  * `note` then says why (may be NULL). `compiled` tells whether a compile took place (may be NULL). Two processes may

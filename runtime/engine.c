@@ -26,7 +26,7 @@ struct rt_engine {
   rt_region kv, arena[TILE_SPACE_COUNT], *outputs;
   int64_t context, max_tokens, vocabulary;
   int64_t positions_limit; /* positions that the model has learned */
-  bool whole_sequences;    /* no sequence goes on in a later step */
+  bool whole_sequences;    /* no sequence goes on in a later step; of other entries than the first none does anyway */
   int64_t steps; /* asked for so far */
   int64_t page_total, free_count;
   int32_t *free_pages; /* stack */
@@ -58,8 +58,9 @@ static int64_t table_rows(const tile_program *p, const char *name) {
 
 /* Does a token see the ones after it? Then all of a sequence's stand in one step. */
 static bool sees_whole_sequences(const tile_program *p) {
-  for (int k = 0; k < p->kind_count; k++)
-    if (p->kinds[k].whole) return true;
+  tile_entry first = tile_entry_at(p, 0);
+  for (int g = 0; g < p->group_count; g++)
+    if (tile_in_entry(p, &first, g) && p->kinds[p->groups[g].kind].whole) return true;
   return false;
 }
 
@@ -298,7 +299,7 @@ int64_t rt_engine_free_tokens(const rt_engine *e, const rt_sequence *s) {
 
 /* ---- steps */
 
-static dp_status check_requests(rt_engine *e, const rt_request *requests, int count) {
+static dp_status check_requests(rt_engine *e, int entry, const rt_request *requests, int count) {
   int64_t tokens = 0, pages = 0;
   e->steps++;
   for (int i = 0; i < count; i++) {
@@ -314,7 +315,7 @@ static dp_status check_requests(rt_engine *e, const rt_request *requests, int co
     if (r->sequence->length + r->count > e->positions_limit)
       return dp_fail(DP_INVALID, "the model knows %lld positions: a sequence of %lld and %lld more do not fit",
                      (long long)e->positions_limit, (long long)r->sequence->length, (long long)r->count);
-    if (e->whole_sequences && r->sequence->length > 0)
+    if ((entry || e->whole_sequences) && r->sequence->length > 0)
       return dp_fail(DP_INVALID, "the model's tokens see those after them: a sequence cannot go on in a later step");
     for (int64_t t = 0; t < r->count; t++)
       if (r->tokens[t] < 0 || r->tokens[t] >= e->vocabulary)
@@ -333,7 +334,7 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
 }
 
 dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int count, rt_logits *logits) {
-  DP_TRY(check_requests(e, requests, count));
+  DP_TRY(check_requests(e, entry, requests, count));
   const tile_program *p = e->program;
   int64_t rows = 0, outputs = 0, segments = 0, pages = 0;
   for (int i = 0; i < count; i++) {

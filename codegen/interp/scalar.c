@@ -1,5 +1,6 @@
 /* codegen/interp/scalar.c: the elementwise functions of codegen/scalar.inc on plain floats. Compiled without
  * contraction: every operation rounds once, where it stands. */
+#include "codegen/codegen.h"
 #include "codegen/interp/interp.h"
 
 #include <math.h>
@@ -72,4 +73,14 @@ float interp_scalar(tile_opcode code, float x, float y) {
   default:
     return NAN;
   }
+}
+
+/* As the tile ops of its rule define it: the maximum, e^(x - maximum) summed by 16 lanes and the tree, its logarithm. */
+float cg_log_sum_exp(const float *x, int64_t count) {
+  float greatest = -INFINITY, lanes[TILE_LANES] = {0};
+  for (int64_t i = 0; i < count; i++) greatest = scalar_max(greatest, x[i]);
+  for (int64_t i = 0; i < count; i++) lanes[i % TILE_LANES] += scalar_exp(x[i] - greatest);
+  for (int width = TILE_LANES / 2; width >= 1; width /= 2)
+    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+  return greatest + scalar_log(lanes[0]);
 }

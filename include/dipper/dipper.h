@@ -133,7 +133,8 @@ typedef struct dp_generation {
   uint64_t seed;
   /* Whole characters as they come; return false to stop. May be NULL. */
   bool (*on_text)(void *user, const char *text, size_t length);
-  /* Each new id with its log-probability under the unmodified distribution; may be NULL. */
+  /* Each new id with its log-probability under the unmodified distribution, an f32: the bits of the loss that
+   * dp_trainer_add gives for it, negative. May be NULL. */
   bool (*on_token)(void *user, int32_t id, double log_probability);
   /* Asked before each step, those of a long prompt too; return false to stop. May be NULL. */
   bool (*go_on)(void *user);

@@ -1,0 +1,291 @@
+/* tests/test_train.c: training as a whole: curves beside PyTorch's, what was sampled scored to the bit, runs that break off. */
+#include "base/base.h"
+#include "dipper/train.h"
+
+#include <check.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define GOLDEN DIPPER_TEST_DIR "/golden/"
+#define MODELS DIPPER_SOURCE_DIR "/models/"
+
+static void check_ok(dp_status status, const char *what) {
+  ck_assert_msg(status.code == DP_OK, "%s: %s", what, dp_status_text(&status));
+}
+
+/* ---- curves */
+
+enum { LENGTH = 50, STEPS = 50 };
+
+static const struct {
+  const char *name, *text;
+} models[] = {{"tiny_llama", "llama.dip"}, {"tiny_gpt2", "gpt2.dip"}, {"tiny_qwen3", "qwen3.dip"},
+              {"tiny_mixtral", "mixtral.dip"}, {"tiny_tied", "llama.dip"}};
+
+static dp_trainer *open_trainer(const char *text, const char *name, int threads, bool recompute, int64_t wide) {
+  char path[512], weights[512];
+  snprintf(path, sizeof path, MODELS "%s", text);
+  snprintf(weights, sizeof weights, GOLDEN "%s", name);
+  dp_training training = {.model = {.path = path, .weights = weights, .threads = threads, .verify_each = true},
+                          .recompute = recompute, .wide_columns = wide};
+  dp_trainer *trainer;
+  check_ok(dp_trainer_new(&training, &trainer), name);
+  return trainer;
+}
+
+/* As tests/golden/make_curves.py makes them. */
+static void make_sequence(int64_t b, int32_t *ids, int32_t *targets) {
+  for (int64_t k = 0; k < LENGTH; k++) ids[k] = (int32_t)((b * 7919 + k * k * 31 + k) % 97);
+  for (int64_t k = 0; k < LENGTH; k++) targets[k] = k + 1 < LENGTH ? ids[k + 1] : -1;
+}
+
+/* One update of two sequences, in one step or in one each; the mean loss. */
+static double train_step(dp_trainer *trainer, int n, bool cut, double *norm) {
+  int32_t ids[2][LENGTH], targets[2][LENGTH];
+  dp_example examples[2];
+  double sum = 0;
+  for (int i = 0; i < 2; i++) {
+    make_sequence(2 * n % 6 + i, ids[i], targets[i]);
+    examples[i] = (dp_example){ids[i], targets[i], LENGTH};
+  }
+  for (int i = 0; i < (cut ? 2 : 1); i++) {
+    const float *losses;
+    check_ok(dp_trainer_add(trainer, examples + i, cut ? 1 : 2, &losses), "a step");
+    for (int t = 0; t < (cut ? 1 : 2) * LENGTH; t++) sum += (double)losses[t];
+  }
+  check_ok(dp_trainer_update(trainer, 2 * (LENGTH - 1), 1e-3, norm), "an update");
+  return sum / (2 * (LENGTH - 1));
+}
+
+START_TEST(fifty_updates_follow_pytorch_s) {
+  json_t *all = json_load_file(GOLDEN "curves.json", 0, NULL), *curve = json_object_get(all, models[_i].name);
+  ck_assert_msg(json_array_size(curve) == STEPS, "there is no curve of %s", models[_i].name);
+  dp_trainer *trainer = open_trainer(models[_i].text, models[_i].name, 2, false, 0);
+  double first = 0, loss = 0;
+  for (int n = 0; n < STEPS; n++) {
+    double norm, expected = json_number_value(json_array_get(json_array_get(curve, (size_t)n), 0));
+    double expected_norm = json_number_value(json_array_get(json_array_get(curve, (size_t)n), 1));
+    loss = train_step(trainer, n, false, &norm);
+    if (!n) first = loss;
+    if (!(fabs(loss - expected) <= 1e-3)) ck_abort_msg("%s: step %d: the loss is %.6f, not %.6f", models[_i].name, n, loss, expected);
+    if (!(fabs(norm - expected_norm) <= 1e-2 * expected_norm))
+      ck_abort_msg("%s: step %d: the norm is %.6f, not %.6f", models[_i].name, n, norm, expected_norm);
+  }
+  ck_assert_msg(loss < first, "%s: the loss went from %f to %f", models[_i].name, first, loss);
+  dp_trainer_free(trainer);
+  json_decref(all);
+}
+END_TEST
+
+/* ---- bits */
+
+static char *read_saved(dp_trainer *trainer, size_t *size) {
+  char path[] = "/tmp/dipper-train-XXXXXX", *bytes;
+  close(mkstemp(path));
+  check_ok(dp_trainer_save(trainer, path, false), "save");
+  check_ok(dp_read_file(path, &bytes, size), path);
+  unlink(path);
+  return bytes;
+}
+
+static char *weights_after(int threads, bool recompute, int64_t wide, bool cut, size_t *size) {
+  dp_trainer *trainer = open_trainer("llama.dip", "tiny_llama", threads, recompute, wide);
+  double norm;
+  for (int n = 0; n < 3; n++) train_step(trainer, n, cut, &norm);
+  char *bytes = read_saved(trainer, size);
+  dp_trainer_free(trainer);
+  return bytes;
+}
+
+START_TEST(weights_after_updates_do_not_depend_on_how_the_work_is_cut) {
+  static const struct {
+    const char *what;
+    int threads;
+    bool recompute;
+    int64_t wide;
+    bool cut;
+  } ways[] = {{"2 threads", 2, false, 0, false}, {"made again", 1, true, 0, false}, {"windows of logits", 2, false, 97, false},
+              {"windows of all that is outside the layers", 2, true, 1, false}, {"a step for each sequence", 2, false, 97, true}};
+  size_t size, other;
+  char *expected = weights_after(1, false, 0, false, &size);
+  for (size_t i = 0; i < DP_COUNT(ways); i++) {
+    char *got = weights_after(ways[i].threads, ways[i].recompute, ways[i].wide, ways[i].cut, &other);
+    ck_assert_uint_eq(size, other);
+    for (size_t at = 0; at < size; at++)
+      ck_assert_msg(got[at] == expected[at], "%s: byte %zu of the weights is another", ways[i].what, at);
+    free(got);
+  }
+  free(expected);
+}
+END_TEST
+
+typedef struct sample {
+  int32_t ids[256];
+  double log_probabilities[256];
+  int count;
+} sample;
+
+static bool keep(void *user, int32_t id, double log_probability) {
+  sample *s = user;
+  s->ids[s->count] = id;
+  s->log_probabilities[s->count++] = log_probability;
+  return s->count < 90;
+}
+
+static void ck_scored_alike(dp_trainer *trainer, uint64_t seed) {
+  static const int32_t prompt[] = {5, 17, 60, 3, 88};
+  enum { PROMPT = 5, COMPANY = 30 };
+  sample s = {0};
+  dp_session *session;
+  check_ok(dp_session_new(dp_trainer_model(trainer), &session), "session");
+  dp_generation g = {.max_tokens = 90, .temperature = 1, .seed = seed, .on_token = keep, .user = &s};
+  check_ok(dp_generate(session, prompt, PROMPT, &g, &(dp_generation_stats){0}), "generate");
+  dp_session_free(session);
+  ck_assert_int_ge(s.count, 64);
+  int32_t ids[PROMPT + 256], targets[PROMPT + 256], other[COMPANY], none[COMPANY];
+  int total = PROMPT + s.count - 1;
+  for (int i = 0; i < total; i++) {
+    ids[i] = i < PROMPT ? prompt[i] : s.ids[i - PROMPT];
+    targets[i] = i < PROMPT - 1 ? -1 : s.ids[i - PROMPT + 1];
+  }
+  for (int i = 0; i < COMPANY; i++) other[i] = i * 7 % 97, none[i] = -1;
+  for (int company = 0; company < 2; company++) {
+    dp_example examples[] = {{other, none, COMPANY}, {ids, targets, (size_t)total}};
+    const float *losses;
+    check_ok(dp_trainer_add(trainer, examples + !company, company + 1, &losses), "score");
+    losses += company ? COMPANY : 0;
+    for (int i = 0; i < s.count; i++) {
+      float sampled = (float)s.log_probabilities[i], scored = -losses[PROMPT - 1 + i];
+      ck_assert_msg(memcmp(&sampled, &scored, sizeof sampled) == 0, "token %d: sampled with %a, scored with %a%s", i,
+                    (double)sampled, (double)scored, company ? " in company" : "");
+    }
+  }
+  dp_trainer_clear(trainer);
+}
+
+START_TEST(what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit) {
+  for (int threads = 1; threads <= 2; threads++) {
+    dp_trainer *trainer = open_trainer("llama.dip", "tiny_llama", threads, false, 0);
+    double norm;
+    ck_scored_alike(trainer, 3);
+    for (int n = 0; n < 3; n++) train_step(trainer, n, false, &norm);
+    ck_scored_alike(trainer, 4); /* on the very weights that the updates changed */
+    dp_trainer_free(trainer);
+  }
+}
+END_TEST
+
+/* ---- runs */
+
+typedef struct place {
+  char dir[64], recipe[128], data[128];
+} place;
+
+static void write_text(const char *path, const void *text, size_t size) { check_ok(dp_write_file_atomic(path, text, size), path); }
+
+static place make_place(const char *rate) {
+  place p = {.dir = "/tmp/dipper-run-XXXXXX"};
+  ck_assert_ptr_nonnull(mkdtemp(p.dir));
+  snprintf(p.recipe, sizeof p.recipe, "%s/tune.dip", p.dir);
+  snprintf(p.data, sizeof p.data, "%s/data.bin", p.dir);
+  uint16_t ids[3000];
+  for (int i = 0; i < 3000; i++) ids[i] = (uint16_t)((i * i * 31 + i / 7) % 97);
+  write_text(p.data, ids, sizeof ids);
+  char text[1024];
+  snprintf(text, sizeof text,
+           "import \"" MODELS "llama.dip\";\n"
+           "recipe tune for llama { pretrain { data \"data.bin\"; optimizer adamw { lr cosine %s to 1e-4 warmup 2; } batch 4;\n"
+           "  accumulate 2; length 40; steps 8; seed 5; save every 2 keep 9; } }\n", rate);
+  write_text(p.recipe, text, strlen(text));
+  return p;
+}
+
+static bool stop_after(void *user, const dp_run_step *step) { return step->step != *(const int *)user; }
+
+static dp_status run(const place *p, const char *out, int threads, int stop, bool resume) {
+  char path[256];
+  snprintf(path, sizeof path, "%s/%s", p->dir, out);
+  dp_run how = {.model = {.path = p->recipe, .weights = GOLDEN "tiny_llama", .threads = threads}, .out = path, .resume = resume,
+                .on_step = stop_after, .user = &stop};
+  return dp_run_recipe(&how);
+}
+
+static void ck_same_file(const place *p, const char *one, const char *other, const char *file) {
+  char path[2][256], *bytes[2];
+  size_t sizes[2];
+  for (int i = 0; i < 2; i++) {
+    snprintf(path[i], sizeof path[i], "%s/%s/step-00000008/%s", p->dir, i ? other : one, file);
+    check_ok(dp_read_file(path[i], &bytes[i], &sizes[i]), path[i]);
+  }
+  ck_assert_uint_eq(sizes[0], sizes[1]);
+  ck_assert_msg(memcmp(bytes[0], bytes[1], sizes[0]) == 0, "%s of %s differs from that of %s", file, other, one);
+  free(bytes[0]);
+  free(bytes[1]);
+}
+
+static void remove_place(const place *p) {
+  char command[128];
+  snprintf(command, sizeof command, "rm -rf %s", p->dir);
+  ck_assert_int_eq(system(command), 0);
+}
+
+START_TEST(a_resumed_run_has_the_bits_of_an_unbroken_one) {
+  place p = make_place("1e-3");
+  check_ok(run(&p, "whole", 2, -1, false), "unbroken");
+  check_ok(run(&p, "broken", 1, 3, false), "until step 3");
+  check_ok(run(&p, "broken", 2, 5, true), "until step 5");
+  check_ok(run(&p, "broken", 1, -1, true), "to the end");
+  ck_same_file(&p, "whole", "broken", "model.safetensors");
+  ck_same_file(&p, "whole", "broken", "optimizer.safetensors");
+  check_ok(run(&p, "new", 2, -1, true), "nothing to resume: from the beginning");
+  ck_same_file(&p, "whole", "new", "model.safetensors");
+  remove_place(&p);
+}
+END_TEST
+
+START_TEST(a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint) {
+  place p = make_place("1e38");
+  dp_status status = run(&p, "out", 2, -1, false);
+  ck_assert_int_eq(status.code, DP_INVALID);
+  ck_assert_msg(strstr(dp_status_text(&status), "step ") && strstr(dp_status_text(&status), "the first in"), "%s",
+                dp_status_text(&status));
+  dp_status_free(&status);
+  remove_place(&p);
+}
+END_TEST
+
+START_TEST(other_data_is_not_gone_on_with) {
+  place p = make_place("1e-3");
+  uint16_t ids[2000] = {1, 2, 3};
+  check_ok(run(&p, "out", 2, 2, false), "until step 2");
+  write_text(p.data, ids, sizeof ids);
+  dp_status status = run(&p, "out", 2, -1, true);
+  ck_assert_int_eq(status.code, DP_INVALID);
+  ck_assert_msg(strstr(dp_status_text(&status), "other data") != NULL, "%s", dp_status_text(&status));
+  dp_status_free(&status);
+  remove_place(&p);
+}
+END_TEST
+
+int main(void) {
+  Suite *suite = suite_create("train");
+  TCase *tests = tcase_create("train");
+  tcase_set_timeout(tests, 300);
+  tcase_add_loop_test(tests, fifty_updates_follow_pytorch_s, 0, (int)DP_COUNT(models));
+  tcase_add_test(tests, weights_after_updates_do_not_depend_on_how_the_work_is_cut);
+  tcase_add_test(tests, what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit);
+  tcase_add_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one);
+  tcase_add_test(tests, a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint);
+  tcase_add_test(tests, other_data_is_not_gone_on_with);
+  suite_add_tcase(suite, tests);
+  SRunner *runner = srunner_create(suite);
+  srunner_run_all(runner, CK_NORMAL);
+  int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  return failed ? 1 : 0;
+}
