@@ -80,6 +80,7 @@ static dp_status open(const dp_training *training, dp_trainer *t) {
   rt_engine_options engine = {.workers = api_threads(options), .context = context + tokens * TILE_CHUNK, .max_tokens = tokens};
   if (engine.context > 2 * context + 64 * TILE_CHUNK) engine.context = 2 * context + 64 * TILE_CHUNK;
   DP_TRY(rt_engine_new(t->model.program, t->model.code, t->model.source.binding, &engine, &t->model.engine));
+  rt_engine_release(t->model.engine, t->model.source.binding);
   t->model.info.threads = engine.workers;
   t->model.info.vocabulary = rt_engine_vocabulary(t->model.engine);
   t->model.info.columns = rt_engine_columns(t->model.engine);

@@ -40,6 +40,16 @@ static dp_status add_ties(const tile_program *p, float *const *slots, const rt_b
   return DP_SUCCESS;
 }
 
+void rt_engine_release(const rt_engine *engine, rt_binding *binding) {
+  const tile_program *p = rt_engine_program(engine);
+  for (int w = 0; w < p->weight_count; w++) {
+    const tile_weight *weight = &p->weights[w];
+    if (!binding->memory || (weight->storage & ~(1u << IR_f32)) != 0) continue;
+    free(binding->memory[weight->weight]);
+    binding->memory[weight->weight] = NULL;
+  }
+}
+
 dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,
                          rt_binding **out) {
   const tile_program *p = rt_engine_program(engine);
@@ -60,7 +70,8 @@ dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_mod
     int64_t count = (int64_t)weight->count * weight->inner;
     to->layers = DP_NEW_ARRAY(binding->arena, rt_bound, count);
     to->layer_count = count;
-    to->filled = false;
+    float *const *gradients = rt_engine_state(engine, TILE_GRADIENT); /* what was made of a number and not trained stays so */
+    to->filled = to->filled && !(gradients && gradients[weight->first_slot]);
     for (int64_t i = 0; i < count; i++) to->layers[i] = packed_bound(weight, slots[weight->first_slot + i]);
     /* What is saved of a vector lacks its file's offset; of a gradient nothing is to be taken away. */
     const ir_weight *declared = &module->weights[weight->weight];
