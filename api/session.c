@@ -40,7 +40,8 @@ dp_status dp_feed_batch(const dp_part *parts, int count, dp_logits *logits) {
     if (parts[i].session->model != parts[0].session->model)
       return dp_fail(DP_INVALID, "the sessions of a step must be of one model");
     if ((size_t)parts[i].want >= DP_COUNT(wants)) return dp_fail(DP_INVALID, "part %d wants rows of no known kind", i);
-    requests[i] = (rt_request){parts[i].session->sequence, parts[i].ids, (int64_t)parts[i].count, wants[parts[i].want]};
+    requests[i] = (rt_request){.sequence = parts[i].session->sequence, .tokens = parts[i].ids,
+                               .count = (int64_t)parts[i].count, .want = wants[parts[i].want]};
   }
   rt_logits rows;
   DP_TRY(rt_engine_step(parts[0].session->model->engine, requests, count, &rows));

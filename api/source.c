@@ -85,7 +85,10 @@ int api_threads(const dp_options *options) {
 }
 
 dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program) {
-  if (options->kv_type) DP_TRY(ps_store_cache(source->module, NULL, options->kv_type));
+  const char *kv_type = options->kv_type ? options->kv_type : source->plan ? source->plan->cache_type : NULL;
+  if (kv_type) DP_TRY(ps_store_cache(source->module, NULL, kv_type));
+  source->plan = NULL; /* the passes may replace the module that they live in */
+  source->recipe = NULL;
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(&source->module, NULL, 0, &passes));
   /* The split of columns into tasks is made for a few cores whatever this machine has: the same code for all. */

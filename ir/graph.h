@@ -80,6 +80,7 @@ typedef enum ir_traits {
   IR_ROWWISE = 4,      /* row t of the result depends on row t of the operands that have rows only */
   IR_REGION = 8,       /* has a body */
   IR_TERMINATOR = 16,  /* ends a block */
+  IR_ACCUMULATES = 64, /* adds to the gradient of the weight it names */
   IR_COMMUTES = 32,    /* the two operands may be swapped: same bits */
 } ir_traits;
 

@@ -44,8 +44,8 @@ dp_status ps_schedule(const ir_module *module, const char *graph, const tile_tar
 dp_status ps_schedule_all(const ir_module *module, const char *const *graphs, int count, const tile_target *target,
                           tile_program **program);
 
-/* Adds a graph `update`: AdamW for every weight with a gradient. It leaves gradients at 0, and takes the numbers that
- * ps_update_number names. Behind the other passes: it is made of groups already. */
+/* Adds a graph `update`: AdamW for every weight with a gradient. It leaves gradients at 0, and takes the
+ * numbers named below. Behind the other passes: it is made of groups already. */
 typedef struct ps_update {
   const int *ties;       /* [weight_count] the weight whose memory and moments it shares, or -1 */
   const bool *no_decay;  /* [weight_count] */

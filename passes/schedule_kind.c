@@ -375,10 +375,7 @@ static int64_t column_tile(const ps_kind *k, const ir_block *body) {
 
 /* ---- a kind ------------------------------------------------------------------------------------------------------------------- */
 
-static bool is_accumulation(const ir_op *op) {
-  return op->code == IR_OP_accumulate_product || op->code == IR_OP_accumulate_experts ||
-         op->code == IR_OP_accumulate_sum || op->code == IR_OP_accumulate_rows;
-}
+static bool is_accumulation(const ir_op *op) { return ir_op_info_of(op->code)->traits & IR_ACCUMULATES; }
 
 static bool is_state(const ir_op *op) { return op->code == IR_OP_parameter || op->code == IR_OP_assign; }
 

@@ -38,10 +38,6 @@ static bool is_cache_op(const tile_op *op) {
          op->code == TILE_keys_row;
 }
 
-static bool is_gradient_op(const tile_op *op) {
-  return op->code == TILE_mma_rows || op->code == TILE_sum_rows || op->code == TILE_scatter_rows;
-}
-
 /* Rows that a row tile of the one has in common with a row tile of the same number of the other. */
 static bool same_rows_of(const tile_kind *a, const tile_kind *b) {
   if (a->space == TILE_STATES || b->space == TILE_STATES) return false;
@@ -51,7 +47,7 @@ static bool same_rows_of(const tile_kind *a, const tile_kind *b) {
 
 static bool reads_buffer(const tile_op *op) { return op->code == TILE_load || op->code == TILE_choose; }
 static bool is_state_op(const tile_op *op) { return op->code == TILE_parameter || op->code == TILE_assign; }
-static bool is_memory_op(const tile_op *op) { return is_state_op(op) || reads_buffer(op) || op->code == TILE_store || is_cache_op(op) || is_gradient_op(op); }
+static bool is_memory_op(const tile_op *op) { return is_state_op(op) || reads_buffer(op) || op->code == TILE_store || is_cache_op(op) || tile_adds_to_gradient(op->code); }
 
 static bool overlap(const tile_program *p, int a, int b) {
   const tile_buffer *x = &p->buffers[a], *y = &p->buffers[b];
@@ -69,13 +65,13 @@ static int conflict_of_ops(const ordering *o, int at_later, const tile_op *later
   const instance *x = &o->instances[at_later], *y = &o->instances[at_earlier];
   bool one_section = p->groups[x->group].section == p->groups[y->group].section;
   bool other_window = one_section && section_of(o, at_later)->window && x->iteration != y->iteration; /* of tokens other rows */
-  if (is_cache_op(later) != is_cache_op(earlier) || is_gradient_op(later) != is_gradient_op(earlier)) return NO_ORDER;
+  if (is_cache_op(later) != is_cache_op(earlier) || tile_adds_to_gradient(later->code) != tile_adds_to_gradient(earlier->code)) return NO_ORDER;
   if (is_state_op(later) != is_state_op(earlier)) return NO_ORDER;
   if (is_state_op(later)) {
     bool same = later->ref == earlier->ref && later->part == earlier->part;
     return same && (later->code == TILE_assign || earlier->code == TILE_assign) ? TILE_ROW : NO_ORDER;
   }
-  if (is_gradient_op(later)) {
+  if (tile_adds_to_gradient(later->code)) {
     bool other_layer = one_section && x->iteration != y->iteration && p->weights[later->ref].count > 1;
     return later->ref == earlier->ref && !other_layer ? TILE_ROW : NO_ORDER;
   }

@@ -76,8 +76,7 @@ static ir_value *end_group(updating *u, const char *name, ir_value *result, cons
 /* Has a gradient, by an op of the graph `train`. */
 static bool is_trained_in(const ir_block *block, const char *name) {
   for (const ir_op *op = block->first; op; op = op->next) {
-    bool adds = strncmp(ir_op_info_of(op->code)->name, "accumulate_", 11) == 0;
-    if (adds && strcmp(ir_get_string(op, "weight", ""), name) == 0) return true;
+    if (ir_op_info_of(op->code)->traits & IR_ACCUMULATES && strcmp(ir_get_string(op, "weight", ""), name) == 0) return true;
     if (op->body && is_trained_in(op->body, name)) return true;
   }
   return false;

@@ -181,12 +181,6 @@ float *rt_engine_number(rt_engine *e, const char *name) {
   return NULL;
 }
 
-int64_t rt_engine_state_bytes(const rt_engine *e) {
-  int64_t bytes = 0;
-  for (int state = TILE_GRADIENT; state < TILE_STATE_COUNT; state++) bytes += (int64_t)e->state_memory[state].size;
-  return bytes;
-}
-
 const tile_program *rt_engine_program(const rt_engine *e) { return e->program; }
 
 dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,

@@ -63,7 +63,6 @@ dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_mod
 /* Gives back the memory of weights made at random that the engine holds as f32: of the binding only rt_engine_bind may then
  * be asked. */
 void rt_engine_release(const rt_engine *engine, rt_binding *binding);
-int64_t rt_engine_state_bytes(const rt_engine *engine); /* of gradients and moments */
 
 void rt_engine_trace(rt_engine *engine, rt_trace *trace); /* of the steps to come, until it is NULL */
 
