@@ -475,6 +475,7 @@ static void check_op_is_told_apart(tile_program *p, tile_op *op) {
   if (op->code == TILE_embed) CK_TOLD_APART(op->index, op->index + 1);
   if (placed && op->code != TILE_append) CK_TOLD_APART(op->ref, op->ref ? 0 : 1);
   if (op->code == TILE_input) CK_TOLD_APART(op->ref, op->ref ? 0 : 1);
+  if (op->code == TILE_input) CK_TOLD_APART(op->part, !op->part);
   if (op->code == TILE_append) CK_TOLD_APART(op->part, !op->part);
   if (op->code == TILE_append || op->code == TILE_rotate) CK_TOLD_APART(op->dim, op->dim * 2);
   if (op->code == TILE_constant) CK_TOLD_APART(op->imm, nextafterf(op->imm, 1000));
