@@ -65,6 +65,7 @@ dp_status api_open_source(const dp_options *options, bool need_weights, api_sour
   dp_status status = DP_SUCCESS;
   if (options->weights && !random) status = rt_weights_open(options->weights, &source->file);
   if (status.code == DP_OK) status = parse(options, source->file, source);
+  if (status.code == DP_OK) source->declared = source->module->weight_count;
   if (status.code == DP_OK && options->weights) status = bind(options, source);
   if (status.code != DP_OK) api_close_source(source);
   return status;
@@ -72,6 +73,8 @@ dp_status api_open_source(const dp_options *options, bool need_weights, api_sour
 
 void api_close_source(api_source *source) {
   rt_binding_free(source->binding);
+  rt_weights_close(source->adapter);
+  free(source->adaptations);
   ir_module_free(source->module);
   rt_weights_close(source->file);
   *source = (api_source){0};

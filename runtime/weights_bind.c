@@ -30,8 +30,29 @@ rt_binding *rt_binding_new(int weight_count) {
 void rt_binding_free(rt_binding *binding) {
   if (!binding) return;
   for (int i = 0; binding->memory && i < binding->weight_count; i++) free(binding->memory[i]);
+  rt_binding_free(binding->appended);
   dp_arena_free(binding->arena);
   free(binding);
+}
+
+void rt_binding_append(rt_binding *binding, rt_binding *more) {
+  int first = binding->weight_count, count = first + more->weight_count;
+  rt_bound_weight *weights = DP_NEW_ARRAY(binding->arena, rt_bound_weight, count);
+  void **memory = DP_NEW_ARRAY(binding->arena, void *, count);
+  for (int i = 0; i < count; i++) {
+    bool ours = i < first;
+    void **from = ours ? binding->memory : more->memory;
+    weights[i] = ours ? binding->weights[i] : more->weights[i - first];
+    if (!ours && weights[i].tie >= 0) weights[i].tie += first;
+    if (!from) continue;
+    memory[i] = from[ours ? i : i - first];
+    if (!ours) from[i - first] = NULL;
+  }
+  binding->weights = weights;
+  binding->memory = memory;
+  binding->weight_count = count;
+  more->appended = binding->appended;
+  binding->appended = more;
 }
 
 const rt_bound *rt_binding_get(const rt_binding *binding, int weight, int64_t layer) {

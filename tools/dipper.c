@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define MODEL_FLAGS "--weights --set --cache-dir --backend --verify-each"
-#define RUN_FLAGS MODEL_FLAGS " --threads --ctx --kv-type --target-cpu --target-features --tokenizer"
+#define RUN_FLAGS MODEL_FLAGS " --adapter --threads --ctx --kv-type --target-cpu --target-features --tokenizer"
 
 static const cli_command commands[] = {
     {.name = "run",
@@ -68,7 +68,7 @@ static const cli_command commands[] = {
      .run = cli_embed},
     {.name = "train",
      .arguments = "RECIPE.dip --weights FILE [--data FILE] [--out DIR]",
-     .flags = MODEL_FLAGS " --tokenizer --plan --recipe --data --out --resume --steps --threads",
+     .flags = MODEL_FLAGS " --adapter --tokenizer --plan --recipe --data --out --resume --steps --threads",
      .required = "--weights",
      .summary = "carry out a recipe: train a model",
      .description =

@@ -1,0 +1,311 @@
+/* runtime/adapter.c: PEFT's adapter folders, in and out. Which weights an adapter stands beside is read from the names of its
+ * tensors; the config gives what those do not show: alphas, and kinds of adapters that are others. */
+#include "runtime/adapter.h"
+#include "runtime/weights_binding.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CONFIG "adapter_config.json"
+#define MATRICES "adapter_model.safetensors"
+
+enum { MAX_CONFIG = 16 << 20 };
+
+static dp_status join(char path[PATH_MAX], const char *directory, const char *name) {
+  if ((size_t)snprintf(path, PATH_MAX, "%s/%s", directory, name) >= PATH_MAX)
+    return dp_fail(DP_INVALID, "path too long: '%s/%s'", directory, name);
+  return DP_SUCCESS;
+}
+
+bool rt_is_adapter(const char *directory) {
+  char path[PATH_MAX];
+  dp_file_stamp stamp;
+  return (size_t)snprintf(path, sizeof path, "%s/" CONFIG, directory) < sizeof path && dp_stamp_file(path, &stamp);
+}
+
+/* ---- names: module patterns, with "{}" for the layer */
+
+/* Is `end` all of `name`, or its last components? As PEFT compares names of targets. */
+static bool ends_in(const char *name, const char *end) {
+  size_t n = strlen(name), m = strlen(end);
+  return n >= m && strcmp(name + n - m, end) == 0 && (n == m || name[n - m - 1] == '.');
+}
+
+/* The module pattern of every weight; NULL for those that cannot have an adapter. */
+static const char **name_modules(const ir_module *module, int count, dp_arena *arena) {
+  const char **names = DP_NEW_ARRAY(arena, const char *, count + 1);
+  for (int i = 0; i < count; i++) {
+    dp_str name = {0};
+    dp_status status = ir_name_adapted(&module->weights[i], &name);
+    if (status.code == DP_OK) names[i] = dp_arena_strdup(arena, name.text);
+    dp_status_free(&status);
+    dp_str_free(&name);
+  }
+  return names;
+}
+
+static int64_t layers_of(const ir_weight *weight) { return weight->stack ? weight->type.dims[0].add : 1; }
+
+/* The pattern with the number of layer `index`. */
+static void number_module(dp_str *out, const char *pattern, const ir_weight *weight, int64_t index) {
+  const char *hole = weight->stack ? strstr(pattern, "{}") : NULL;
+  dp_str_clear(out);
+  dp_str_addn(out, pattern, hole ? (size_t)(hole - pattern) : strlen(pattern));
+  if (hole) dp_str_addf(out, "%" PRId64 "%s", weight->first_layer + index, hole + 2);
+}
+
+/* ---- reading */
+
+static dp_status read_config(const char *directory, json_t **config) {
+  char path[PATH_MAX], *text;
+  size_t length;
+  json_error_t error;
+  dp_file_stamp stamp;
+  DP_TRY(join(path, directory, CONFIG));
+  if (!dp_stamp_file(path, &stamp))
+    return dp_fail(DP_NOT_FOUND, "'%s' has no " CONFIG ": a folder that PEFT or `dipper train` wrote is wanted", directory);
+  if (stamp.size > MAX_CONFIG) return dp_fail(DP_INVALID, "'%s' has %" PRIu64 " bytes: it is none", path, stamp.size);
+  DP_TRY(dp_read_file(path, &text, &length));
+  *config = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
+  free(text);
+  if (!*config) return dp_fail(DP_INVALID, "'%s' at line %d, byte %d: %s", path, error.line, error.position, error.text);
+  if (json_is_object(*config)) return DP_SUCCESS;
+  json_decref(*config);
+  return dp_fail(DP_INVALID, "'%s' is no JSON object", path);
+}
+
+static bool is_set(const json_t *config, const char *key) {
+  const json_t *value = json_object_get(config, key);
+  return value && !json_is_null(value) && !json_is_false(value) && !(json_is_array(value) && !json_array_size(value)) &&
+         !(json_is_object(value) && !json_object_size(value));
+}
+
+/* What changes more than two matrices beside a product do. */
+static dp_status check_config(const char *directory, const json_t *config) {
+  static const char *const others[] = {"use_dora", "modules_to_save", "lora_bias", "megatron_config", "target_parameters",
+                                       "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "layer_replication",
+                                       "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config"};
+  const char *kind = json_string_value(json_object_get(config, "peft_type"));
+  const char *bias = json_string_value(json_object_get(config, "bias"));
+  const char *begin = json_string_value(json_object_get(config, "init_lora_weights"));
+  if (!kind || strcmp(kind, "LORA") != 0)
+    return dp_fail(DP_UNSUPPORTED, "'%s/" CONFIG "' is of an adapter of kind %s: LORA is carried out", directory, kind ? kind : "none");
+  if (bias && strcmp(bias, "none") != 0)
+    return dp_fail(DP_UNSUPPORTED, "'%s/" CONFIG "' has \"bias\": \"%s\": none is carried out", directory, bias);
+  for (size_t i = 0; i < DP_COUNT(others); i++)
+    if (is_set(config, others[i]))
+      return dp_fail(DP_UNSUPPORTED, "'%s/" CONFIG "' has %s, which is not carried out", directory, others[i]);
+  static const char *const changing[] = {"pissa", "olora", "corda", "loftq"}; /* of the model's own weights */
+  for (size_t i = 0; begin && i < DP_COUNT(changing); i++)
+    if (strncmp(begin, changing[i], strlen(changing[i])) == 0)
+      return dp_fail(DP_UNSUPPORTED, "'%s' was begun with %s, which changes the model's own weights: let PEFT convert it to plain LoRA",
+                     directory, begin);
+  return DP_SUCCESS;
+}
+
+/* Alpha of a module: that of the first pattern that it ends in, else everybody's. */
+static dp_status find_alpha(const char *directory, const json_t *config, const char *module, double *alpha) {
+  const json_t *all = json_object_get(config, "lora_alpha"), *value;
+  const char *key;
+  bool found = false;
+  *alpha = json_is_number(all) ? json_number_value(all) : 8;
+  json_object_foreach((json_t *)(uintptr_t)json_object_get(config, "alpha_pattern"), key, value) {
+    if (strpbrk(key, "*+?[](){}|^$\\"))
+      return dp_fail(DP_UNSUPPORTED, "'%s/" CONFIG "': the pattern '%s' of alphas is an expression: names of modules are read", directory,
+                     key);
+    if (found || !ends_in(module, key) || !json_is_number(value)) continue;
+    *alpha = json_number_value(value);
+    found = true;
+  }
+  if (isfinite(*alpha)) return DP_SUCCESS;
+  return dp_fail(DP_INVALID, "'%s/" CONFIG "': alpha of '%s' is %g", directory, module, *alpha);
+}
+
+typedef struct reading {
+  const char *directory;
+  const json_t *config;
+  const rt_weights_file *file;
+  dp_str name, tensor;
+} reading;
+
+/* What stands beside one weight, if anything: of all layers the same. What is missing or misshapen is found when it is bound. */
+static dp_status find_adaptation(reading *r, const ir_weight *weight, const char *pattern, ir_adaptation *how) {
+  bool first = true;
+  for (int64_t layer = 0; layer < layers_of(weight); layer++) {
+    double alpha;
+    number_module(&r->name, pattern, weight, layer);
+    dp_str_clear(&r->tensor);
+    dp_str_addf(&r->tensor, "base_model.model.%s.lora_A.weight", r->name.text ? r->name.text : "");
+    if (r->name.failed || r->tensor.failed) return dp_fail(DP_NO_MEMORY, "no memory to read '%s'", r->directory);
+    const rt_tensor *a = rt_weights_find(r->file, r->tensor.text);
+    if (!a) continue;
+    if (a->rank != 2 || a->dims[0] < 1 || a->dims[0] > INT_MAX)
+      return dp_fail(DP_INVALID, "'%s': tensor '%s' is no matrix", rt_weights_path(r->file), a->name);
+    DP_TRY(find_alpha(r->directory, r->config, r->name.text, &alpha));
+    if (!first && alpha != how->alpha)
+      return dp_fail(DP_UNSUPPORTED, "'%s': alpha of '%s' is %g in one layer and %g in another: one for all is carried out", r->directory,
+                     weight->name, how->alpha, alpha);
+    if (!first) continue;
+    first = false;
+    how->rank = (int)a->dims[0];
+    how->alpha = alpha;
+    how->scale = alpha / (is_set(r->config, "use_rslora") ? sqrt(how->rank) : how->rank);
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status find_adaptations(reading *r, const ir_module *module, ir_adaptation *how) {
+  dp_arena *arena = dp_arena_new();
+  if (!arena) return dp_fail(DP_NO_MEMORY, "no memory to read '%s'", r->directory);
+  const char **names = name_modules(module, module->weight_count, arena);
+  dp_status status = DP_SUCCESS;
+  bool any = false;
+  for (int i = 0; i < module->weight_count && status.code == DP_OK; i++) {
+    how[i] = (ir_adaptation){0};
+    if (names[i]) status = find_adaptation(r, &module->weights[i], names[i], &how[i]);
+    any |= how[i].rank > 0;
+  }
+  dp_arena_free(arena);
+  if (status.code == DP_OK && !any)
+    status = dp_fail(DP_INVALID, "'%s' stands beside no weight of model %s: its first tensor is '%s'", r->directory, module->name,
+                     rt_weights_tensor_count(r->file) ? rt_weights_tensor(r->file, 0)->name : "none");
+  return status;
+}
+
+static dp_status open_matrices(const char *directory, rt_weights_file **file) {
+  char path[PATH_MAX];
+  dp_file_stamp stamp;
+  DP_TRY(join(path, directory, MATRICES));
+  if (dp_stamp_file(path, &stamp)) return rt_weights_open(path, file);
+  return dp_fail(DP_NOT_FOUND, "'%s' has no " MATRICES ": let PEFT save it with safe_serialization", directory);
+}
+
+dp_status rt_adapter_open(const char *directory, const ir_module *module, ir_adaptation *how, rt_weights_file **file) {
+  json_t *config = NULL;
+  rt_weights_file *opened = NULL;
+  dp_status status = read_config(directory, &config);
+  if (status.code != DP_OK) return status;
+  status = check_config(directory, config);
+  if (status.code == DP_OK) status = open_matrices(directory, &opened);
+  reading r = {.directory = directory, .config = config, .file = opened};
+  if (status.code == DP_OK) status = find_adaptations(&r, module, how);
+  dp_str_free(&r.name);
+  dp_str_free(&r.tensor);
+  json_decref(config);
+  if (status.code == DP_OK)
+    *file = opened;
+  else
+    rt_weights_close(opened);
+  return status;
+}
+
+/* ---- in memory */
+
+/* The module's adapters, as a module of their own; its weights are the module's. */
+static ir_module adapters_of(const ir_module *module, int first) {
+  return (ir_module){.arena = module->arena, .name = module->name, .weights = module->weights + first,
+                     .weight_count = module->weight_count - first};
+}
+
+dp_status rt_bind_adapter(ir_module *module, int first, const rt_weights_file *file, uint64_t seed, rt_binding *binding) {
+  ir_module adapters = adapters_of(module, first);
+  rt_binding *more;
+  DP_TRY(file ? rt_bind_weights(&adapters, file, RT_BIND_STRICT, &more) : rt_bind_new_adapter(&adapters, seed, &more));
+  rt_binding_append(binding, more);
+  return DP_SUCCESS;
+}
+
+/* ---- writing */
+
+static bool same_adaptation(const ir_adaptation *a, const ir_adaptation *b) { return a->rank == b->rank && a->alpha == b->alpha; }
+
+/* The fewest last components of the weight's name by which it is told from all that are adapted otherwise, or not; "{}" among
+ * them when there are none without. */
+static const char *shortest_target(const char *const *names, const ir_adaptation *how, int count, int weight) {
+  const char *name = names[weight], *at = name + strlen(name);
+  while (at > name) {
+    do at--;
+    while (at > name && at[-1] != '.');
+    bool unique = true;
+    for (int i = 0; i < count && unique; i++)
+      unique = !names[i] || same_adaptation(&how[i], &how[weight]) || !ends_in(names[i], at);
+    if (unique) break;
+  }
+  return at;
+}
+
+static json_t *number_of(double value) {
+  return value == floor(value) && fabs(value) < 1e15 ? json_integer((json_int_t)value) : json_real(value);
+}
+
+static void add_target(json_t *config, const char *target, const ir_adaptation *how, const ir_adaptation *all) {
+  json_t *targets = json_object_get(config, "target_modules");
+  for (size_t i = 0; i < json_array_size(targets); i++)
+    if (strcmp(json_string_value(json_array_get(targets, i)), target) == 0) return;
+  json_array_append_new(targets, json_string(target));
+  if (how->rank != all->rank)
+    json_object_set_new(json_object_get(config, "rank_pattern"), target, json_integer(how->rank));
+  if (how->alpha != all->alpha)
+    json_object_set_new(json_object_get(config, "alpha_pattern"), target, number_of(how->alpha));
+}
+
+static void add_targets(json_t *config, const ir_module *module, int count, const ir_adaptation *how, const ir_adaptation *all,
+                        dp_arena *arena) {
+  const char **names = name_modules(module, count, arena);
+  dp_str name = {0};
+  for (int i = 0; i < count; i++) {
+    if (how[i].rank < 1) continue;
+    const char *target = shortest_target(names, how, count, i);
+    bool numbered = strstr(target, "{}");
+    for (int64_t layer = 0; layer < (numbered ? layers_of(&module->weights[i]) : 1); layer++) {
+      number_module(&name, numbered ? names[i] : target, &module->weights[i], layer);
+      if (!name.failed) add_target(config, name.text, &how[i], all);
+    }
+    if (module->weights[i].sources[0].transposed) json_object_set_new(config, "fan_in_fan_out", json_true());
+  }
+  dp_str_free(&name);
+}
+
+static json_t *make_config(const ir_module *module, int count, const ir_adaptation *how, const char *base) {
+  int first = 0;
+  while (first < count && how[first].rank < 1) first++;
+  dp_arena *arena = dp_arena_new();
+  json_t *config = arena && first < count
+                       ? json_pack("{s:s, s:s, s:s, s:i, s:o, s:f, s:s, s:[], s:{}, s:{}, s:b, s:b, s:b, s:b, s:b, s:n, s:n, s:n, s:n}",
+                                   "peft_type", "LORA", "task_type", "CAUSAL_LM", "base_model_name_or_path", base, "r",
+                                   how[first].rank, "lora_alpha", number_of(how[first].alpha), "lora_dropout", 0.0, "bias", "none",
+                                   "target_modules", "rank_pattern", "alpha_pattern", "fan_in_fan_out", 0, "inference_mode", 1,
+                                   "init_lora_weights", 1, "use_rslora", 0, "use_dora", 0, "modules_to_save", "layers_to_transform",
+                                   "layers_pattern", "revision")
+                       : NULL;
+  if (config) add_targets(config, module, count, how, &how[first], arena);
+  dp_arena_free(arena);
+  return config;
+}
+
+dp_status rt_adapter_save(const char *directory, const ir_module *module, int first, const ir_adaptation *how,
+                          const rt_binding *binding, const char *base) {
+  char path[PATH_MAX];
+  ir_module adapters = adapters_of(module, first);
+  rt_binding view = {.weights = binding->weights + first, .weight_count = binding->weight_count - first};
+  DP_TRY(join(path, directory, MATRICES));
+  DP_TRY(rt_save_weights(path, &adapters, &view, IR_f32));
+  json_t *config = make_config(module, first, how, base ? base : "");
+  char *text = config ? json_dumps(config, JSON_INDENT(2) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(17)) : NULL;
+  dp_status status = text ? join(path, directory, CONFIG) : dp_fail(DP_NO_MEMORY, "no memory to write '%s/" CONFIG "'", directory);
+  if (status.code == DP_OK) status = dp_write_file_atomic(path, text, strlen(text));
+  free(text);
+  json_decref(config);
+  return status;
+}
+
+uint64_t rt_adapter_bytes(const ir_module *module, int first, const rt_binding *binding) {
+  ir_module adapters = adapters_of(module, first);
+  rt_binding view = {.weights = binding->weights + first, .weight_count = binding->weight_count - first};
+  return rt_saved_bytes(&adapters, &view, IR_f32);
+}
