@@ -14,14 +14,19 @@ typedef struct api_source {
   rt_weights_file *file; /* NULL for random weights or none */
   ir_module *module;
   rt_binding *binding; /* NULL without weights */
-  const ir_plan *plan; /* both in the module's memory; a recipe is NULL when the text has none for the model */
-  const ir_recipe *recipe;
+  ir_plan *plan; /* both in the module's memory; a recipe is NULL when the text has none for the model */
+  ir_recipe *recipe;
   ir_adaptation *adaptations; /* malloc'ed, of the weights of the text; NULL: nothing stands beside them */
   int declared;               /* weights of the text; those behind them are an adapter's */
   rt_weights_file *adapter;   /* NULL when it is new, or there is none */
 } api_source;
 
-dp_status api_open_source(const dp_options *options, bool need_weights, api_source *source);
+typedef enum api_use {
+  API_TEXT,     /* weights may be named, or not */
+  API_WEIGHTS,  /* they must be */
+  API_TRAINING, /* that too; a recipe for a number a token gives the model such a head */
+} api_use;
+dp_status api_open_source(const dp_options *options, api_use use, api_source *source);
 void api_close_source(api_source *source);
 /* Puts the adapter of options->adapter beside the weights, if one is named. Before the passes. */
 dp_status api_load_adapter(const dp_options *options, api_source *source);
@@ -61,6 +66,8 @@ struct dp_model {
   rt_trace *trace; /* while it is being traced */
   dp_str note;
 };
+
+void api_close_model(dp_model *model); /* what is in it */
 
 struct dp_session {
   dp_model *model;

@@ -142,7 +142,7 @@ static double train_step(dp_trainer *trainer, int n, bool cut, double *norm) {
   double sum = 0;
   for (int i = 0; i < 2; i++) {
     make_sequence(2 * n % 6 + i, ids[i], targets[i]);
-    examples[i] = (dp_example){ids[i], targets[i], LENGTH};
+    examples[i] = (dp_example){.ids = ids[i], .targets = targets[i], .count = LENGTH};
   }
   for (int i = 0; i < (cut ? 2 : 1); i++) {
     const float *losses;
