@@ -220,6 +220,69 @@ dp_status rt_bind_adapter(ir_module *module, int first, const rt_weights_file *f
   return DP_SUCCESS;
 }
 
+/* ---- merged */
+
+/* w[out, in] += scale * b[out, rank] a[rank, in]; sums: [in]. */
+static void add_product(float *w, const rt_bound *shape, const float *a, const float *b, const ir_adaptation *how, double *sums) {
+  int64_t cols = shape->cols;
+  for (int64_t row = 0; row < shape->rows; row++) {
+    memset(sums, 0, sizeof *sums * (size_t)cols);
+    for (int j = 0; j < how->rank; j++)
+      for (int64_t c = 0; c < cols; c++) sums[c] += (double)b[row * how->rank + j] * (double)a[j * cols + c];
+    for (int64_t c = 0; c < cols; c++) w[row * cols + c] = (float)((double)w[row * cols + c] + how->scale * sums[c]);
+  }
+}
+
+static dp_status merge_weight(const ir_weight *declared, const ir_adaptation *how, rt_bound_weight *weight, const rt_bound_weight *a,
+                              const rt_bound_weight *b, float **merged, dp_arena *arena) {
+  int64_t rows = weight->layers[0].rows, cols = weight->layers[0].cols, size = rows * cols, count = weight->layer_count;
+  float *all = malloc(sizeof *all * (size_t)(size * count)), *thin = malloc(sizeof *thin * (size_t)((rows + cols) * how->rank));
+  double *sums = malloc(sizeof *sums * (size_t)cols);
+  bool made = all && thin && sums;
+  rt_bound *layers = DP_NEW_ARRAY(arena, rt_bound, count);
+  for (int64_t i = 0; i < count && made; i++) {
+    float *w = all + i * size, *thin_b = thin + cols * how->rank;
+    rt_bound_to_f32(&weight->layers[i], w);
+    rt_bound_to_f32(&a->layers[i], thin);
+    rt_bound_to_f32(&b->layers[i], thin_b);
+    add_product(w, &weight->layers[i], thin, thin_b, how, sums);
+    layers[i] = (rt_bound){.data = (const uint8_t *)w, .dtype = IR_f32, .plain = true, .rows = rows, .cols = cols, .row_bytes = cols * 4};
+  }
+  free(sums);
+  free(thin);
+  if (!made) {
+    free(all);
+    return dp_fail(DP_NO_MEMORY, "no memory to add an adapter to '%s'", declared->name);
+  }
+  weight->layers = layers;
+  free(*merged); /* what was made at random */
+  *merged = all;
+  return DP_SUCCESS;
+}
+
+dp_status rt_adapter_merge(const ir_module *module, int first, const ir_adaptation *how, rt_binding *binding) {
+  int adapter = first;
+  for (int i = 0; i < first; i++) {
+    rt_bound_weight *weight = &binding->weights[i];
+    if (how[i].rank < 1) continue;
+    for (int other = 0; other < first; other++)
+      if (weight->tie == other || binding->weights[other].tie == i)
+        return dp_fail(DP_UNSUPPORTED, "the adapter of '%s' cannot be added to it: in these weights '%s' has the same numbers",
+                       module->weights[i].name, module->weights[other].name);
+    DP_TRY(merge_weight(&module->weights[i], &how[i], weight, &binding->weights[adapter], &binding->weights[adapter + 1],
+                        (float **)&binding->memory[i], binding->arena));
+    adapter += 2;
+  }
+  return DP_SUCCESS;
+}
+
+dp_status rt_save_without_adapter(const char *path, const ir_module *module, int first, const rt_binding *binding, ir_dtype dtype) {
+  ir_module own = *module;
+  rt_binding view = *binding;
+  own.weight_count = view.weight_count = first;
+  return rt_save_weights(path, &own, &view, dtype);
+}
+
 /* ---- writing */
 
 static bool same_adaptation(const ir_adaptation *a, const ir_adaptation *b) { return a->rank == b->rank && a->alpha == b->alpha; }

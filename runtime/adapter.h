@@ -14,6 +14,11 @@ dp_status rt_adapter_open(const char *directory, const ir_module *module, ir_ada
 /* Binds the module's weights from `first` on, as ir_declare_adapters made them, behind those of `binding`: to the file's
  * matrices, all of which must fit, or when that is NULL as training begins: `a` uniform within 1 / sqrt(in), `b` zero. */
 dp_status rt_bind_adapter(ir_module *module, int first, const rt_weights_file *file, uint64_t seed, rt_binding *binding);
+/* Adds scale * b @ a to the weights before `first`, which are f32 in the binding's memory from then on; sums in f64, rounded once.
+ * DP_UNSUPPORTED for a weight that shares its numbers with another one. */
+dp_status rt_adapter_merge(const ir_module *module, int first, const ir_adaptation *how, rt_binding *binding);
+/* Writes the weights before `first`, without the adapter's, as rt_save_weights. */
+dp_status rt_save_without_adapter(const char *path, const ir_module *module, int first, const rt_binding *binding, ir_dtype dtype);
 /* Writes both files into `directory`, which is there. how: of the weights before `first`; base: what the config calls the
  * model's own weights. */
 dp_status rt_adapter_save(const char *directory, const ir_module *module, int first, const ir_adaptation *how,

@@ -116,6 +116,32 @@ START_TEST(a_folder_of_peft_s_gives_its_logits) {
 }
 END_TEST
 
+static void copy_file(const char *from, const char *to) {
+  char *bytes;
+  size_t size;
+  check_ok(dp_read_file(from, &bytes, &size), from);
+  check_ok(dp_write_file_atomic(to, bytes, size), to);
+  free(bytes);
+}
+
+START_TEST(weights_with_the_adapter_in_them_give_the_same_logits) {
+  char weights[512], adapter[512], path[600], text[512];
+  snprintf(text, sizeof text, MODELS "%s.dip", written[_i].model);
+  snprintf(weights, sizeof weights, GOLDEN "%s", written[_i].name);
+  snprintf(adapter, sizeof adapter, GOLDEN "lora/%s", written[_i].name);
+  dp_options options = {.path = text, .weights = weights, .adapter = adapter};
+  check_ok(dp_save_weights(&options, at("model.safetensors"), "f32"), "save");
+  snprintf(path, sizeof path, "%s/config.json", weights);
+  copy_file(path, at("config.json"));
+  snprintf(path, sizeof path, "%s/logits.json", adapter);
+  json_t *sequences = json_load_file(path, 0, NULL);
+  dp_model *model = open_model(written[_i].model, place, NULL, 2);
+  for (size_t i = 0; i < json_array_size(sequences); i++) ck_logits(model, json_array_get(sequences, i), written[_i].name);
+  dp_model_free(model);
+  json_decref(sequences);
+}
+END_TEST
+
 /* ---- training */
 
 enum { LENGTH = 50, STEPS = 50 };
@@ -512,6 +538,7 @@ int main(void) {
   tcase_set_timeout(tests, 300);
   tcase_add_checked_fixture(tests, make_place, remove_place);
   tcase_add_loop_test(tests, a_folder_of_peft_s_gives_its_logits, 0, (int)DP_COUNT(written));
+  tcase_add_loop_test(tests, weights_with_the_adapter_in_them_give_the_same_logits, 0, (int)DP_COUNT(written));
   tcase_add_test(tests, fifty_updates_follow_peft_s);
   tcase_add_test(tests, an_adapter_after_updates_does_not_depend_on_how_the_work_is_cut);
   tcase_add_test(tests, a_saved_adapter_runs_with_the_trainer_s_bits);
