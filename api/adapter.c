@@ -10,7 +10,7 @@
 static dp_status put_beside(uint64_t seed, api_source *source) {
   DP_TRY(ps_adapt(source->module, source->adaptations));
   if (!source->binding) return DP_SUCCESS;
-  DP_TRY(rt_bind_adapter(source->module, source->declared, source->adapter, seed, source->binding));
+  DP_TRY(rt_bind_adapter(source->module, source->declared, source->adaptations, source->adapter, seed, source->binding));
   for (int i = source->declared; i < source->module->weight_count; i++) source->module->weights[i].storage = 1u << IR_f32;
   return DP_SUCCESS;
 }
@@ -35,11 +35,20 @@ static bool plan_adapts(const api_source *source) {
   return false;
 }
 
+/* What is trained in full beside adapters goes into their file under one name. */
+static dp_status check_whole(const api_source *source, int i) {
+  const ir_weight *weight = &source->module->weights[i];
+  bool nameless = !weight->source_count || weight->sources[0].run || weight->stack > 1;
+  for (int other = 0; other < source->declared && !nameless && source->binding; other++)
+    nameless = rt_binding_tie(source->binding, i) == other || rt_binding_tie(source->binding, other) == i;
+  if (!nameless) return DP_SUCCESS;
+  return dp_fail(DP_UNSUPPORTED, "the plan adapts some weights and trains '%s' in full, which PEFT's folders cannot hold: it is a part of a "
+                 "tensor, many matrices a layer, or the same as another weight; leave out one of the two", weight->name);
+}
+
 static dp_status check_weight(const api_source *source, int i) {
   const ir_weight *weight = &source->module->weights[i];
-  if (!source->plan->weights[i].frozen)
-    return dp_fail(DP_UNSUPPORTED, "the plan adapts some weights and trains '%s' in full, which is not carried out in one run: "
-                   "take out one of the two", weight->name);
+  if (!source->plan->weights[i].frozen) return check_whole(source, i);
   if (source->plan->weights[i].lora_rank && ir_shares_adapter(weight))
     return dp_fail(DP_UNSUPPORTED, "weight '%s' cannot be adapted: it is a part of the tensor '%s', whose adapter is one for all its parts",
                    weight->name, weight->sources[0].pattern);
@@ -50,6 +59,9 @@ static dp_status check_weight(const api_source *source, int i) {
 static dp_status check_folder(const dp_options *options, const api_source *source, const ir_adaptation *folder) {
   for (int i = 0; i < source->declared; i++) {
     const ir_adaptation *plan = &source->adaptations[i];
+    if (plan->whole != folder[i].whole)
+      return dp_fail(DP_INVALID, "'%s' has %s'%s' in full, and the plan says %s", options->adapter, folder[i].whole ? "" : "not ",
+                     source->module->weights[i].name, plan->whole ? "`train`" : "otherwise");
     if (plan->rank == folder[i].rank && (!plan->rank || plan->scale == folder[i].scale)) continue;
     return dp_fail(DP_INVALID, "'%s' has an adapter of rank %d, scaled by %g, beside '%s', and the plan says rank %d, scaled by %g",
                    options->adapter, folder[i].rank, folder[i].scale, source->module->weights[i].name, plan->rank, plan->scale);
@@ -75,7 +87,8 @@ dp_status api_plan_adapter(const dp_options *options, api_source *source) {
   for (int i = 0; i < source->declared; i++) {
     const ir_weight_plan *plan = &source->plan->weights[i];
     DP_TRY(check_weight(source, i));
-    if (plan->lora_rank) source->adaptations[i] = (ir_adaptation){plan->lora_rank, plan->lora_alpha, plan->lora_alpha / plan->lora_rank};
+    source->adaptations[i] = (ir_adaptation){.whole = !plan->frozen, .rank = plan->lora_rank, .alpha = plan->lora_alpha};
+    if (plan->lora_rank) source->adaptations[i].scale = plan->lora_alpha / plan->lora_rank;
   }
   if (options->adapter) DP_TRY(open_folder(options, source));
   return put_beside(source->recipe ? source->recipe->seed : 0, source);

@@ -88,7 +88,7 @@ static dp_status save(running *r) {
   DP_TRY(rt_engine_bind(model->engine, TILE_VALUE, model->source.module, model->source.binding, &binding));
   const api_source *source = &model->source;
   bool adapter = source->adaptations != NULL;
-  uint64_t bytes = adapter ? rt_adapter_bytes(source->module, source->declared, binding)
+  uint64_t bytes = adapter ? rt_adapter_bytes(source->module, source->declared, source->adaptations, binding)
                            : rt_saved_bytes(source->module, binding, IR_f32);
   rt_binding_free(binding);
   dp_status status = list_moments(model->engine, &m);

@@ -6,9 +6,10 @@
 
 #include "ir/graph.h"
 
-/* What stands beside one weight. */
+/* What an adapter has of one weight. */
 typedef struct ir_adaptation {
-  int rank; /* of the product of the two; 0: nothing stands beside it */
+  bool whole; /* the weight itself, trained in full: in PEFT's words its module is one of modules_to_save */
+  int rank;   /* of the product of the two that stands beside it; 0: none */
   double alpha;
   double scale; /* alpha / rank, or alpha / sqrt(rank) (Kalajdzievski, 2023) */
 } ir_adaptation;

@@ -13,6 +13,7 @@
 
 #define CONFIG "adapter_config.json"
 #define MATRICES "adapter_model.safetensors"
+#define PREFIX "base_model.model." /* of every tensor's name */
 
 enum { MAX_CONFIG = 16 << 20 };
 
@@ -87,7 +88,7 @@ static bool is_set(const json_t *config, const char *key) {
 
 /* What changes more than two matrices beside a product do. */
 static dp_status check_config(const char *directory, const json_t *config) {
-  static const char *const others[] = {"use_dora", "modules_to_save", "lora_bias", "megatron_config", "target_parameters",
+  static const char *const others[] = {"use_dora", "lora_bias", "megatron_config", "target_parameters",
                                        "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "layer_replication",
                                        "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "velora_config"};
   const char *kind = json_string_value(json_object_get(config, "peft_type"));
@@ -140,7 +141,7 @@ static dp_status find_adaptation(reading *r, const ir_weight *weight, const char
     double alpha;
     number_module(&r->name, pattern, weight, layer);
     dp_str_clear(&r->tensor);
-    dp_str_addf(&r->tensor, "base_model.model.%s.lora_A.weight", r->name.text ? r->name.text : "");
+    dp_str_addf(&r->tensor, PREFIX "%s.lora_A.weight", r->name.text ? r->name.text : "");
     if (r->name.failed || r->tensor.failed) return dp_fail(DP_NO_MEMORY, "no memory to read '%s'", r->directory);
     const rt_tensor *a = rt_weights_find(r->file, r->tensor.text);
     if (!a) continue;
@@ -159,6 +160,17 @@ static dp_status find_adaptation(reading *r, const ir_weight *weight, const char
   return DP_SUCCESS;
 }
 
+/* Has the file the weight itself, of any layer? */
+static bool has_whole(reading *r, const ir_weight *weight) {
+  for (int64_t layer = 0; weight->source_count && weight->stack < 2 && layer < layers_of(weight); layer++) {
+    number_module(&r->name, weight->sources[0].pattern, weight, layer);
+    dp_str_clear(&r->tensor);
+    dp_str_addf(&r->tensor, PREFIX "%s", r->name.text ? r->name.text : "");
+    if (r->tensor.text && rt_weights_find(r->file, r->tensor.text)) return true;
+  }
+  return false;
+}
+
 static dp_status find_adaptations(reading *r, const ir_module *module, ir_adaptation *how) {
   dp_arena *arena = dp_arena_new();
   if (!arena) return dp_fail(DP_NO_MEMORY, "no memory to read '%s'", r->directory);
@@ -167,6 +179,7 @@ static dp_status find_adaptations(reading *r, const ir_module *module, ir_adapta
   bool any = false;
   for (int i = 0; i < module->weight_count && status.code == DP_OK; i++) {
     how[i] = (ir_adaptation){0};
+    how[i].whole = has_whole(r, &module->weights[i]);
     if (names[i]) status = find_adaptation(r, &module->weights[i], names[i], &how[i]);
     any |= how[i].rank > 0;
   }
@@ -206,18 +219,61 @@ dp_status rt_adapter_open(const char *directory, const ir_module *module, ir_ada
 
 /* ---- in memory */
 
-/* The module's adapters, as a module of their own; its weights are the module's. */
-static ir_module adapters_of(const ir_module *module, int first) {
-  return (ir_module){.arena = module->arena, .name = module->name, .weights = module->weights + first,
-                     .weight_count = module->weight_count - first};
+/* What an adapter's file holds, as a module of its own: weights that are whole, under the file's names, then the thin ones. */
+typedef struct contents {
+  dp_arena *arena;
+  ir_module module;
+  int *of; /* [module.weight_count] which of the model's weights each is */
+  int whole;
+} contents;
+
+static dp_status list_contents(const ir_module *module, int first, const ir_adaptation *how, contents *c) {
+  *c = (contents){.arena = dp_arena_new(), .module = {.name = module->name}};
+  if (!c->arena) return dp_fail(DP_NO_MEMORY, "no memory for an adapter");
+  c->module.arena = c->arena;
+  c->module.weights = DP_NEW_ARRAY(c->arena, ir_weight, module->weight_count);
+  c->of = DP_NEW_ARRAY(c->arena, int, module->weight_count);
+  for (int i = 0; i < module->weight_count; i++) {
+    if (i < first && !how[i].whole) continue;
+    ir_weight *weight = &c->module.weights[c->module.weight_count];
+    c->of[c->module.weight_count++] = i;
+    *weight = module->weights[i];
+    if (i >= first) continue;
+    weight->sources = DP_NEW(c->arena, ir_source);
+    weight->sources[0] = module->weights[i].sources[0];
+    weight->sources[0].pattern = dp_arena_printf(c->arena, PREFIX "%s", weight->sources[0].pattern);
+    weight->source_count = 1;
+    weight->tied = NULL;
+    weight->optional = weight->filled = false;
+    c->whole++;
+  }
+  return DP_SUCCESS;
 }
 
-dp_status rt_bind_adapter(ir_module *module, int first, const rt_weights_file *file, uint64_t seed, rt_binding *binding) {
-  ir_module adapters = adapters_of(module, first);
+/* As ir_declare_adapters made them: their generator counts from the first one. */
+static dp_status bind_new(ir_module *module, int first, uint64_t seed, rt_binding *binding) {
+  ir_module adapters = {.arena = module->arena, .name = module->name, .weights = module->weights + first,
+                        .weight_count = module->weight_count - first};
   rt_binding *more;
-  DP_TRY(file ? rt_bind_weights(&adapters, file, RT_BIND_STRICT, &more) : rt_bind_new_adapter(&adapters, seed, &more));
-  rt_binding_append(binding, more);
+  DP_TRY(rt_bind_new_adapter(&adapters, seed, &more));
+  rt_binding_append(binding, more, 0);
   return DP_SUCCESS;
+}
+
+dp_status rt_bind_adapter(ir_module *module, int first, const ir_adaptation *how, const rt_weights_file *file, uint64_t seed,
+                          rt_binding *binding) {
+  contents c;
+  rt_binding *more;
+  if (!file) return bind_new(module, first, seed, binding);
+  dp_status status = list_contents(module, first, how, &c);
+  if (status.code == DP_OK) status = rt_bind_weights(&c.module, file, RT_BIND_STRICT, &more);
+  for (int i = 0; status.code == DP_OK && i < c.module.weight_count; i++) {
+    module->weights[c.of[i]].storage = c.module.weights[i].storage;
+    if (i < c.whole) binding->weights[c.of[i]] = more->weights[i];
+  }
+  if (status.code == DP_OK) rt_binding_append(binding, more, c.whole);
+  dp_arena_free(c.arena);
+  return status;
 }
 
 /* ---- merged */
@@ -334,6 +390,43 @@ static void add_targets(json_t *config, const ir_module *module, int count, cons
   dp_str_free(&name);
 }
 
+/* Modules of weights that are whole. PEFT takes for them all modules whose names end so, also within a component. */
+static void add_saved(json_t *config, const ir_module *module, int count, const ir_adaptation *how, dp_arena *arena) {
+  const char **names = DP_NEW_ARRAY(arena, const char *, count + 1);
+  json_t *saved = json_array();
+  dp_str name = {0};
+  for (int i = 0; i < count; i++) {
+    const char *pattern = module->weights[i].source_count ? module->weights[i].sources[0].pattern : "", *dot = strrchr(pattern, '.');
+    names[i] = dp_arena_strndup(arena, pattern, dot ? (size_t)(dot - pattern) : 0);
+  }
+  for (int i = 0; i < count; i++) {
+    if (!how[i].whole) continue;
+    bool score = strcmp(names[i], "score") == 0;
+    if (score) json_object_set_new(config, "task_type", json_string("SEQ_CLS"));
+    const char *at = names[i] + strlen(names[i]);
+    for (bool unique = false; at > names[i] && !unique;) {
+      do at--;
+      while (at > names[i] && at[-1] != '.');
+      unique = true;
+      for (int j = 0; j < count && unique; j++) {
+        size_t n = strlen(names[j]), m = strlen(at);
+        unique = how[j].whole || strcmp(names[j], names[i]) == 0 || n < m || strcmp(names[j] + n - m, at) != 0;
+      }
+    }
+    bool numbered = strstr(at, "{}");
+    for (int64_t layer = 0; layer < (numbered ? layers_of(&module->weights[i]) : 1); layer++) {
+      number_module(&name, numbered ? names[i] : at, &module->weights[i], layer);
+      bool listed = name.failed;
+      for (size_t j = 0; j < json_array_size(saved) && !listed; j++)
+        listed = strcmp(json_string_value(json_array_get(saved, j)), name.text) == 0;
+      if (!listed) json_array_append_new(saved, json_string(name.text));
+    }
+  }
+  dp_str_free(&name);
+  if (json_array_size(saved)) json_object_set(config, "modules_to_save", saved);
+  json_decref(saved);
+}
+
 static json_t *make_config(const ir_module *module, int count, const ir_adaptation *how, const char *base) {
   int first = 0;
   while (first < count && how[first].rank < 1) first++;
@@ -347,28 +440,50 @@ static json_t *make_config(const ir_module *module, int count, const ir_adaptati
                                    "layers_pattern", "revision")
                        : NULL;
   if (config) add_targets(config, module, count, how, &how[first], arena);
+  if (config) add_saved(config, module, count, how, arena);
   dp_arena_free(arena);
   return config;
+}
+
+/* The contents with their numbers: a view of the binding's. */
+static rt_binding view_of(const contents *c, const rt_binding *binding) {
+  rt_binding view = {.weights = DP_NEW_ARRAY(c->arena, rt_bound_weight, c->module.weight_count), .weight_count = c->module.weight_count};
+  for (int i = 0; i < view.weight_count; i++) view.weights[i] = binding->weights[c->of[i]];
+  return view;
+}
+
+static dp_status save_contents(const char *path, const contents *c, const rt_binding *binding) {
+  rt_binding view = view_of(c, binding);
+  return rt_save_weights(path, &c->module, &view, IR_f32);
 }
 
 dp_status rt_adapter_save(const char *directory, const ir_module *module, int first, const ir_adaptation *how,
                           const rt_binding *binding, const char *base) {
   char path[PATH_MAX];
-  ir_module adapters = adapters_of(module, first);
-  rt_binding view = {.weights = binding->weights + first, .weight_count = binding->weight_count - first};
+  contents c;
   DP_TRY(join(path, directory, MATRICES));
-  DP_TRY(rt_save_weights(path, &adapters, &view, IR_f32));
+  dp_status status = list_contents(module, first, how, &c);
+  if (status.code == DP_OK) status = save_contents(path, &c, binding);
+  dp_arena_free(c.arena);
+  if (status.code != DP_OK) return status;
   json_t *config = make_config(module, first, how, base ? base : "");
   char *text = config ? json_dumps(config, JSON_INDENT(2) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(17)) : NULL;
-  dp_status status = text ? join(path, directory, CONFIG) : dp_fail(DP_NO_MEMORY, "no memory to write '%s/" CONFIG "'", directory);
+  status = text ? join(path, directory, CONFIG) : dp_fail(DP_NO_MEMORY, "no memory to write '%s/" CONFIG "'", directory);
   if (status.code == DP_OK) status = dp_write_file_atomic(path, text, strlen(text));
   free(text);
   json_decref(config);
   return status;
 }
 
-uint64_t rt_adapter_bytes(const ir_module *module, int first, const rt_binding *binding) {
-  ir_module adapters = adapters_of(module, first);
-  rt_binding view = {.weights = binding->weights + first, .weight_count = binding->weight_count - first};
-  return rt_saved_bytes(&adapters, &view, IR_f32);
+uint64_t rt_adapter_bytes(const ir_module *module, int first, const ir_adaptation *how, const rt_binding *binding) {
+  contents c;
+  uint64_t bytes = 0;
+  dp_status status = list_contents(module, first, how, &c);
+  if (status.code == DP_OK) {
+    rt_binding view = view_of(&c, binding);
+    bytes = rt_saved_bytes(&c.module, &view, IR_f32);
+  }
+  dp_arena_free(c.arena);
+  dp_status_free(&status);
+  return bytes;
 }

@@ -35,18 +35,20 @@ void rt_binding_free(rt_binding *binding) {
   free(binding);
 }
 
-void rt_binding_append(rt_binding *binding, rt_binding *more) {
-  int first = binding->weight_count, count = first + more->weight_count;
+void rt_binding_append(rt_binding *binding, rt_binding *more, int from) {
+  int first = binding->weight_count, count = first + more->weight_count - from;
   rt_bound_weight *weights = DP_NEW_ARRAY(binding->arena, rt_bound_weight, count);
   void **memory = DP_NEW_ARRAY(binding->arena, void *, count);
-  for (int i = 0; i < count; i++) {
-    bool ours = i < first;
-    void **from = ours ? binding->memory : more->memory;
-    weights[i] = ours ? binding->weights[i] : more->weights[i - first];
-    if (!ours && weights[i].tie >= 0) weights[i].tie += first;
-    if (!from) continue;
-    memory[i] = from[ours ? i : i - first];
-    if (!ours) from[i - first] = NULL;
+  for (int i = 0; i < first; i++) {
+    weights[i] = binding->weights[i];
+    if (binding->memory) memory[i] = binding->memory[i];
+  }
+  for (int i = first, at = from; i < count; i++, at++) {
+    weights[i] = more->weights[at];
+    if (weights[i].tie >= 0) weights[i].tie += first - from;
+    if (!more->memory) continue;
+    memory[i] = more->memory[at];
+    more->memory[at] = NULL;
   }
   binding->weights = weights;
   binding->memory = memory;

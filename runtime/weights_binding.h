@@ -24,8 +24,8 @@ struct rt_binding {
 
 rt_binding *rt_binding_new(int weight_count); /* NULL when memory ran out */
 
-/* Puts the weights of `more`, which it takes, behind those of `binding`. */
-void rt_binding_append(rt_binding *binding, rt_binding *more);
+/* Puts the weights of `more` from `from` on, which it takes, behind those of `binding`. */
+void rt_binding_append(rt_binding *binding, rt_binding *more, int from);
 
 /* What an adapter begins with; the module's weights are its matrices, `a` and `b` in turn (random_weights.c). */
 dp_status rt_bind_new_adapter(ir_module *module, uint64_t seed, rt_binding **out);

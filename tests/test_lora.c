@@ -239,11 +239,13 @@ static void feed_copy(dp_model *model, float *to, size_t count) {
   dp_session_free(session);
 }
 
+static const char *const saved_plans[] = {LLAMA_PLAN, "adapt wq, up lora rank 3; train norm, norm_mlp, head;"};
+
 START_TEST(a_saved_adapter_runs_with_the_trainer_s_bits) {
   enum { VOCABULARY = 97 };
   float trained[VOCABULARY], loaded[VOCABULARY], plain[VOCABULARY];
   double norm;
-  dp_trainer *trainer = open_trainer(write_plan("llama", LLAMA_PLAN), "tiny_llama", NULL, 2, false);
+  dp_trainer *trainer = open_trainer(write_plan("llama", saved_plans[_i]), "tiny_llama", NULL, 2, false);
   for (int n = 0; n < 5; n++) train_step(trainer, n, false, &norm);
   feed_copy(dp_trainer_model(trainer), trained, VOCABULARY);
   check_ok(dp_trainer_save(trainer, at("adapter"), false), "save");
@@ -255,6 +257,10 @@ START_TEST(a_saved_adapter_runs_with_the_trainer_s_bits) {
   }
   ck_assert_mem_eq(trained, loaded, sizeof trained);
   ck_assert_mem_ne(trained, plain, sizeof trained);
+  trainer = open_trainer(at("plan.dip"), "tiny_llama", at("adapter"), 1, false); /* and is gone on with */
+  feed_copy(dp_trainer_model(trainer), loaded, VOCABULARY);
+  ck_assert_mem_eq(trained, loaded, sizeof trained);
+  dp_trainer_free(trainer);
 }
 END_TEST
 
@@ -304,7 +310,7 @@ static void ck_same_file(const char *one, const char *other) {
 }
 
 START_TEST(a_resumed_run_has_the_bits_of_an_unbroken_one) {
-  write_recipe(LLAMA_PLAN);
+  write_recipe(LLAMA_PLAN " train norm;");
   check_ok(run("whole", 2, 0, false, NULL), "unbroken");
   check_ok(run("broken", 1, 4, false, NULL), "until step 4");
   check_ok(run("broken", 2, 8, true, NULL), "to the end");
@@ -357,6 +363,24 @@ START_TEST(the_config_says_what_peft_asks) {
   ck_assert_int_eq(rt_weights_tensor_count(file), 2 * 2 * 3);
   ck_assert(a && a->rank == 2 && a->dims[0] == 4 && a->dims[1] == 64);
   ck_assert(b && b->rank == 2 && b->dims[0] == 64 && b->dims[1] == 7);
+  rt_weights_close(file);
+}
+END_TEST
+
+START_TEST(weights_trained_in_full_are_saved_beside) {
+  dp_trainer *trainer = open_trainer(write_plan("llama", saved_plans[1]), "tiny_llama", NULL, 1, false);
+  check_ok(dp_trainer_save(trainer, at("adapter"), false), "save");
+  dp_trainer_free(trainer);
+  json_t *config = json_load_file(at("adapter/adapter_config.json"), 0, NULL), *saved = json_object_get(config, "modules_to_save");
+  static const char *const modules[] = {"post_attention_layernorm", "model.norm", "lm_head"}; /* "norm" is the end of others too */
+  ck_assert_int_eq(json_array_size(saved), DP_COUNT(modules));
+  for (size_t i = 0; i < DP_COUNT(modules); i++) ck_assert_str_eq(json_string_value(json_array_get(saved, i)), modules[i]);
+  json_decref(config);
+  rt_weights_file *file;
+  check_ok(rt_weights_open(at("adapter/adapter_model.safetensors"), &file), "tensors");
+  ck_assert_int_eq(rt_weights_tensor_count(file), 2 * 2 * 2 + 2 + 1 + 1);
+  ck_assert_ptr_nonnull(rt_weights_find(file, "base_model.model.lm_head.weight"));
+  ck_assert_ptr_nonnull(rt_weights_find(file, "base_model.model.model.layers.1.post_attention_layernorm.weight"));
   rt_weights_close(file);
 }
 END_TEST
@@ -456,7 +480,9 @@ START_TEST(plans_that_cannot_be_are_refused_by_name) {
   ck_refused(try_plan("llama", "tiny_llama", "adapt wq lora rank 65;", NULL), DP_INVALID, "a product of rank 65 is more than 'wq' can use");
   ck_refused(try_plan("llama", "tiny_llama", "adapt wx lora rank 4;", NULL), DP_INVALID, "wx");
   ck_refused(try_plan("llama", "tiny_llama", "adapt embed lora rank 4;", NULL), DP_UNSUPPORTED, "'embed' cannot be adapted: it is used as a table");
-  ck_refused(try_plan("llama", "tiny_llama", "adapt wq lora rank 4; train head;", NULL), DP_UNSUPPORTED, "trains 'head' in full");
+  ck_refused(try_plan("llama", "tiny_tied", "adapt wq lora rank 4; train head, embed;", NULL), DP_UNSUPPORTED, "trains 'embed' in full");
+  ck_refused(try_plan("gpt2", "tiny_gpt2", "adapt wo lora rank 4; train wq;", NULL), DP_UNSUPPORTED, "trains 'wq' in full");
+  ck_refused(try_plan("llama", "tiny_llama", LLAMA_PLAN " train norm;", GOLDEN "lora/tiny_llama"), DP_INVALID, "has not 'norm' in full");
   ck_refused(try_plan("mixtral", "tiny_mixtral", "adapt up lora rank 4;", NULL), DP_UNSUPPORTED, "'up' cannot be adapted");
   ck_refused(try_plan("gpt2", "tiny_gpt2", "adapt wq lora rank 4;", NULL), DP_UNSUPPORTED, "'wq' cannot be adapted: it is a part of the tensor");
   ck_refused(try_plan("llama", "tiny_llama", "adapt wq, wv lora rank 4 alpha 8;", GOLDEN "lora/tiny_llama"), DP_INVALID, "rank 7");
@@ -516,7 +542,6 @@ START_TEST(folders_that_do_not_fit_are_refused_by_name) {
       {4, 0, "{\"peft_type\": \"IA3\"}", DP_UNSUPPORTED, "IA3"},
       {4, 0, "{\"peft_type\": \"LORA\", \"use_dora\": true}", DP_UNSUPPORTED, "use_dora"},
       {4, 0, "{\"peft_type\": \"LORA\", \"bias\": \"all\"}", DP_UNSUPPORTED, "bias"},
-      {4, 0, "{\"peft_type\": \"LORA\", \"modules_to_save\": [\"lm_head\"]}", DP_UNSUPPORTED, "modules_to_save"},
       {4, 0, "{\"peft_type\": \"LORA\", \"init_lora_weights\": \"pissa_niter_4\"}", DP_UNSUPPORTED, "pissa"},
       {4, 0, "{\"peft_type\": \"LORA\", \"alpha_pattern\": {\"layers.0.self_attn.q_proj\": 3}}", DP_UNSUPPORTED, "in one layer"},
       {4, 0, "{\"peft_type\": \"LORA\", \"alpha_pattern\": {\"^q.*\": 3}}", DP_UNSUPPORTED, "expression"},
@@ -541,11 +566,12 @@ int main(void) {
   tcase_add_loop_test(tests, weights_with_the_adapter_in_them_give_the_same_logits, 0, (int)DP_COUNT(written));
   tcase_add_test(tests, fifty_updates_follow_peft_s);
   tcase_add_test(tests, an_adapter_after_updates_does_not_depend_on_how_the_work_is_cut);
-  tcase_add_test(tests, a_saved_adapter_runs_with_the_trainer_s_bits);
+  tcase_add_loop_test(tests, a_saved_adapter_runs_with_the_trainer_s_bits, 0, (int)DP_COUNT(saved_plans));
   tcase_add_test(tests, a_new_adapter_changes_nothing_at_first);
   tcase_add_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one);
   tcase_add_test(tests, a_checkpoint_of_another_plan_is_not_gone_on_with);
   tcase_add_test(tests, the_config_says_what_peft_asks);
+  tcase_add_test(tests, weights_trained_in_full_are_saved_beside);
   tcase_add_test(tests, a_target_is_named_so_that_nothing_else_is_meant);
   tcase_add_test(tests, of_a_four_bit_model_only_the_adapter_is_trained);
   tcase_add_test(tests, nothing_goes_back_below_the_lowest_adapter);
