@@ -38,8 +38,8 @@ dp_model *dp_trainer_model(dp_trainer *trainer);
 /* One sequence: at each position the id that should come next, or a negative number where none counts. */
 typedef struct dp_example {
   const int32_t *ids, *targets; /* [count] */
-  const float *coefficients;    /* [count] slope of what is minimized along each token's score; NULL: 1 */
   size_t count;
+  const float *coefficients; /* [count] slope of what is minimized along each token's score; NULL: 1 */
 } dp_example;
 
 /* The score of a token is its loss: -log of the probability of its target, in nats, 0 where none counts; of a model with a
