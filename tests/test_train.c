@@ -51,7 +51,7 @@ static double train_step(dp_trainer *trainer, int n, bool cut, double *norm) {
   double sum = 0;
   for (int i = 0; i < 2; i++) {
     make_sequence(2 * n % 6 + i, ids[i], targets[i]);
-    examples[i] = (dp_example){ids[i], targets[i], LENGTH};
+    examples[i] = (dp_example){.ids = ids[i], .targets = targets[i], .count = LENGTH};
   }
   for (int i = 0; i < (cut ? 2 : 1); i++) {
     const float *losses;
@@ -155,7 +155,7 @@ static void ck_scored_alike(dp_trainer *trainer, uint64_t seed) {
   }
   for (int i = 0; i < COMPANY; i++) other[i] = i * 7 % 97, none[i] = -1;
   for (int company = 0; company < 2; company++) {
-    dp_example examples[] = {{other, none, COMPANY}, {ids, targets, (size_t)total}};
+    dp_example examples[] = {{.ids = other, .targets = none, .count = COMPANY}, {.ids = ids, .targets = targets, .count = (size_t)total}};
     const float *losses;
     check_ok(dp_trainer_add(trainer, examples + !company, company + 1, &losses), "score");
     losses += company ? COMPANY : 0;
@@ -177,6 +177,26 @@ START_TEST(what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit) {
     ck_scored_alike(trainer, 4); /* on the very weights that the updates changed */
     dp_trainer_free(trainer);
   }
+}
+END_TEST
+
+/* The base in f32, and in 4 bits. */
+START_TEST(so_is_what_was_sampled_through_an_adapter) {
+  static const char *const bases[] = {GOLDEN "tiny_llama", GOLDEN "tiny_gguf/model.gguf"};
+  static const char text[] = "import \"" MODELS "llama.dip\";\nplan thin for llama { adapt w*, gate, down lora rank 5 alpha 9; }\n";
+  char path[] = "/tmp/dipper-adapt-XXXXXX";
+  close(mkstemp(path));
+  check_ok(dp_write_file_atomic(path, text, strlen(text)), path);
+  for (int i = 0; i < 2; i++) {
+    dp_training training = {.model = {.path = path, .weights = bases[i], .threads = 2}};
+    dp_trainer *trainer;
+    double norm;
+    check_ok(dp_trainer_new(&training, &trainer), bases[i]);
+    for (int n = 0; n < 5; n++) train_step(trainer, n, false, &norm);
+    ck_scored_alike(trainer, 5);
+    dp_trainer_free(trainer);
+  }
+  unlink(path);
 }
 END_TEST
 
@@ -279,6 +299,7 @@ int main(void) {
   tcase_add_loop_test(tests, fifty_updates_follow_pytorch_s, 0, (int)DP_COUNT(models));
   tcase_add_test(tests, weights_after_updates_do_not_depend_on_how_the_work_is_cut);
   tcase_add_test(tests, what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit);
+  tcase_add_test(tests, so_is_what_was_sampled_through_an_adapter);
   tcase_add_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one);
   tcase_add_test(tests, a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint);
   tcase_add_test(tests, other_data_is_not_gone_on_with);
