@@ -19,6 +19,9 @@ typedef struct api_source {
 } api_source;
 
 dp_status api_open_source(const dp_options *options, bool need_weights, api_source *source);
+/* The same for training: weights at random are shapes without elements, until api_make_weights. */
+dp_status api_open_shapes(const dp_options *options, api_source *source);
+dp_status api_make_weights(const dp_options *options, api_source *source);
 void api_close_source(api_source *source);
 
 dp_status api_compile(const dp_options *options, const tile_program *program, tile_code **code, bool *compiled, dp_str *note);

@@ -48,26 +48,62 @@ static dp_status parse(const dp_options *options, const rt_weights_file *file, a
   return status;
 }
 
-static dp_status bind(const dp_options *options, api_source *source) {
-  if (source->file) return rt_bind_weights(source->module, source->file, 0, &source->binding);
+static bool are_random(const dp_options *options) { return options->weights && strncmp(options->weights, "random:", 7) == 0; }
+
+static dp_status read_seed(const dp_options *options, uint64_t *seed) {
   char *end;
-  const char *seed = options->weights + strlen("random:");
-  unsigned long long value = strtoull(seed, &end, 10);
-  if (end == seed || *end) return dp_fail(DP_INVALID, "'%s': a number is wanted after random:", options->weights);
-  return rt_bind_random(source->module, value, IR_f32, &source->binding);
+  const char *text = options->weights + strlen("random:");
+  *seed = strtoull(text, &end, 10);
+  if (end == text || *end) return dp_fail(DP_INVALID, "'%s': a number is wanted after random:", options->weights);
+  return DP_SUCCESS;
+}
+
+static dp_status bind(const dp_options *options, api_source *source) {
+  uint64_t seed;
+  if (source->file) return rt_bind_weights(source->module, source->file, 0, &source->binding);
+  DP_TRY(read_seed(options, &seed));
+  return rt_bind_random(source->module, seed, IR_f32, &source->binding);
+}
+
+static dp_status bind_shapes(const dp_options *options, api_source *source) {
+  uint64_t seed;
+  if (source->file) return rt_bind_weights(source->module, source->file, 0, &source->binding);
+  if (are_random(options)) DP_TRY(read_seed(options, &seed));
+  return rt_bind_shapes(source->module, IR_f32, &source->binding);
+}
+
+static dp_status open_text_and_file(const dp_options *options, api_source *source) {
+  *source = (api_source){0};
+  if (!options->path) return dp_fail(DP_INVALID, "no model file was named");
+  if (options->weights && !are_random(options)) DP_TRY(rt_weights_open(options->weights, &source->file));
+  return parse(options, source->file, source);
 }
 
 dp_status api_open_source(const dp_options *options, bool need_weights, api_source *source) {
   *source = (api_source){0};
-  if (!options->path) return dp_fail(DP_INVALID, "no model file was named");
-  if (need_weights && !options->weights) return dp_fail(DP_INVALID, "no weights were named");
-  bool random = options->weights && strncmp(options->weights, "random:", 7) == 0;
-  dp_status status = DP_SUCCESS;
-  if (options->weights && !random) status = rt_weights_open(options->weights, &source->file);
-  if (status.code == DP_OK) status = parse(options, source->file, source);
+  if (options->path && need_weights && !options->weights) return dp_fail(DP_INVALID, "no weights were named");
+  dp_status status = open_text_and_file(options, source);
   if (status.code == DP_OK && options->weights) status = bind(options, source);
   if (status.code != DP_OK) api_close_source(source);
   return status;
+}
+
+dp_status api_open_shapes(const dp_options *options, api_source *source) {
+  dp_status status = open_text_and_file(options, source);
+  if (status.code == DP_OK) status = bind_shapes(options, source);
+  if (status.code != DP_OK) api_close_source(source);
+  return status;
+}
+
+dp_status api_make_weights(const dp_options *options, api_source *source) {
+  rt_binding *made;
+  uint64_t seed;
+  if (source->file || !are_random(options)) return DP_SUCCESS;
+  DP_TRY(read_seed(options, &seed));
+  DP_TRY(rt_bind_random(source->module, seed, IR_f32, &made));
+  rt_binding_free(source->binding);
+  source->binding = made;
+  return DP_SUCCESS;
 }
 
 void api_close_source(api_source *source) {

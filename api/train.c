@@ -64,29 +64,46 @@ static dp_status make_program(const dp_training *training, const bool *no_decay,
   return tile_check(t->model.program, 1, 1, 1, 0);
 }
 
-static dp_status open(const dp_training *training, dp_trainer *t) {
+dp_status api_trainer_prepare(const dp_training *training, bool compile, dp_trainer *t) {
   const dp_options *options = &training->model;
   int weights = t->model.source.module->weight_count;
   bool *no_decay = calloc((size_t)weights + 1, sizeof *no_decay);
   dp_status status = no_decay ? follow_plan(&t->model.source, no_decay) : dp_fail(DP_NO_MEMORY, "no memory for a trainer");
   if (status.code == DP_OK) status = make_program(training, no_decay, t);
   free(no_decay);
-  if (status.code != DP_OK) return status;
+  if (status.code != DP_OK || !compile) return status;
   DP_TRY(api_compile(options, t->model.program, &t->model.code, &t->model.info.compiled, &t->model.note));
-  DP_TRY(api_open_text(options, &t->model));
+  return api_open_text(options, &t->model);
+}
+
+rt_engine_options api_trainer_engine_options(const dp_training *training) {
+  const dp_options *options = &training->model;
   int64_t tokens = options->step_tokens > 0 ? options->step_tokens : 512;
   int64_t context = options->context > 0 ? options->context : tokens;
+  int64_t sequences = training->sequences > 0 ? training->sequences : context / TILE_CHUNK + 64 < tokens ? context / TILE_CHUNK + 64 : tokens;
   /* Each sequence of a step begins a page of its own. */
-  rt_engine_options engine = {.workers = api_threads(options), .context = context + tokens * TILE_CHUNK, .max_tokens = tokens};
-  if (engine.context > 2 * context + 64 * TILE_CHUNK) engine.context = 2 * context + 64 * TILE_CHUNK;
+  return (rt_engine_options){.workers = api_threads(options), .max_tokens = tokens,
+                             .context = rt_bytes_plus(context, rt_bytes_times(sequences, TILE_CHUNK))};
+}
+
+static dp_status open(const dp_training *training, dp_trainer *t) {
+  const dp_options *options = &training->model;
+  dp_run_plan plan;
+  DP_TRY(api_trainer_prepare(training, true, t));
+  rt_memory_trim(); /* of what the compiler had */
+  api_plan_trainer(training, t, rt_memory_resident(), &plan);
+  DP_TRY(api_check_plan(&plan));
+  DP_TRY(api_make_weights(options, &t->model.source));
+  rt_engine_options engine = api_trainer_engine_options(training);
   DP_TRY(rt_engine_new(t->model.program, t->model.code, t->model.source.binding, &engine, &t->model.engine));
   rt_engine_release(t->model.engine, t->model.source.binding);
+  DP_TRY(rt_engine_commit(t->model.engine, training->sequences > 0));
   t->model.info.threads = engine.workers;
   t->model.info.vocabulary = rt_engine_vocabulary(t->model.engine);
   t->model.info.columns = rt_engine_columns(t->model.engine);
   t->model.info.context = rt_engine_context(t->model.engine);
   t->model.info.step_tokens = rt_engine_max_tokens(t->model.engine);
-  t->losses = malloc(sizeof *t->losses * (size_t)tokens);
+  t->losses = malloc(sizeof *t->losses * (size_t)engine.max_tokens);
   return t->losses ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for losses");
 }
 
@@ -115,7 +132,8 @@ dp_status api_trainer_open(const dp_training *training, api_source *source, dp_t
 
 dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer) {
   api_source source;
-  DP_TRY(api_open_source(&training->model, true, &source));
+  if (!training->model.weights) return dp_fail(DP_INVALID, "no weights were named");
+  DP_TRY(api_open_shapes(&training->model, &source));
   dp_status status = api_trainer_open(training, &source, trainer);
   api_close_source(&source);
   return status;

@@ -1,5 +1,6 @@
 /* api/train.h: private to api/: a trainer, and what a run does with it.
  *   train.c  the program of three entries, sums of gradients, updates
+ *   plan.c   the memory and work of a run before it runs, and what would make it fit
  *   run.c    a recipe from its data to its last checkpoint */
 #ifndef DIPPER_API_TRAIN_H
 #define DIPPER_API_TRAIN_H
@@ -18,5 +19,18 @@ struct dp_trainer {
 
 /* Takes what is in *source, whether it succeeds or not. */
 dp_status api_trainer_open(const dp_training *training, api_source *source, dp_trainer **trainer);
+
+/* Text to code: what a trainer needs besides its engine. compile false: to the tile program alone. */
+dp_status api_trainer_prepare(const dp_training *training, bool compile, dp_trainer *trainer);
+rt_engine_options api_trainer_engine_options(const dp_training *training);
+/* What a recipe says of training; options and the rest stay. */
+void api_follow_recipe(const ir_recipe *recipe, dp_training *training);
+
+/* The plan of a trainer that is prepared; `own`: the bytes that are this process's already. */
+void api_plan_trainer(const dp_training *training, const dp_trainer *trainer, int64_t own, dp_run_plan *plan);
+/* DP_NO_MEMORY with the figures when it does not fit. */
+dp_status api_check_plan(const dp_run_plan *plan);
+/* Takes a failure for want of memory; adds what would make the run fit. */
+dp_status api_advise(const dp_run *run, dp_status failure);
 
 #endif

@@ -68,7 +68,7 @@ static const cli_command commands[] = {
      .run = cli_embed},
     {.name = "train",
      .arguments = "RECIPE.dip --weights FILE [--data FILE] [--out DIR]",
-     .flags = MODEL_FLAGS " --tokenizer --plan --recipe --data --out --resume --steps --threads",
+     .flags = MODEL_FLAGS " --tokenizer --plan --recipe --data --out --resume --steps --threads --memory",
      .required = "--weights",
      .summary = "carry out a recipe: train a model",
      .description =
@@ -82,6 +82,20 @@ static const cli_command commands[] = {
      .least = 1,
      .most = 1,
      .run = cli_train},
+    {.name = "plan",
+     .arguments = "RECIPE.dip [--weights FILE]",
+     .flags = MODEL_FLAGS " --tokenizer --plan --recipe --data --steps --threads --memory --json",
+     .summary = "a recipe's memory and time, before it runs",
+     .description =
+         "Prints what a training run will take at its peak, by what for, whether that fits into the memory there is (the\n"
+         "machine's, a control group's, --memory's), and about how long a step will last. The code is compiled and kept for the\n"
+         "run; no weights are read and no data. Without --weights: for f32 of the text's shapes. When it does not fit: which\n"
+         "statements would make it fit, and exit status 1.",
+     .examples = "  dipper plan tune.dip --weights SmolLM2-135M-Instruct.Q4_1.gguf\n"
+                 "  dipper plan tune.dip --memory 2G --json\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_plan},
     {.name = "tokenize",
      .arguments = "--weights FILE [TEXT]",
      .flags = "--weights --decode --json",

@@ -50,6 +50,7 @@ typedef struct dp_options {
   const char *triple, *cpu, *features; /* code for another machine (to look at); NULL: this one */
   const char *tokenizer;               /* weights whose tokenizer and chat template are taken; NULL: of `weights` */
   const char *plan, *recipe;           /* of the text, by name; NULL: the last for the model, else defaults */
+  int64_t memory_limit;                /* training: bytes that the process may have; 0: what the system has available */
   bool color;                          /* diagnostics with terminal colors */
   bool verify_each;                    /* check the IR and its round trip after every pass */
 } dp_options;
