@@ -78,16 +78,26 @@ static void add_work(const tile_program *p, int64_t tokens, int64_t length, dp_r
   add_entry(&w, TRAINER_UPDATE, plan);
 }
 
+static bool is_trained(const tile_program *p, int weight) {
+  for (int k = 0; k < p->kind_count; k++)
+    for (int i = 0; i < p->kinds[k].op_count; i++) {
+      const tile_op *op = &p->kinds[k].ops[i];
+      if (op->code == TILE_assign && op->part == TILE_VALUE && p->weights[op->ref].weight == weight) return true;
+    }
+  return false;
+}
+
+/* Of a file's weights: what a text gives a number for where the file has none is none of them. */
 static void count_parameters(const dp_trainer *t, dp_run_plan *plan) {
   const ir_module *module = t->model.source.module;
   for (int i = 0; i < module->weight_count; i++) {
     const rt_binding *binding = t->model.source.binding;
-    if (rt_binding_tie(binding, i) >= 0) continue;
+    if (rt_binding_tie(binding, i) >= 0 || module->weights[i].filled) continue;
     int64_t layers = rt_binding_layers(binding, i);
     const rt_bound *one = layers ? rt_binding_get(binding, i, 0) : NULL;
     int64_t count = one ? rt_bytes_times(layers, rt_bytes_times(one->rows, one->cols)) : 0;
     plan->parameters = rt_bytes_plus(plan->parameters, count);
-    if (!module->weights[i].frozen) plan->trained = rt_bytes_plus(plan->trained, count);
+    if (is_trained(t->model.program, i)) plan->trained = rt_bytes_plus(plan->trained, count);
   }
 }
 
