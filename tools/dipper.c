@@ -199,12 +199,15 @@ static const cli_command commands[] = {
      .most = 1,
      .run = cli_profile},
     {.name = "plot",
-     .arguments = "BENCH.json [-o FILE.svg]",
+     .arguments = "BENCH.json | DIR [-o FILE.svg]",
      .flags = "-o",
-     .summary = "draw a bench's figures",
-     .description = "Draws what `make bench` wrote: a panel for each group of figures, a bar for each program, whiskers from\n"
-                    "the smallest to the largest sample. Without -o to stdout.",
-     .examples = "  dipper plot bench/results/2026-11-24.json -o bench.svg\n",
+     .summary = "draw a bench's figures, or a training run",
+     .description = "Of a directory that `dipper train --out` wrote to (or of its log.jsonl): loss over steps with a smoothed line,\n"
+                    "the gradient's norm and the learning rate. Steps that a resumed run made again count as it made them.\n"
+                    "Of what `make bench` wrote: a panel for each group of figures, a bar for each program, whiskers from the\n"
+                    "smallest to the largest sample. Without -o to stdout.",
+     .examples = "  dipper plot run -o loss.svg\n"
+                 "  dipper plot bench/results/2026-11-24.json -o bench.svg\n",
      .least = 1,
      .most = 1,
      .run = cli_plot},
