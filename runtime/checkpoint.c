@@ -249,9 +249,14 @@ dp_status rt_checkpoint_read_part(const rt_checkpoint *checkpoint, const char *n
   if (!tensor->supported || tensor->dtype != IR_f32 || tensor->elements != total)
     return dp_fail(DP_INVALID, "'%s': '%s' has %" PRId64 " elements of %s, %" PRId64 " of f32 are wanted", path, name,
                    tensor->elements, tensor->type_name, total);
+  enum { BLOCK = 1 << 22 };
   const uint8_t *from = tensor->data + (size_t)first * sizeof *dst;
-  if (count > 0) memcpy(dst, from, (size_t)count * sizeof *dst);
-  if (tensor->mapped) dp_forget_mapped(from, (size_t)count * sizeof *dst);
+  size_t bytes = (size_t)count * sizeof *dst;
+  for (size_t at = 0, n; at < bytes; at += n) {
+    n = bytes - at < BLOCK ? bytes - at : BLOCK;
+    memcpy((char *)dst + at, from + at, n);
+    if (tensor->mapped) dp_forget_mapped(from + at, n);
+  }
   return DP_SUCCESS;
 }
 

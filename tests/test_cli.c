@@ -117,7 +117,7 @@ static const expectation mistakes[] = {
     {"dipper plan $M --memory much", 2, "--memory wants a size such as 800M or 3G, not 'much'"},
     {"dipper plan $M --memory -1", 2, "--memory wants a size"},
     {"dipper plan $M --memory 3GG", 2, "--memory wants a size"},
-    {RECIPE "dipper train t.dip " RANDOM "--memory 1M", 1, "are missing (weights"},
+    {RECIPE "dipper train t.dip " RANDOM "--memory 1M", 1, "are missing ("},
     {"echo '{' >p.json; dipper plot p.json", 1, "p.json"},
     {"echo '{\"rows\": []}' >p.json; dipper plot p.json", 1, "no rows"},
     {"echo '{\"rows\": [{\"group\": \"g\", \"programs\": {\"a\": {}}}]}' >p.json; dipper plot p.json", 1, "median"},
@@ -228,7 +228,7 @@ static const expectation uses[] = {
      "t = [x.text for x in r.iter('{http://www.w3.org/2000/svg}text')]; "
      "assert 'r1' in t and t.count('4') >= 2 and '0.004' in t and 'step 4: loss 1.0000; lowest 1.0000 at step 4' in t, t\"",
      0, NULL},
-    {"{ seq 1 3000 | awk '{printf \"{\\\"step\\\":%d,\\\"loss\\\":%g}\\n\", $1, 3 + 5 / $1}'; echo '{\"step\":2000,\"loss\":9}'; } >n.jsonl && "
+    {"{ seq 1 3000 | awk '{printf \"{\\\"step\\\":%d,\\\"loss\\\":%.9g}\\n\", $1, 3 + 5 / $1}'; echo '{\"step\":2000,\"loss\":9}'; } >n.jsonl && "
      "dipper plot n.jsonl -o n.svg && test $(wc -c <n.svg) -lt 60000 && grep -q 'step 2000: loss 9.0000; lowest 3.0025 at step 1999' n.svg && "
      "grep -q 'class=\"smooth\"' n.svg",
      0, NULL},

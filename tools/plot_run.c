@@ -193,21 +193,23 @@ static void draw_line(dp_str *out, const run_log *log, const panel *p, const axi
                   at(y, value_of(p, &log->points[i])));
 }
 
-/* About so many steps are averaged. */
-static int64_t smoothing(const run_log *log) { return (int64_t)log->count / 25 + 1; }
+/* So many steps are averaged, an odd number. */
+static size_t smoothing(const run_log *log) { return log->count / 50 * 2 + 1; }
 
-/* The exponential mean, with the weight of the steps before the first one taken out (as Adam corrects its moments). */
+/* Each step's mean with as many steps before it as after it; fewer at the ends. */
+static double mean_around(const run_log *log, size_t i) {
+  size_t half = smoothing(log) / 2, count = 0;
+  if (half > i) half = i;
+  if (half > log->count - 1 - i) half = log->count - 1 - i;
+  double sum = 0;
+  for (size_t j = i - half; j <= i + half; j++, count++) sum += log->points[j].loss;
+  return sum / (double)count;
+}
+
 static void draw_smoothed(dp_str *out, const run_log *log, const axis *x, const axis *y) {
-  double share = 2 / ((double)smoothing(log) + 1), mean = 0, weight = 0;
   dp_str_add(out, "<path class=\"smooth\" d=\"");
-  for (size_t i = 0, end, next = 0; i < log->count; i++) {
-    mean += share * (log->points[i].loss - mean);
-    weight += share * (1 - weight);
-    if (i < next) continue;
-    end = column_end(log, x, i);
-    next = end;
-    dp_str_addf(out, "%s%.1f %.1f", i ? "L" : "M", at(x, (double)log->points[i].step), at(y, mean / weight));
-  }
+  for (size_t i = 0; i < log->count; i = column_end(log, x, i))
+    dp_str_addf(out, "%s%.1f %.1f", i ? "L" : "M", at(x, (double)log->points[i].step), at(y, mean_around(log, i)));
   dp_str_add(out, "\"/>\n");
 }
 
@@ -228,12 +230,12 @@ static void draw_panel(dp_str *out, const run_log *log, const panel *p, const ax
   if (!range_of(log, p, &low, &high)) return;
   axis y = make_axis(low, high, p->height > 200 ? 6 : 3, bottom, p->top);
   dp_str_addf(out, "<text class=\"t\" x=\"%d\" y=\"%.1f\">%s", LEFT, p->top - 8, p->title);
-  if (strcmp(p->name, "loss") == 0 && log->count > 2 && smoothing(log) > 1)
-    dp_str_addf(out, "<tspan class=\"u\" dx=\"8\">thick: mean of about %" PRId64 " steps</tspan>", smoothing(log));
+  if (strcmp(p->name, "loss") == 0 && smoothing(log) > 1)
+    dp_str_addf(out, "<tspan class=\"u\" dx=\"8\">thick: mean of %zu steps</tspan>", smoothing(log));
   dp_str_add(out, "</text>\n");
   draw_grid(out, &y, p->top, bottom);
   draw_line(out, log, p, x, &y);
-  if (strcmp(p->name, "loss") == 0 && log->count > 2 && smoothing(log) > 1) draw_smoothed(out, log, x, &y);
+  if (strcmp(p->name, "loss") == 0 && smoothing(log) > 1) draw_smoothed(out, log, x, &y);
   draw_steps(out, x, bottom);
 }
 
