@@ -16,7 +16,7 @@ static int64_t parameters(const ir_module *module) {
 
 dp_status dp_check(const dp_options *options, dp_text *summary) {
   api_source source;
-  DP_TRY(api_open_source(options, false, &source));
+  DP_TRY(api_open_source(options, API_TEXT, &source));
   dp_str out = {0};
   dp_str_addf(&out, "%s: model %s, %d weights, %" PRId64 " parameters without tied ones", options->path,
               source.module->name, source.module->weight_count, parameters(source.module));
@@ -88,7 +88,7 @@ static dp_status dump_program(const dp_options *options, api_source *source, dp_
 dp_status dp_dump_text(const dp_options *options, dp_dump what, const char *pass, dp_text *text) {
   api_source source;
   dp_str out = {0};
-  DP_TRY(api_open_source(options, false, &source));
+  DP_TRY(api_open_source(options, API_TEXT, &source));
   dp_status status;
   if (what == DP_DUMP_IR) {
     status = dump_ir(options, &source, pass, &out);
@@ -107,7 +107,7 @@ dp_status dp_dump_text(const dp_options *options, dp_dump what, const char *pass
 dp_status dp_compile_object(const dp_options *options, dp_text *object) {
   api_source source;
   tile_program *program = NULL;
-  DP_TRY(api_open_source(options, false, &source));
+  DP_TRY(api_open_source(options, API_TEXT, &source));
   dp_status status = api_schedule(options, &source, &program);
   const cg_backend *backend = cg_find_backend(options->backend);
   cg_target target = {options->triple, options->cpu, options->features};
@@ -135,7 +135,7 @@ dp_status dp_save_weights(const dp_options *options, const char *path, const cha
   if (!ir_dtype_parse(type, &dtype) || (dtype != IR_f32 && dtype != IR_f16 && dtype != IR_bf16))
     return dp_fail(DP_INVALID, "weights are saved as f32, f16 or bf16, not as '%s'", type);
   api_source source;
-  DP_TRY(api_open_source(options, true, &source));
+  DP_TRY(api_open_source(options, API_WEIGHTS, &source));
   dp_status status = rt_save_weights(path, source.module, source.binding, dtype);
   api_close_source(&source);
   return status;

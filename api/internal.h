@@ -14,13 +14,18 @@ typedef struct api_source {
   rt_weights_file *file; /* NULL for random weights or none */
   ir_module *module;
   rt_binding *binding; /* NULL without weights */
-  const ir_plan *plan; /* both in the module's memory; a recipe is NULL when the text has none for the model */
-  const ir_recipe *recipe;
+  ir_plan *plan; /* both in the module's memory; a recipe is NULL when the text has none for the model */
+  ir_recipe *recipe;
 } api_source;
 
-dp_status api_open_source(const dp_options *options, bool need_weights, api_source *source);
-/* The same for training: weights at random are shapes without elements, until api_make_weights. */
-dp_status api_open_shapes(const dp_options *options, api_source *source);
+typedef enum api_use {
+  API_TEXT,     /* weights may be named, or not */
+  API_WEIGHTS,  /* they must be */
+  API_SHAPES,   /* weights that are not named, and those at random until api_make_weights, are shapes without elements */
+  API_TRAINING, /* shapes too, and named; a recipe for a number a token gives the model such a head */
+  API_PLANNING, /* the same, named or not */
+} api_use;
+dp_status api_open_source(const dp_options *options, api_use use, api_source *source);
 dp_status api_make_weights(const dp_options *options, api_source *source);
 void api_close_source(api_source *source);
 
@@ -55,6 +60,8 @@ struct dp_model {
   rt_trace *trace; /* while it is being traced */
   dp_str note;
 };
+
+void api_close_model(dp_model *model); /* what is in it */
 
 struct dp_session {
   dp_model *model;

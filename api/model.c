@@ -44,7 +44,7 @@ dp_status api_open_text(const dp_options *options, dp_model *model) {
 
 static dp_status open(const dp_options *options, dp_model *model) {
   double begin = api_seconds();
-  DP_TRY(api_open_source(options, true, &model->source));
+  DP_TRY(api_open_source(options, API_WEIGHTS, &model->source));
   double opened = api_seconds();
   DP_TRY(compile(options, model));
   double compiled = api_seconds();
@@ -82,8 +82,7 @@ dp_status dp_model_open(const dp_options *options, dp_model **model) {
   return DP_SUCCESS;
 }
 
-void dp_model_free(dp_model *model) {
-  if (!model) return;
+void api_close_model(dp_model *model) {
   rt_engine_free(model->engine);
   rt_trace_free(model->trace);
   if (model->code) model->code->free(model->code);
@@ -92,6 +91,11 @@ void dp_model_free(dp_model *model) {
   dp_chat_template_free(model->chat);
   api_close_source(&model->source);
   dp_str_free(&model->note);
+}
+
+void dp_model_free(dp_model *model) {
+  if (!model) return;
+  api_close_model(model);
   free(model);
 }
 

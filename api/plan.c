@@ -1,6 +1,7 @@
 /* api/plan.c: the memory and the work of a training run before it runs. Memory is what the engine's own account says, and
  * what this process has already, with the code compiled and loaded: measured, as nothing else knows it. When that does not
  * fit, statements of recipe and plan are tried through the same account. */
+#include "api/objective.h"
 #include "api/train.h"
 
 #include <stdio.h>
@@ -71,9 +72,11 @@ static void add_entry(const work *w, int index, dp_run_plan *plan) {
 }
 
 /* Attention goes by whole chunks, of which a token sees half on the average. */
-static void add_work(const tile_program *p, int64_t tokens, int64_t length, dp_run_plan *plan) {
+static void add_work(const tile_program *p, ir_objective objective, int64_t tokens, int64_t length, dp_run_plan *plan) {
   double half = ((double)length + TILE_CHUNK) / 2;
   work w = {p, (double)tokens, half < (double)length ? half : (double)length};
+  for (int scored = api_objective_from_scores(objective) + (objective == IR_DPO); scored > 0; scored--) /* the reference too */
+    add_entry(&w, TRAINER_SCORE, plan);
   add_entry(&w, TRAINER_TRAIN, plan);
   add_entry(&w, TRAINER_UPDATE, plan);
 }
@@ -129,15 +132,15 @@ static void take_sizes(const rt_engine_sizes *s, int64_t tokens, dp_run_plan *pl
 
 void api_plan_trainer(const dp_training *training, const dp_trainer *t, int64_t own, dp_run_plan *plan) {
   const tile_program *p = t->model.program;
-  rt_engine_options engine = api_trainer_engine_options(training);
+  rt_engine_options engine = api_engine_options(&training->model, training->sequences);
   rt_engine_sizes sizes = rt_engine_measure(p, t->model.code, t->model.source.binding, &engine);
-  *plan = (dp_run_plan){.program = own, .data = DATA_BYTES, .tokens = engine.max_tokens, .steps = 1};
+  *plan = (dp_run_plan){.program = own, .data = DATA_BYTES, .reference = training->reserve, .tokens = engine.max_tokens, .steps = 1};
   take_sizes(&sizes, engine.max_tokens, plan);
   count_parameters(t, plan);
   int64_t loading[] = {plan->weights, sizes.loading, random_bytes(training, plan->parameters), plan->workers, plan->program};
   plan->loading = sum_of(loading, DP_COUNT(loading));
   int64_t all[] = {plan->weights, plan->gradients, plan->optimizer, plan->activations, plan->windows,
-                   plan->cache, plan->workers, plan->program, plan->data};
+                   plan->cache, plan->workers, plan->program, plan->reference, plan->data};
   plan->peak = larger(sum_of(all, DP_COUNT(all)), plan->loading);
   int64_t left = rt_memory_available(), limit = training->model.memory_limit;
   plan->available = left > 0 ? rt_bytes_plus(left, own) : INT64_C(1) << RT_MEMORY_BITS;
@@ -175,6 +178,7 @@ dp_status api_check_plan(const dp_run_plan *plan) {
   add_part(&text, "windows of logits", plan->windows);
   add_part(&text, "cache", plan->cache);
   add_part(&text, "workers", plan->workers);
+  add_part(&text, "reference", plan->reference);
   add_part(&text, "program", plan->program);
   dp_str_add(&text, ")");
   if (text.text && text.length > begin + 3) memmove(text.text + begin, text.text + begin + 2, text.length - begin - 1);
@@ -192,20 +196,39 @@ typedef struct change {
   int frozen[3], frozen_count;
 } change;
 
-void api_follow_recipe(const ir_recipe *recipe, dp_training *training) {
+/* The reference is opened behind the trainer, by options of the same step. */
+static dp_status reference_bytes(const dp_run *run, const dp_training *training, int64_t *bytes) {
+  dp_options options = training->model;
+  dp_model model = {0};
+  options.weights = run->model.weights;
+  dp_status status = api_scorer_prepare(&options, false, &model);
+  if (status.code == DP_OK) {
+    rt_engine_options engine = api_engine_options(&options, training->sequences);
+    rt_engine_sizes sizes = rt_engine_measure(model.program, NULL, model.source.binding, &engine);
+    dp_training as_stored = {.model = options};
+    int64_t parts[] = {rt_engine_sizes_sum(&sizes), sizes.logits, sizes.loading, random_bytes(&as_stored, sizes.weights / 4)};
+    *bytes = sum_of(parts, DP_COUNT(parts));
+  }
+  api_close_model(&model);
+  return status;
+}
+
+dp_status api_follow_recipe(const dp_run *run, const ir_recipe *recipe, dp_training *training) {
   const ir_optimizer *o = &recipe->optimizer;
   int64_t sequences = recipe->batch / (recipe->accumulate > 0 ? recipe->accumulate : 1);
+  if (api_objective_in_pairs(recipe->objective)) sequences = rt_bytes_times(sequences, 2);
   training->optimizer = (dp_adamw){.lr = o->lr, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .decay = o->decay, .clip = o->clip};
   training->model.step_tokens = rt_bytes_times(recipe->length, sequences);
   training->model.context = training->model.step_tokens;
+  training->scores = api_objective_from_scores(recipe->objective);
   /* So many that documents of 64 tokens fill a step; of shorter ones more steps are made. */
   training->sequences = rt_bytes_plus(sequences, training->model.step_tokens / TILE_CHUNK);
+  return recipe->objective == IR_DPO ? reference_bytes(run, training, &training->reserve) : DP_SUCCESS;
 }
 
-/* The source's are ours alone as long as it is open. */
 static void apply_change(const change *c, const api_source *source) {
-  ir_recipe *recipe = (ir_recipe *)(uintptr_t)source->recipe;
-  ir_plan *plan = (ir_plan *)(uintptr_t)source->plan;
+  ir_recipe *recipe = source->recipe;
+  ir_plan *plan = source->plan;
   if (c->accumulate) recipe->accumulate = c->accumulate;
   if (c->length) recipe->length = c->length;
   if (c->block) plan->recompute = IR_RECOMPUTE_BLOCK;
@@ -254,7 +277,7 @@ static dp_status plan_source(const dp_run *run, const planned *base, api_source 
   out->recipe = *source->recipe;
   out->block = source->plan->recompute == IR_RECOMPUTE_BLOCK;
   find_largest(source, out);
-  api_follow_recipe(source->recipe, &training);
+  DP_TRY(api_follow_recipe(run, source->recipe, &training));
   dp_trainer *t = calloc(1, sizeof *t);
   if (!t) return dp_fail(DP_NO_MEMORY, "no memory for a plan");
   t->optimizer = training.optimizer;
@@ -272,7 +295,7 @@ static dp_status plan_source(const dp_run *run, const planned *base, api_source 
     if (base) out->plan.available = base->plan.available;
     out->plan.fits = out->plan.peak <= out->plan.available;
     out->plan.steps = out->recipe.accumulate > 0 ? out->recipe.accumulate : 1;
-    add_work(t->model.program, out->plan.tokens, out->recipe.length, &out->plan);
+    add_work(t->model.program, out->recipe.objective, out->plan.tokens, out->recipe.length, &out->plan);
   }
   dp_trainer_free(t);
   return status;
@@ -281,7 +304,7 @@ static dp_status plan_source(const dp_run *run, const planned *base, api_source 
 static dp_status make_plan(const dp_run *run, const change *c, const planned *base, planned *out) {
   api_source source;
   *out = (planned){0};
-  DP_TRY(api_open_shapes(&run->model, &source));
+  DP_TRY(api_open_source(&run->model, API_PLANNING, &source));
   dp_status status = source.recipe ? DP_SUCCESS
                                    : dp_fail(DP_INVALID, "%s has no recipe for model '%s'", run->model.path, source.module->name);
   if (status.code == DP_OK) {

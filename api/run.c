@@ -1,5 +1,6 @@
 /* api/run.c: a recipe from its data to its last checkpoint. What an update computes depends on the weights, the optimizer's
  * state and the place in the data alone, and a checkpoint holds all three: a resumed run has the bits of an unbroken one. */
+#include "api/objective.h"
 #include "api/train.h"
 
 #include <math.h>
@@ -9,6 +10,8 @@
 typedef struct running {
   const dp_run *run;
   dp_trainer *trainer;
+  dp_scorer *reference; /* of dpo: the model that the run began with */
+  float *coefficients;  /* [tokens of a step] where the objective wants them */
   ir_recipe recipe; /* its strings are ours */
   rt_data *data;
   rt_trainer_state state;
@@ -89,7 +92,7 @@ static dp_status save(running *r) {
   rt_binding_free(binding);
   dp_status status = list_moments(model->engine, &m);
   rt_checkpoint_plan plan = {.directory = r->run->out, .keep = (int)r->recipe.keep, .state = r->state,
-                             .save_weights = save_weights, .user = r, .weights_bytes = bytes, .weights_type = IR_f32,
+                             .save_weights = save_weights, .user = r, .weights_bytes = bytes, .weights_type = IR_f32, .scalar_head = ir_find_weight(model->source.module, "score") != NULL,
                              .optimizer = m.tensors, .optimizer_count = m.count, .source = r->companions};
   if (status.code == DP_OK) status = rt_checkpoint_save(&plan);
   dp_arena_free(m.arena);
@@ -139,31 +142,54 @@ static dp_status broken_loss(const running *r, double loss, const rt_example *se
   return status;
 }
 
-/* Sequences [from, to) in one step; their losses are added to *sum. */
-static dp_status add_sequences(running *r, const rt_batch *batch, int from, int to, double *sum) {
+/* What slopes depend on: the scores of the model, and of its reference. */
+static dp_status find_slopes(running *r, const rt_batch *batch, int from, int to, dp_example *examples, api_objective_sums *sums) {
+  const float *scores;
+  dp_logits reference = {0};
+  DP_TRY(dp_trainer_score(r->trainer, examples, to - from, &scores));
+  if (r->reference) DP_TRY(dp_scorer_run(r->reference, examples, to - from, &reference));
+  int64_t rows = 0;
+  for (int i = from; i < to; i++)
+    for (int64_t t = 0; t < batch->sequences[i].count; t++, rows++)
+      if (!isfinite(scores[rows])) return broken_loss(r, (double)scores[rows], &batch->sequences[i], t);
+  dp_logits own = {scores, rows, 1, 1};
+  api_objective(&r->recipe, batch->sequences + from, to - from, &own, &reference, r->coefficients, sums);
+  float *coefficients = r->coefficients;
+  for (int i = 0; i < to - from; coefficients += examples[i++].count) examples[i].coefficients = coefficients;
+  return DP_SUCCESS;
+}
+
+/* Sequences [from, to) in one step; their losses are added to *sums. */
+static dp_status add_sequences(running *r, const rt_batch *batch, int from, int to, api_objective_sums *sums) {
   dp_example *examples = calloc((size_t)(to - from) + 1, sizeof *examples);
   const float *losses;
+  bool from_scores = api_objective_from_scores(r->recipe.objective);
   if (!examples) return dp_fail(DP_NO_MEMORY, "no memory for a step");
   for (int i = from; i < to; i++)
-    examples[i - from] = (dp_example){batch->sequences[i].ids, batch->sequences[i].targets, (size_t)batch->sequences[i].count};
-  dp_status status = dp_trainer_add(r->trainer, examples, to - from, &losses);
+    examples[i - from] = (dp_example){.ids = batch->sequences[i].ids, .targets = batch->sequences[i].targets,
+                                      .count = (size_t)batch->sequences[i].count};
+  dp_status status = from_scores ? find_slopes(r, batch, from, to, examples, sums) : DP_SUCCESS;
+  if (status.code == DP_OK) status = dp_trainer_add(r->trainer, examples, to - from, &losses);
   free(examples);
-  for (int i = from; i < to && status.code == DP_OK; i++)
+  for (int i = from; i < to && status.code == DP_OK && !from_scores; i++)
     for (int64_t t = 0; t < batch->sequences[i].count && status.code == DP_OK; t++, losses++) {
-      *sum += (double)*losses;
+      sums->loss += (double)*losses;
+      sums->units += batch->sequences[i].targets[t] >= 0;
       if (!isfinite(*losses)) status = broken_loss(r, (double)*losses, &batch->sequences[i], t);
     }
   return status;
 }
 
-/* As many sequences as find room: tokens in a step, pages of the cache, which each begins anew. */
-static int end_of_step(const running *r, const rt_batch *batch, int from) {
+/* As many sequences as find room: tokens in a step, pages of the cache, which each begins anew; `together` that many. */
+static int end_of_step(const running *r, const rt_batch *batch, int from, int together) {
   const dp_model_info *most = &r->trainer->model.info;
   int64_t tokens = 0, pages = 0;
   int to = from;
-  for (; to < batch->count; to++) {
-    tokens += batch->sequences[to].count;
-    pages += (batch->sequences[to].count + TILE_CHUNK - 1) / TILE_CHUNK;
+  for (; to < batch->count; to += together) {
+    for (int i = to; i < to + together; i++) {
+      tokens += batch->sequences[i].count;
+      pages += (batch->sequences[i].count + TILE_CHUNK - 1) / TILE_CHUNK;
+    }
     if (to > from && (tokens > most->step_tokens || pages > most->context / TILE_CHUNK)) break;
   }
   return to;
@@ -171,16 +197,20 @@ static int end_of_step(const running *r, const rt_batch *batch, int from) {
 
 static dp_status update(running *r, dp_run_step *step) {
   rt_batch batch;
-  double sum = 0, begin = api_seconds();
+  api_objective_sums sums = {0};
+  double begin = api_seconds();
+  int together = api_objective_in_pairs(r->recipe.objective) ? 2 : 1;
   DP_TRY(rt_data_next(r->data, r->recipe.batch, &batch));
   for (int from = 0, to; from < batch.count; from = to) { /* how they are cut into steps does not change a bit */
-    to = end_of_step(r, &batch, from);
-    DP_TRY(add_sequences(r, &batch, from, to, &sum));
+    to = end_of_step(r, &batch, from, together);
+    DP_TRY(add_sequences(r, &batch, from, to, &sums));
   }
-  *step = (dp_run_step){.steps = r->recipe.steps, .tokens = batch.tokens, .targets = batch.targets,
+  double pairs = sums.pairs > 0 ? (double)sums.pairs : 1;
+  *step = (dp_run_step){.steps = r->recipe.steps, .tokens = batch.tokens, .targets = batch.targets, .pairs = sums.pairs,
+                        .accuracy = (double)sums.correct / pairs, .margin = sums.margin / pairs,
                         .lr = rate_of(&r->recipe, r->state.step), .flop = r->flop_a_token * (double)batch.tokens};
-  step->loss = sum / (double)batch.targets;
-  DP_TRY(dp_trainer_update(r->trainer, batch.targets, step->lr, &step->norm));
+  step->loss = sums.loss / (double)sums.units;
+  DP_TRY(dp_trainer_update(r->trainer, sums.units, step->lr, &step->norm));
   if (!isfinite(step->norm)) {
     dp_str where = {0};
     find_broken(r->trainer->model.engine, &where);
@@ -226,7 +256,13 @@ static dp_status open_data(running *r) {
   options.seed = r->recipe.seed;
   options.skip_broken = r->recipe.skip_broken;
   options.pack = true;
+  ir_data_format wanted = api_objective_in_pairs(r->recipe.objective) ? IR_DATA_PAIRS : IR_DATA_VALUES;
   DP_TRY(rt_data_open(&options, &r->data));
+  ir_data_format format = rt_data_format(r->data);
+  bool from_scores = api_objective_from_scores(r->recipe.objective);
+  if (from_scores ? format != wanted : format == IR_DATA_PAIRS || format == IR_DATA_VALUES)
+    return dp_fail(DP_INVALID, "'%s' has data of format %s, and `%s` wants %s", options.path, ir_data_format_names[format],
+                   ir_objective_name(r->recipe.objective), from_scores ? ir_data_format_names[wanted] : "text, chat or tokens");
   rt_data_stats stats = rt_data_get_stats(r->data);
   dp_str text = {0};
   if (stats.broken) dp_str_addf(&text, "%lld broken lines of data are left out; the first: %s", (long long)stats.broken, stats.first_problem);
@@ -255,9 +291,18 @@ static dp_status copy_recipe(running *r, const api_source *source) {
   r->recipe.data = source->recipe->data ? strdup(source->recipe->data) : NULL;
   r->recipe.optimizer.no_decay = NULL;
   if (r->run->steps > 0) r->recipe.steps = r->run->steps;
-  if (r->recipe.objective == IR_PRETRAIN || r->recipe.objective == IR_SFT) return DP_SUCCESS;
-  return dp_fail(DP_UNSUPPORTED, "the recipe's objective `%s` is read, and not carried out yet: pretrain and sft are",
-                 ir_objective_name(r->recipe.objective));
+  return DP_SUCCESS;
+}
+
+/* What the objective wants beside the trainer. */
+static dp_status open_objective(running *r, const dp_training *training) {
+  if (!api_objective_from_scores(r->recipe.objective)) return DP_SUCCESS;
+  r->coefficients = malloc(sizeof *r->coefficients * (size_t)training->model.step_tokens);
+  if (!r->coefficients) return dp_fail(DP_NO_MEMORY, "no memory for a step");
+  if (r->recipe.objective != IR_DPO) return DP_SUCCESS;
+  dp_options options = training->model;
+  options.weights = r->run->model.weights;
+  return dp_scorer_new(&options, &r->reference);
 }
 
 static dp_status open_run(running *r, const rt_checkpoint *checkpoint) {
@@ -266,14 +311,16 @@ static dp_status open_run(running *r, const rt_checkpoint *checkpoint) {
   if (checkpoint) training.model.weights = checkpoint->directory;
   if (checkpoint && strncmp(r->run->model.weights, "random:", 7) != 0 && !training.model.tokenizer)
     training.model.tokenizer = r->run->model.weights;
-  DP_TRY(api_open_shapes(&training.model, &source));
+  DP_TRY(api_open_source(&training.model, API_TRAINING, &source));
   dp_status status = copy_recipe(r, &source);
-  api_follow_recipe(&r->recipe, &training);
+  if (status.code == DP_OK) status = api_follow_recipe(r->run, &r->recipe, &training);
   if (status.code == DP_OK) status = api_trainer_open(&training, &source, &r->trainer);
   api_close_source(&source);
   if (status.code == DP_NO_MEMORY) return api_advise(r->run, status);
   if (status.code != DP_OK) return status;
+  DP_TRY(open_objective(r, &training));
   r->flop_a_token = flop_a_token(r->trainer->model.program);
+  if (r->reference) r->flop_a_token *= 4.0 / 3; /* one forward more */
   DP_TRY(open_data(r));
   if (strncmp(r->run->model.weights, "random:", 7) != 0) DP_TRY(rt_weights_open(r->run->model.weights, &r->companions));
   return checkpoint ? go_on_from(r, checkpoint) : DP_SUCCESS;
@@ -309,6 +356,8 @@ dp_status dp_run_recipe(const dp_run *run) {
   rt_checkpoint_close(checkpoint);
   if (status.code == DP_OK) status = run_steps(&r);
   dp_trainer_free(r.trainer);
+  dp_scorer_free(r.reference);
+  free(r.coefficients);
   rt_data_close(r.data);
   rt_weights_close(r.companions);
   free((char *)(uintptr_t)r.recipe.data);

@@ -65,6 +65,7 @@ static dp_status bind(const dp_options *options, api_source *source) {
   return rt_bind_random(source->module, seed, IR_f32, &source->binding);
 }
 
+/* Without elements, where they would be made. */
 static dp_status bind_shapes(const dp_options *options, api_source *source) {
   uint64_t seed;
   if (source->file) return rt_bind_weights(source->module, source->file, 0, &source->binding);
@@ -72,25 +73,33 @@ static dp_status bind_shapes(const dp_options *options, api_source *source) {
   return rt_bind_shapes(source->module, IR_f32, &source->binding);
 }
 
-static dp_status open_text_and_file(const dp_options *options, api_source *source) {
+/* A plan and a recipe hold as many weights as the module: the head's is a new one, or stands where the product's was. */
+static dp_status add_scalar_head(api_source *source) {
+  ir_module *module = source->module;
+  int count = module->weight_count;
+  DP_TRY(ps_add_scalar_head(module));
+  ir_extend_plan(module, count, source->plan, source->recipe);
+  ptrdiff_t head = ir_find_weight(module, "score") - module->weights;
+  source->plan->weights[head] = (ir_weight_plan){0};
+  if (source->recipe) source->recipe->optimizer.no_decay[head] = false;
+  return DP_SUCCESS;
+}
+
+static bool wants_scalar_head(const dp_options *options, api_use use, const ir_recipe *recipe) {
+  bool by_recipe = (use == API_TRAINING || use == API_PLANNING) && recipe && (recipe->objective == IR_REWARD || recipe->objective == IR_VALUE);
+  return options->scalar_head || by_recipe;
+}
+
+dp_status api_open_source(const dp_options *options, api_use use, api_source *source) {
   *source = (api_source){0};
   if (!options->path) return dp_fail(DP_INVALID, "no model file was named");
-  if (options->weights && !are_random(options)) DP_TRY(rt_weights_open(options->weights, &source->file));
-  return parse(options, source->file, source);
-}
-
-dp_status api_open_source(const dp_options *options, bool need_weights, api_source *source) {
-  *source = (api_source){0};
-  if (options->path && need_weights && !options->weights) return dp_fail(DP_INVALID, "no weights were named");
-  dp_status status = open_text_and_file(options, source);
-  if (status.code == DP_OK && options->weights) status = bind(options, source);
-  if (status.code != DP_OK) api_close_source(source);
-  return status;
-}
-
-dp_status api_open_shapes(const dp_options *options, api_source *source) {
-  dp_status status = open_text_and_file(options, source);
-  if (status.code == DP_OK) status = bind_shapes(options, source);
+  if ((use == API_WEIGHTS || use == API_TRAINING) && !options->weights) return dp_fail(DP_INVALID, "no weights were named");
+  dp_status status = DP_SUCCESS;
+  if (options->weights && !are_random(options)) status = rt_weights_open(options->weights, &source->file);
+  if (status.code == DP_OK) status = parse(options, source->file, source);
+  if (status.code == DP_OK && wants_scalar_head(options, use, source->recipe)) status = add_scalar_head(source);
+  if (status.code == DP_OK && use >= API_SHAPES) status = bind_shapes(options, source);
+  else if (status.code == DP_OK && options->weights) status = bind(options, source);
   if (status.code != DP_OK) api_close_source(source);
   return status;
 }

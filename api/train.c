@@ -1,4 +1,4 @@
-/* api/train.c: a trainer: text and weights to one program of three entries (forward, train, update), and an engine that
+/* api/train.c: a trainer: text and weights to one program of entries (forward, train, update, score), and an engine that
  * keeps gradients and moments. */
 #include "api/train.h"
 
@@ -52,13 +52,14 @@ static dp_status make_program(const dp_training *training, const bool *no_decay,
   t->model.source.plan = NULL; /* the passes may replace the module */
   t->model.source.recipe = NULL;
   DP_TRY(ps_differentiate(*module, &how));
+  if (training->scores) DP_TRY(ps_add_score(*module));
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(module, NULL, 0, &passes));
   DP_TRY(add_update(&t->optimizer, no_decay, t));
   tile_target target = {.cores = 2, .task_bytes = 32768, .wide_columns = training->wide_columns};
   const char *const entries[] = {[TRAINER_FORWARD] = (*module)->graphs->name, [TRAINER_TRAIN] = "train",
-                                 [TRAINER_UPDATE] = "update"};
-  DP_TRY(ps_schedule_all(*module, entries, (int)DP_COUNT(entries), &target, &t->model.program));
+                                 [TRAINER_UPDATE] = "update", [TRAINER_SCORE] = "score"};
+  DP_TRY(ps_schedule_all(*module, entries, training->scores ? TRAINER_SCORE + 1 : TRAINER_SCORE, &target, &t->model.program));
   if (!options->verify_each) return DP_SUCCESS;
   DP_TRY(tile_check(t->model.program, 2 * t->model.program->row_tile + 1, 2, 2, 0));
   return tile_check(t->model.program, 1, 1, 1, 0);
@@ -76,34 +77,17 @@ dp_status api_trainer_prepare(const dp_training *training, bool compile, dp_trai
   return api_open_text(options, &t->model);
 }
 
-rt_engine_options api_trainer_engine_options(const dp_training *training) {
-  const dp_options *options = &training->model;
-  int64_t tokens = options->step_tokens > 0 ? options->step_tokens : 512;
-  int64_t context = options->context > 0 ? options->context : tokens;
-  int64_t sequences = training->sequences > 0 ? training->sequences : context / TILE_CHUNK + 64 < tokens ? context / TILE_CHUNK + 64 : tokens;
-  /* Each sequence of a step begins a page of its own. */
-  return (rt_engine_options){.workers = api_threads(options), .max_tokens = tokens,
-                             .context = rt_bytes_plus(context, rt_bytes_times(sequences, TILE_CHUNK))};
-}
-
 static dp_status open(const dp_training *training, dp_trainer *t) {
-  const dp_options *options = &training->model;
   dp_run_plan plan;
   DP_TRY(api_trainer_prepare(training, true, t));
   rt_memory_trim(); /* of what the compiler had */
   api_plan_trainer(training, t, rt_memory_resident(), &plan);
   DP_TRY(api_check_plan(&plan));
-  DP_TRY(api_make_weights(options, &t->model.source));
-  rt_engine_options engine = api_trainer_engine_options(training);
-  DP_TRY(rt_engine_new(t->model.program, t->model.code, t->model.source.binding, &engine, &t->model.engine));
-  rt_engine_release(t->model.engine, t->model.source.binding);
+  DP_TRY(api_make_weights(&training->model, &t->model.source));
+  rt_engine_options engine = api_engine_options(&training->model, training->sequences);
+  DP_TRY(api_set_up_engine(&engine, &t->model));
   DP_TRY(rt_engine_commit(t->model.engine, training->sequences > 0));
-  t->model.info.threads = engine.workers;
-  t->model.info.vocabulary = rt_engine_vocabulary(t->model.engine);
-  t->model.info.columns = rt_engine_columns(t->model.engine);
-  t->model.info.context = rt_engine_context(t->model.engine);
-  t->model.info.step_tokens = rt_engine_max_tokens(t->model.engine);
-  t->losses = malloc(sizeof *t->losses * (size_t)engine.max_tokens);
+  t->losses = malloc(sizeof *t->losses * (size_t)t->model.info.step_tokens);
   return t->losses ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for losses");
 }
 
@@ -132,8 +116,7 @@ dp_status api_trainer_open(const dp_training *training, api_source *source, dp_t
 
 dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer) {
   api_source source;
-  if (!training->model.weights) return dp_fail(DP_INVALID, "no weights were named");
-  DP_TRY(api_open_shapes(&training->model, &source));
+  DP_TRY(api_open_source(&training->model, API_TRAINING, &source));
   dp_status status = api_trainer_open(training, &source, trainer);
   api_close_source(&source);
   return status;
@@ -141,14 +124,7 @@ dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer) {
 
 void dp_trainer_free(dp_trainer *t) {
   if (!t) return;
-  rt_engine_free(t->model.engine);
-  rt_trace_free(t->model.trace);
-  if (t->model.code) t->model.code->free(t->model.code);
-  tile_program_free(t->model.program);
-  dp_tokenizer_free(t->model.tokenizer);
-  dp_chat_template_free(t->model.chat);
-  api_close_source(&t->model.source);
-  dp_str_free(&t->model.note);
+  api_close_model(&t->model);
   free(t->losses);
   free(t);
 }
@@ -157,24 +133,21 @@ dp_model *dp_trainer_model(dp_trainer *t) { return &t->model; }
 
 void dp_trainer_clear(dp_trainer *t) { rt_engine_clear(t->model.engine, TILE_GRADIENT); }
 
-dp_status dp_trainer_add(dp_trainer *t, const dp_example *examples, int count, const float **losses) {
-  rt_request *requests = calloc((size_t)count + 1, sizeof *requests);
-  dp_status status = requests ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for a step");
-  int made = 0;
-  for (; made < count && status.code == DP_OK; made++) {
-    requests[made] = (rt_request){.tokens = examples[made].ids, .targets = examples[made].targets,
-                                  .count = (int64_t)examples[made].count};
-    status = rt_sequence_new(t->model.engine, &requests[made].sequence);
-  }
+static dp_status run(dp_trainer *t, int entry, const dp_example *examples, int count, const float **scores) {
   rt_logits rows;
-  if (status.code == DP_OK) status = rt_engine_run(t->model.engine, TRAINER_TRAIN, requests, count, &rows);
-  if (status.code == DP_OK) {
-    for (int64_t i = 0; i < rows.rows; i++) t->losses[i] = rows.data[i * rows.stride];
-    if (losses) *losses = t->losses;
-  }
-  for (int i = 0; i < made; i++) rt_sequence_free(t->model.engine, requests[i].sequence);
-  free(requests);
-  return status;
+  DP_TRY(api_run_examples(t->model.engine, entry, examples, count, &rows));
+  for (int64_t i = 0; i < rows.rows; i++) t->losses[i] = rows.data[i * rows.stride];
+  if (scores) *scores = t->losses;
+  return DP_SUCCESS;
+}
+
+dp_status dp_trainer_add(dp_trainer *t, const dp_example *examples, int count, const float **losses) {
+  return run(t, TRAINER_TRAIN, examples, count, losses);
+}
+
+dp_status dp_trainer_score(dp_trainer *t, const dp_example *examples, int count, const float **scores) {
+  if (t->model.program->entry_count <= TRAINER_SCORE) return dp_fail(DP_INVALID, "the trainer was not made for scores");
+  return run(t, TRAINER_SCORE, examples, count, scores);
 }
 
 static void give(dp_trainer *t, const char *name, double value) {

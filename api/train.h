@@ -1,5 +1,7 @@
 /* api/train.h: private to api/: a trainer, and what a run does with it.
- *   train.c  the program of three entries, sums of gradients, updates
+ *   train.c  the program of its entries, sums of gradients, updates
+ *   score.c  scores without a trainer
+ *   objective.c  what a recipe minimizes, as a function of scores
  *   plan.c   the memory and work of a run before it runs, and what would make it fit
  *   run.c    a recipe from its data to its last checkpoint */
 #ifndef DIPPER_API_TRAIN_H
@@ -8,7 +10,7 @@
 #include "api/internal.h"
 #include "dipper/train.h"
 
-enum { TRAINER_FORWARD, TRAINER_TRAIN, TRAINER_UPDATE };
+enum { TRAINER_FORWARD, TRAINER_TRAIN, TRAINER_UPDATE, TRAINER_SCORE /* where it was asked for */ };
 
 struct dp_trainer {
   dp_model model; /* its weights are what is trained: sessions of it see them as they are */
@@ -17,14 +19,22 @@ struct dp_trainer {
   int64_t steps; /* updates so far */
 };
 
+/* The sequences in one step of the entry; rows: as rt_engine_run. */
+dp_status api_run_examples(rt_engine *engine, int entry, const dp_example *examples, int count, rt_logits *rows);
+/* For steps of whole sequences, of at most so many, 0: many. */
+rt_engine_options api_engine_options(const dp_options *options, int64_t sequences);
+/* An engine, and what it says of itself. */
+dp_status api_set_up_engine(const rt_engine_options *engine, dp_model *model);
+/* Text to code of a scorer; of weights at random shapes alone. compile false: to the tile program. */
+dp_status api_scorer_prepare(const dp_options *options, bool compile, dp_model *model);
+
 /* Takes what is in *source, whether it succeeds or not. */
 dp_status api_trainer_open(const dp_training *training, api_source *source, dp_trainer **trainer);
 
 /* Text to code: what a trainer needs besides its engine. compile false: to the tile program alone. */
 dp_status api_trainer_prepare(const dp_training *training, bool compile, dp_trainer *trainer);
-rt_engine_options api_trainer_engine_options(const dp_training *training);
-/* What a recipe says of training; options and the rest stay. */
-void api_follow_recipe(const ir_recipe *recipe, dp_training *training);
+/* What the recipe of a run says of training; options and the rest stay. */
+dp_status api_follow_recipe(const dp_run *run, const ir_recipe *recipe, dp_training *training);
 
 /* The plan of a trainer that is prepared; `own`: the bytes that are this process's already. */
 void api_plan_trainer(const dp_training *training, const dp_trainer *trainer, int64_t own, dp_run_plan *plan);

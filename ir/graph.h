@@ -158,7 +158,7 @@ typedef struct ir_weight {
   ir_source *sources;  /* tried in order */
   int source_count;
   const char *tied;    /* name of the weight used when the file has none of the sources, or NULL */
-  bool filled;         /* a vector of which every element is `fill` when the file has none of the sources */
+  bool filled;         /* every element is `fill` when the file has none of the sources */
   double fill;
   bool frozen;         /* gets no gradient: stays as it is */
   unsigned storage;   /* bit set of ir_dtype: what the bound file stores (several when layers differ); 0 = f32 */

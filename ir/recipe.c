@@ -3,7 +3,7 @@
 
 const char *const ir_recompute_names[] = {"none", "selective", "block"};
 const char *const ir_objective_names[] = {"pretrain", "sft", "dpo", "reward", "value"};
-const char *const ir_data_format_names[] = {"auto", "text", "chat", "tokens", "pairs"};
+const char *const ir_data_format_names[] = {"auto", "text", "chat", "tokens", "pairs", "values"};
 const char *const ir_schedule_names[] = {"constant", "linear", "cosine"};
 
 const char *ir_objective_name(ir_objective objective) {
@@ -43,4 +43,15 @@ ir_recipe *ir_recipe_new(ir_module *module) {
   for (int i = 0; i < module->weight_count; i++)
     recipe->optimizer.no_decay[i] = ir_weight_rank(&module->weights[i]) < 2;
   return recipe;
+}
+
+void ir_extend_plan(ir_module *module, int count, ir_plan *plan, ir_recipe *recipe) {
+  ir_weight_plan *weights = DP_NEW_ARRAY(module->arena, ir_weight_plan, module->weight_count);
+  for (int i = 0; i < count; i++) weights[i] = plan->weights[i];
+  plan->weights = weights;
+  if (!recipe) return;
+  bool *no_decay = DP_NEW_ARRAY(module->arena, bool, module->weight_count);
+  for (int i = 0; i < module->weight_count; i++)
+    no_decay[i] = i < count ? recipe->optimizer.no_decay[i] : ir_weight_rank(&module->weights[i]) < 2;
+  recipe->optimizer.no_decay = no_decay;
 }

@@ -49,6 +49,7 @@ typedef enum ir_data_format {
   IR_DATA_CHAT,   /* JSONL, {"messages": [{"role", "content"}, ...]} a line */
   IR_DATA_TOKENS, /* ids as little-endian u16 or u32, documents between end tokens */
   IR_DATA_PAIRS,  /* JSONL, {"prompt", "chosen", "rejected"}: strings or lists of messages */
+  IR_DATA_VALUES, /* JSONL, {"prompt", "completion", "value"}, or {"messages", "value"} */
   IR_DATA_FORMAT_COUNT,
 } ir_data_format;
 extern const char *const ir_data_format_names[IR_DATA_FORMAT_COUNT];
@@ -85,6 +86,8 @@ typedef struct ir_recipe {
 
 /* What a recipe is that says nothing, name NULL: sft. */
 ir_recipe *ir_recipe_new(ir_module *module);
+/* Makes both (the recipe may be NULL) of the module's present weights, of which the first `count` were there before. */
+void ir_extend_plan(ir_module *module, int count, ir_plan *plan, ir_recipe *recipe);
 void ir_print_recipe(dp_str *out, const ir_module *module, const ir_recipe *recipe);
 
 /* Of one layer, expert or head: 1 for a vector, 2 for a matrix. */

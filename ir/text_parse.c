@@ -562,7 +562,6 @@ static bool stand_in(parser *p, ir_weight *w) {
     w->tied = dp_arena_strdup(p->module->arena, t.text);
     return advance(p);
   }
-  if (w->type.rank != w->stack + 1) FAIL(p, t.loc, "only a vector can be filled with a number");
   w->filled = true;
   return float_value(p, &w->fill);
 }

@@ -225,6 +225,7 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
     break;
   case TILE_input:
     add_input(out, p, op->ref);
+    if (op->part) dp_str_add(out, " as bits");
     break;
   case TILE_choose:
     add_buffer(out, p, op->ref);

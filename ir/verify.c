@@ -145,7 +145,6 @@ static dp_status verify_weight(verifier *v, const ir_weight *w) {
           : !words_in_type(&w->type)              ? "has a dimension whose name is not a word"
           : w->stack < 0 || w->stack > 2 || w->type.rank < w->stack ? "is stacked without dimensions that count the tensors"
           : w->first_layer < 0 || (w->first_layer && !w->stack)     ? "has a first layer that cannot be"
-          : w->filled && w->type.rank != w->stack + 1               ? "is filled, but is no vector"
           : w->storage >> IR_DTYPE_COUNT          ? "has an unknown storage type"
                                                   : NULL;
   for (int i = 0; i < w->source_count && !why; i++) {

@@ -1,6 +1,6 @@
 /* passes/differentiate.c: a graph of logits becomes one of losses that also adds to the gradients of the weights: the loss
  * (cross entropy with the ids in an input `targets`; none where an id is negative), then the ops in reverse, each by its
- * gradient rule. The layer loop stays rolled: a second loop, from the last layer to the first, makes again what the rules
+ * gradient rule, beginning with an input `coefficients`: what the objective's slope is along each token's loss. The layer loop stays rolled: a second loop, from the last layer to the first, makes again what the rules
  * need of the first one's values, from those that the first one kept: what it carries, and by choice the results of
  * products and attention. */
 #include "passes/gradient.h"
@@ -393,43 +393,69 @@ static ir_value *cross_entropy(gradient_state *g, ir_value *logits, ir_value *ta
   return loss;
 }
 
-static dp_status differentiate(gradient_state *g, ir_graph *graph, bool keep_products) {
+/* The graph without its return, and the number of each token that it would return: of logits their loss, of a graph that
+ * makes one number that one. */
+static dp_status make_scores(gradient_state *g, ir_graph *graph, ir_value **scores) {
   ir_block *block = graph->block;
   ir_op *end = block->last;
-  if (end->operand_count != 1 || end->operands[0]->type.rank != 2 || !has_rows(&end->operands[0]->type))
-    return dp_fail(DP_UNSUPPORTED, "only a graph that returns logits [T, vocabulary] can be trained");
-  ir_value *logits = end->operands[0];
-  ir_type rows = {.dtype = IR_i32, .rank = 1, .dims = {logits->type.dims[0]}};
+  ir_value *result = end->operand_count == 1 ? end->operands[0] : NULL;
+  if (!result || result->type.rank != 2 || !has_rows(&result->type))
+    return dp_fail(DP_UNSUPPORTED, "only a graph that returns logits [T, vocabulary], or a number [T, 1], can be trained");
+  ir_type rows = {.dtype = IR_i32, .rank = 1, .dims = {result->type.dims[0]}};
   ir_value *targets = ir_add_arg(block, &rows, "targets");
   ir_unlink(end);
   forget_ids(block);
   g->block = block;
   g->loc = end->loc;
-  ir_value *loss = cross_entropy(g, logits, targets);
-  find_needed(g, block);
-  ir_op **ops;
-  ir_attr unit = ir_attr_f("value", 1);
-  /* The graph's ops, the last too: the return is not there. */
-  int count = 0, cap = 0;
-  ops = NULL;
-  for (ir_op *op = block->first; op; op = op->next) DP_PUSH(g->arena, ops, count, cap) = op;
-  gradient_of(g, loss)->gradient = one(g, IR_OP_constant, NULL, NULL, &unit);
-  DP_TRY(reverse_ops(g, ops, count, keep_products));
-  g->block = block;
-  DP_CHECK(gradient_emit(g, IR_OP_return, &loss, 1, NULL, 0), "differentiate: return");
+  bool single = !result->type.dims[1].symbol && result->type.dims[1].add == 1;
+  *scores = single ? result : cross_entropy(g, result, targets);
   return DP_SUCCESS;
 }
 
-dp_status ps_differentiate(ir_module *module, const ps_training *training) {
+static dp_status return_scores(gradient_state *g, ir_value *scores) {
+  DP_CHECK(gradient_emit(g, IR_OP_return, &scores, 1, NULL, 0), "differentiate: return");
+  return DP_SUCCESS;
+}
+
+static dp_status differentiate(gradient_state *g, ir_graph *graph, bool keep_products) {
+  ir_block *block = graph->block;
+  ir_value *scores;
+  DP_TRY(make_scores(g, graph, &scores));
+  find_needed(g, block);
+  ir_op **ops = NULL; /* the graph's, the last too: the return is not there */
+  int count = 0, cap = 0;
+  for (ir_op *op = block->first; op; op = op->next) DP_PUSH(g->arena, ops, count, cap) = op;
+  ir_type rows = {.dtype = IR_i32, .rank = 1, .dims = {scores->type.dims[0]}};
+  ir_attr bits = ir_attr_i("bits", 1);
+  gradient_of(g, scores)->gradient = one(g, IR_OP_number, ir_add_arg(block, &rows, "coefficients"), NULL, &bits);
+  DP_TRY(reverse_ops(g, ops, count, keep_products));
+  g->block = block;
+  return return_scores(g, scores);
+}
+
+static dp_status add_score(gradient_state *g, ir_graph *graph) {
+  ir_value *scores;
+  DP_TRY(make_scores(g, graph, &scores));
+  return return_scores(g, scores);
+}
+
+/* Adds the graph `name`, made of the module's first one: with gradients when there is a `training`. */
+static dp_status add_graph(ir_module *module, const char *name, const ps_training *training) {
   gradient_state g = {.module = module, .arena = dp_arena_new(), .diags = dp_diags_new()};
   dp_status status = g.arena && g.diags ? DP_SUCCESS : (dp_status){DP_NO_MEMORY, NULL};
   if (status.code == DP_OK && !module->graphs) status = dp_fail(DP_INVALID, "the model has no graph");
   if (status.code == DP_OK) status = pass_canonicalize(module);
-  if (status.code == DP_OK)
-    status = differentiate(&g, ir_clone_graph(module, module->graphs, "train"), !training->recompute);
+  if (status.code == DP_OK) {
+    ir_graph *graph = ir_clone_graph(module, module->graphs, name);
+    status = training ? differentiate(&g, graph, !training->recompute) : add_score(&g, graph);
+  }
   if (status.code == DP_OK) status = ir_verify(module, "differentiate");
   dp_status_free(&g.failure);
   dp_diags_free(g.diags);
   dp_arena_free(g.arena);
   return status;
 }
+
+dp_status ps_differentiate(ir_module *module, const ps_training *training) { return add_graph(module, "train", training); }
+
+dp_status ps_add_score(ir_module *module) { return add_graph(module, "score", NULL); }

@@ -30,13 +30,20 @@ dp_status ps_find(const char *name, const ps_pass **pass);
 /* Stores the keys and values of a cache (NULL: of all) as "f32" or "f16". Before ps_run. DP_INVALID for other types. */
 dp_status ps_store_cache(ir_module *module, const char *cache, const char *type);
 
-/* Adds to the module's first graph, of logits [T, vocabulary], a graph `train`: it takes one more input, targets[T] (ids;
- * negative: not counted), returns the cross entropy of each token [T, 1] in nats, and adds to the gradients of the weights
- * those of the sum of the losses. Before the pipeline. */
+/* Adds to the module's first graph, of logits [T, vocabulary], a graph `train`: it takes two more inputs, targets[T] (ids;
+ * negative: not counted) and coefficients[T] (the bits of f32), returns the cross entropy of each token [T, 1] in nats, and adds
+ * to the gradients of the weights those of the sum of coefficient * loss. A graph that returns one number a token [T, 1]: the
+ * same of that number, whatever the targets. Before the pipeline. */
 typedef struct ps_training {
   bool recompute; /* keep between the loops only what the loop carries, and make the rest again, layer by layer */
 } ps_training;
 dp_status ps_differentiate(ir_module *module, const ps_training *training);
+/* A graph `score`: what `train` returns, without gradients. */
+dp_status ps_add_score(ir_module *module);
+/* Puts in the place of the product with the vocabulary that ends the first graph one with a weight `score` [1, d], the number
+ * that a reward or value model gives each token (Hugging Face: score.weight). Before the weights are bound. DP_UNSUPPORTED
+ * where the graph does not end so. */
+dp_status ps_add_scalar_head(ir_module *module);
 /* The tile program of a graph that has been through the pipeline; owned by the caller. Weights' storage types are taken
  * from the module's declarations (f32 where none is set). */
 dp_status ps_schedule(const ir_module *module, const char *graph, const tile_target *target, tile_program **program);

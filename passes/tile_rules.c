@@ -193,6 +193,7 @@ static dp_status input_number(ps_kind *k, const ir_op *op, int i, int *index) {
 static dp_status tile_rule_number(ps_kind *k, const ir_op *op) {
   int index;
   DP_TRY(input_number(k, op, 0, &index));
+  k->kind->ops[index].part = ir_get_int(op, "bits", 0) != 0;
   ps_define(k, op, index);
   return DP_SUCCESS;
 }

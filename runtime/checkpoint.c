@@ -75,7 +75,7 @@ static dp_status write_files(const rt_checkpoint_plan *plan, const char *folder)
   DP_TRY(plan->save_weights(plan->user, path));
   DP_TRY(cp_join(path, folder, CHECKPOINT_OPTIMIZER));
   DP_TRY(rt_save_noted_safetensors(path, plan->optimizer, plan->optimizer_count, "state", state));
-  DP_TRY(cp_write_beside(folder, plan->source, plan->weights_type));
+  DP_TRY(cp_write_beside(folder, plan));
   DP_TRY(cp_write_manifest(folder, &plan->state));
   if (chmod(folder, 0755) != 0) return dp_fail(DP_IO, "cannot open '%s' to others: %s", folder, strerror(errno));
   return cp_sync_folder(folder);

@@ -31,7 +31,8 @@ typedef struct rt_checkpoint_plan {
   dp_status (*save_weights)(void *user, const char *path);
   void *user;
   uint64_t weights_bytes;          /* what it will write, about (rt_saved_bytes); 0: not known */
-  ir_dtype weights_type;           /* f32, f16 or bf16: goes into config.json */
+  ir_dtype weights_type;           /* f32, f16 or bf16: goes into config.json, as does */
+  bool scalar_head;                /* that the last product gives one number: ...ForSequenceClassification, num_labels 1 */
   const rt_save_tensor *optimizer; /* [optimizer_count] "WEIGHT.exp_avg", "WEIGHT.exp_avg_sq", ... */
   int optimizer_count;
   const char *optimizer_state;   /* a text, JSON for instance; NULL: none */

@@ -33,10 +33,31 @@ static dp_status write_json(const char *path, const json_t *root) {
   return status;
 }
 
+/* transformers' class with a weight `score` in the place of the vocabulary's. */
+static void tell_of_scalar_head(json_t *root) {
+  static const char *const ends[] = {"ForCausalLM", "LMHeadModel"};
+  json_t *architectures = json_object_get(root, "architectures");
+  const char *name = json_string_value(json_array_get(architectures, 0));
+  for (size_t i = 0; name && i < DP_COUNT(ends); i++) {
+    size_t length = strlen(name), end = strlen(ends[i]);
+    if (length < end || strcmp(name + length - end, ends[i]) != 0) continue;
+    dp_str other = {0};
+    dp_str_addn(&other, name, length - end);
+    dp_str_add(&other, "ForSequenceClassification");
+    if (other.text) json_array_set_new(architectures, 0, json_string(other.text));
+    dp_str_free(&other);
+    break;
+  }
+  json_object_set_new(root, "num_labels", json_integer(1));
+  json_object_set_new(root, "id2label", json_pack("{s:s}", "0", "LABEL_0"));
+  json_object_set_new(root, "label2id", json_pack("{s:i}", "LABEL_0", 0));
+}
+
 /* ---- copies */
 
 /* The text that was copied, unless it must tell of other weights. */
-static dp_status write_config(const char *path, const char *text, size_t length, ir_dtype dtype) {
+static dp_status write_config(const char *path, const char *text, size_t length, const rt_checkpoint_plan *plan) {
+  const ir_dtype dtype = plan->weights_type;
   static const char *const keys[] = {"dtype", "torch_dtype"};
   json_t *root = json_loadb(text, length, 0, NULL);
   bool changed = json_object_get(root, "quantization_config") != NULL, told = false;
@@ -53,12 +74,16 @@ static dp_status write_config(const char *path, const char *text, size_t length,
     json_object_set_new(root, "torch_dtype", json_string(torch_name(dtype)));
   }
   json_object_del(root, "quantization_config");
+  if (json_is_object(root) && plan->scalar_head) {
+    changed = true;
+    tell_of_scalar_head(root);
+  }
   dp_status status = root && changed ? write_json(path, root) : dp_write_file_atomic(path, text, length);
   json_decref(root);
   return status;
 }
 
-static dp_status copy_beside(const char *directory, const char *from, const char *name, ir_dtype dtype) {
+static dp_status copy_beside(const char *directory, const char *from, const char *name, const rt_checkpoint_plan *plan) {
   char path[PATH_MAX], *text;
   size_t length;
   dp_str old = {0};
@@ -72,7 +97,7 @@ static dp_status copy_beside(const char *directory, const char *from, const char
   DP_TRY(status);
   status = cp_join(path, directory, name);
   if (status.code == DP_OK)
-    status = strcmp(name, "config.json") == 0 ? write_config(path, text, length, dtype)
+    status = strcmp(name, "config.json") == 0 ? write_config(path, text, length, plan)
                                               : dp_write_file_atomic(path, text, length);
   free(text);
   return status;
@@ -128,16 +153,18 @@ static json_t *llama_config(const rt_weights_file *source, ir_dtype dtype) {
 }
 
 /* Not of a llama whose rotation is scaled: the factors that the file has do not tell by which rule they were made. */
-static dp_status describe_gguf(const char *directory, const rt_weights_file *source, ir_dtype dtype) {
+static dp_status describe_gguf(const char *directory, const rt_checkpoint_plan *plan) {
+  const rt_weights_file *source = plan->source;
   char path[PATH_MAX];
   const char *architecture = rt_weights_architecture(source),
              *chat = rt_weights_string(source, "tokenizer.chat_template");
   bool is_llama = architecture && strcmp(architecture, "llama") == 0 && !rt_weights_find(source, "rope_freqs.weight") &&
                   !rt_weights_find_meta(source, "llama.rope.scaling.type") &&
                   !rt_weights_find_meta(source, "llama.expert_count");
-  json_t *config = is_llama ? llama_config(source, dtype) : NULL;
+  json_t *config = is_llama ? llama_config(source, plan->weights_type) : NULL;
   dp_status status = DP_SUCCESS;
   if (config) {
+    if (plan->scalar_head) tell_of_scalar_head(config);
     status = cp_join(path, directory, "config.json");
     if (status.code == DP_OK) status = write_json(path, config);
   }
@@ -147,11 +174,11 @@ static dp_status describe_gguf(const char *directory, const rt_weights_file *sou
   return dp_write_file_atomic(path, chat, strlen(chat));
 }
 
-dp_status cp_write_beside(const char *directory, const rt_weights_file *source, ir_dtype weights_type) {
-  const char *from = source ? rt_weights_directory(source) : NULL;
+dp_status cp_write_beside(const char *directory, const rt_checkpoint_plan *plan) {
+  const char *from = plan->source ? rt_weights_directory(plan->source) : NULL;
   if (!from) return DP_SUCCESS;
-  if (rt_weights_format_of(source) == RT_GGUF) return describe_gguf(directory, source, weights_type);
-  for (size_t i = 0; i < DP_COUNT(companions); i++) DP_TRY(copy_beside(directory, from, companions[i], weights_type));
+  if (rt_weights_format_of(plan->source) == RT_GGUF) return describe_gguf(directory, plan);
+  for (size_t i = 0; i < DP_COUNT(companions); i++) DP_TRY(copy_beside(directory, from, companions[i], plan));
   return DP_SUCCESS;
 }
 

@@ -36,7 +36,7 @@ dp_status cp_verify(const char *directory, rt_trainer_state *state);
 
 /* ---- config.json and its companions (checkpoint_beside.c) */
 
-dp_status cp_write_beside(const char *directory, const rt_weights_file *source, ir_dtype weights_type);
+dp_status cp_write_beside(const char *directory, const rt_checkpoint_plan *plan);
 uint64_t cp_bytes_beside(const rt_weights_file *source); /* about what that writes */
 
 #endif

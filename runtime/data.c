@@ -152,7 +152,8 @@ static dp_status add_sequence(rt_data *data, const int32_t *ids, const int32_t *
   }
   DP_TRY(data_add_ids(&data->batch_ids, ids, count));
   DP_TRY(data_add_ids(&data->batch_targets, targets, count));
-  data->sequences[batch->count++].count = (int64_t)count;
+  bool values = data->format == IR_DATA_VALUES;
+  data->sequences[batch->count++] = (rt_example){.count = (int64_t)count, .value = values ? data->value : 0};
   batch->tokens += (int64_t)count;
   for (size_t i = 0; i < count; i++) batch->targets += targets[i] >= 0;
   return DP_SUCCESS;
@@ -288,7 +289,7 @@ static dp_status prepare_rows(rt_data *data, int64_t rows) {
 
 static dp_status fill_with_examples(rt_data *data, int64_t rows, rt_batch *batch) {
   int sides = data->format == IR_DATA_PAIRS ? 2 : 1;
-  bool pack = data->options.pack && sides == 1;
+  bool pack = data->options.pack && data->format == IR_DATA_CHAT;
   if (pack) DP_TRY(prepare_rows(data, rows));
   for (int64_t taken = 0; pack || taken < rows; taken++) {
     DP_TRY(next_example(data));

@@ -16,7 +16,9 @@
  *   pairs   {"prompt", "chosen", "rejected"} a line. Lists of messages go through the template; without a prompt they
  *           are whole conversations, and what they have in common is the prompt. Strings are taken as they are:
  *           special tokens in them are such, begin_token stands before, end_token after. What follows the prompt
- *           counts, of lists the assistant's turns in it. */
+ *           counts, of lists the assistant's turns in it.
+ *   values  {"prompt", "completion", "value"} a line, strings as those of pairs; or {"messages", "value"}, a conversation
+ *           as of chats: what counts is worth that number. */
 #ifndef DIPPER_RUNTIME_DATA_H
 #define DIPPER_RUNTIME_DATA_H
 
@@ -58,6 +60,7 @@ void rt_data_close(rt_data *data); /* NULL is fine */
 typedef struct rt_example {
   int32_t *ids, *targets; /* [count] */
   int64_t count;          /* 1 .. length */
+  double value;           /* of values; else 0 */
 } rt_example;
 
 typedef struct rt_batch {
@@ -68,7 +71,7 @@ typedef struct rt_batch {
 
 /* The next batch. Text and ids: pieces of documents, at most rows * length tokens together; a document of n tokens
  * gives ceil((n - 1) / length) pieces, and each of its n - 1 tokens after the first is a target once an epoch. Chats:
- * see `pack`; pairs: `rows` of them. After the last comes the first of the next epoch, in another order. The batch is
+ * see `pack`; pairs and values: `rows` of them. After the last comes the first of the next epoch, in another order. The batch is
  * the data's, until the next call. An error leaves the position where the call found it. */
 dp_status rt_data_next(rt_data *data, int64_t rows, rt_batch *batch);
 

@@ -234,8 +234,12 @@ dp_status data_load_line(rt_data *data, int64_t index) {
   data->usable = true;
   data->truncated = data->last_turn_only = false;
   dp_status status;
+  data->value = data->format == IR_DATA_VALUES ? json_number_value(json_object_get(root, "value")) : 0;
   if (data->format == IR_DATA_PAIRS) {
     status = load_pair(data, item, root);
+  } else if (data->format == IR_DATA_VALUES && !json_object_get(root, "messages")) {
+    status = encode_strings(data, json_object_get(root, "prompt"), json_object_get(root, "completion"), &data->made[0]);
+    if (status.code == DP_OK) finish(data, &data->made[0], true);
   } else {
     status = data_encode_chat(data, item, root, json_object_get(root, "messages"), 0, &data->made[0]);
     if (status.code == DP_OK) finish(data, &data->made[0], false);

@@ -118,18 +118,34 @@ void data_free_pair(data_pair *pair) {
   *pair = (data_pair){0};
 }
 
+/* ---- values */
+
+static const char *check_values(const json_t *root, bool *needs_chat) {
+  const json_t *prompt = json_object_get(root, "prompt"), *completion = json_object_get(root, "completion");
+  const json_t *value = json_object_get(root, "value");
+  *needs_chat = json_object_get(root, "messages") != NULL;
+  if (!json_is_number(value)) return value ? "its \"value\" is no number" : "it has no \"value\"";
+  if (*needs_chat) return check_chat(root);
+  if (prompt && !json_is_string(prompt)) return "its \"prompt\" is no string";
+  if (!json_is_string(completion)) return completion ? "its \"completion\" is no string" : "it has no \"completion\"";
+  return json_string_length(completion) > 0 ? NULL : "its \"completion\" is empty";
+}
+
 /* ---- the line */
 
 /* A first line that is good as one of both tells the format. */
 static const char *choose_format(rt_data *data, const json_t *root) {
   if (data->format != IR_DATA_AUTO) return NULL;
-  ir_data_format format = json_object_get(root, "messages") ? IR_DATA_CHAT
-                          : json_object_get(root, "chosen") ? IR_DATA_PAIRS
-                                                            : IR_DATA_AUTO;
+  ir_data_format format = json_object_get(root, "value")      ? IR_DATA_VALUES
+                          : json_object_get(root, "messages") ? IR_DATA_CHAT
+                          : json_object_get(root, "chosen")   ? IR_DATA_PAIRS
+                                                              : IR_DATA_AUTO;
   data_pair pair;
-  const char *wrong = format == IR_DATA_CHAT    ? check_chat(root)
-                      : format == IR_DATA_PAIRS ? data_read_pair(root, &pair)
-                                                : "it has neither \"messages\" nor \"chosen\" and \"rejected\"";
+  bool needs_chat;
+  const char *wrong = format == IR_DATA_CHAT     ? check_chat(root)
+                      : format == IR_DATA_VALUES ? check_values(root, &needs_chat)
+                      : format == IR_DATA_PAIRS  ? data_read_pair(root, &pair)
+                                                 : "it has neither \"messages\" nor \"chosen\" and \"rejected\"";
   if (format == IR_DATA_PAIRS && !wrong) data_free_pair(&pair);
   if (!wrong) data->format = format;
   return wrong;
@@ -147,7 +163,10 @@ static const char *check_pair(const json_t *root, bool *needs_chat) {
 static dp_status check_line(rt_data *data, const data_item *item, const json_t *root) {
   bool needs_chat = true;
   const char *wrong = json_is_object(root) ? choose_format(data, root) : "it is no JSON object";
-  if (!wrong) wrong = data->format == IR_DATA_CHAT ? check_chat(root) : check_pair(root, &needs_chat);
+  if (!wrong)
+    wrong = data->format == IR_DATA_CHAT     ? check_chat(root)
+            : data->format == IR_DATA_VALUES ? check_values(root, &needs_chat)
+                                             : check_pair(root, &needs_chat);
   const char *path = data->files[item->file].path;
   if (wrong) return dp_fail(DP_INVALID, "%s:%" PRId64 ": %s", path, item->first, wrong);
   if (needs_chat && !data->options.chat)

@@ -49,6 +49,7 @@ struct rt_data {
   /* the item that was made last: of text its ids, of a line its sequences */
   int64_t loaded; /* -1: none */
   data_sequence made[2];
+  double value;
   bool usable;    /* something of it counts */
   bool truncated; /* the line was cut at `length`; and only its last turn counts */
   bool last_turn_only;

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
+enum { ARGUMENTS = 10 /* arrays of a number for each token */, DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
 
 struct rt_sequence {
   int64_t length;
@@ -33,7 +33,7 @@ struct rt_engine {
   int32_t *free_pages; /* stack */
   rt_sequence *sequences;
   /* step arguments, sized for max_tokens */
-  int32_t *targets;
+  int32_t *targets, *coefficients; /* coefficients: the bits of f32 */
   int32_t *tokens, *positions, *out_rows, *slots_of_tokens;
   int32_t *segment_row, *segment_tokens, *segment_pages, *segment_end, *pages;
   const int32_t **inputs;
@@ -124,7 +124,6 @@ static rt_engine_options with_defaults(const rt_engine_options *options) {
 
 rt_engine_sizes rt_engine_measure(const tile_program *p, const tile_code *code, const rt_binding *binding,
                                   const rt_engine_options *options) {
-  enum { ARGUMENTS = 9 }; /* arrays of a number for each token */
   rt_engine_options o = with_defaults(options);
   rt_engine_sizes s = {.weights = rt_resident_bytes(p, binding),
                        .loading = rt_resident_loading_bytes(p, binding, o.workers),
@@ -156,7 +155,7 @@ int64_t rt_engine_sizes_sum(const rt_engine_sizes *s) {
 
 rt_engine_sizes rt_engine_get_sizes(const rt_engine *e) {
   const tile_program *p = e->program;
-  size_t arguments = 9 * (size_t)argument_items(e->max_tokens) + 2 * (size_t)e->page_total;
+  size_t arguments = ARGUMENTS * (size_t)argument_items(e->max_tokens) + 2 * (size_t)e->page_total;
   rt_engine_sizes s = {.weights = rt_resident_size(e->weights), .cache = (int64_t)e->kv.size,
                        .arguments = (int64_t)(arguments * sizeof(int32_t)), .workers = rt_executor_size(e->executor)};
   for (int i = 0; i < TILE_STATE_COUNT; i++) s.states[i] = (int64_t)e->state_memory[i].size;
@@ -195,9 +194,8 @@ static dp_status set_up_cache(rt_engine *e) {
 static dp_status set_up_step(rt_engine *e) {
   const tile_program *p = e->program;
   size_t n = (size_t)argument_items(e->max_tokens);
-  int32_t **arrays[] = {&e->tokens, &e->targets,        &e->positions,   &e->out_rows,     &e->slots_of_tokens,
-                        &e->segment_tokens, &e->segment_row, &e->segment_pages,
-                        &e->segment_end};
+  int32_t **arrays[ARGUMENTS] = {&e->tokens, &e->targets, &e->coefficients, &e->positions, &e->out_rows, &e->slots_of_tokens,
+                                 &e->segment_tokens, &e->segment_row, &e->segment_pages, &e->segment_end};
   for (size_t i = 0; i < DP_COUNT(arrays); i++)
     if (!(*arrays[i] = calloc(n, sizeof(int32_t)))) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   e->pages = calloc((size_t)e->page_total + 1, sizeof *e->pages);
@@ -211,6 +209,8 @@ static dp_status set_up_step(rt_engine *e) {
       e->inputs[i] = e->positions;
     else if (strcmp(p->inputs[i], "targets") == 0)
       e->inputs[i] = e->targets;
+    else if (strcmp(p->inputs[i], "coefficients") == 0)
+      e->inputs[i] = e->coefficients;
     else if (strcmp(p->inputs[i], "out_rows") == 0)
       e->inputs[i] = e->out_rows;
     else
@@ -316,6 +316,7 @@ void rt_engine_free(rt_engine *e) {
     free(e->states[i]);
   }
   free(e->targets);
+  free(e->coefficients);
   for (int i = 0; i < TILE_SPACE_COUNT; i++) rt_region_unmap(&e->arena[i]);
   free(e->free_pages);
   free(e->tokens);
@@ -434,6 +435,8 @@ dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int
       int64_t position = s->length + t;
       e->tokens[rows] = r->tokens[t];
       e->targets[rows] = r->targets ? r->targets[t] : -1;
+      const float coefficient = r->coefficients ? r->coefficients[t] : 1;
+      memcpy(&e->coefficients[rows], &coefficient, sizeof coefficient);
       e->positions[rows] = (int32_t)position;
       e->slots_of_tokens[rows] = s->pages[position / TILE_CHUNK] * TILE_CHUNK + (int32_t)(position % TILE_CHUNK);
       bool starts = t == 0 || rows % p->row_tile == 0 || e->segment_tokens[segments - 1] == p->segment_tokens;

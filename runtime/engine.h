@@ -59,6 +59,7 @@ typedef struct rt_request {
   int64_t count; /* >= 1 */
   rt_want want;  /* rows of logits */
   const int32_t *targets; /* [count], where the graph has such an input: the ids to come, negative: not counted; NULL: none */
+  const float *coefficients; /* [count], where the graph has such an input: of each token's score in what is minimized; NULL: 1 */
 } rt_request;
 
 /* Rows of f32 logits, or what else the graph returns, in the order of requests and tokens (of a graph that returns a row

@@ -446,19 +446,20 @@ static void bind_found(binder *b, int index, const rt_layer_shape *shape, int so
   b->binding->weights[index].layer_count = shape->count;
 }
 
-/* One vector of the number for all layers. */
+/* The number everywhere: one piece of memory for all layers. */
 static void fill_weight(binder *b, int index, const rt_layer_shape *shape) {
   const ir_weight *weight = &b->module->weights[index];
   rt_bound_weight *bound = &b->binding->weights[index];
-  float *values = DP_NEW_ARRAY(b->binding->arena, float, shape->cols);
-  for (int64_t i = 0; i < shape->cols; i++) values[i] = (float)weight->fill;
+  int64_t elements = shape->rows * shape->cols;
+  float *values = DP_NEW_ARRAY(b->binding->arena, float, elements);
+  for (int64_t i = 0; i < elements; i++) values[i] = (float)weight->fill;
   bound->layers = DP_NEW_ARRAY(b->binding->arena, rt_bound, shape->count);
   for (int64_t i = 0; i < shape->count; i++)
     bound->layers[i] = (rt_bound){.data = (const uint8_t *)values,
                                   .dtype = IR_f32,
                                   .plain = true,
-                                  .vector = true,
-                                  .rows = 1,
+                                  .vector = shape->rank < 2,
+                                  .rows = shape->rows,
                                   .cols = shape->cols,
                                   .row_bytes = rt_row_bytes(IR_f32, shape->cols)};
   bound->layer_count = shape->count;
@@ -476,7 +477,7 @@ static void bind_weight(binder *b, int index) {
   int source = choose_source(b, weight, &shape);
   if (source >= 0)
     bind_found(b, index, &shape, source);
-  else if (weight->filled && shape.rank < 2 && shape.cols <= MAX_FILLED)
+  else if (weight->filled && shape.rows <= MAX_FILLED && shape.rows * shape.cols <= MAX_FILLED)
     fill_weight(b, index, &shape);
   else if (!weight->optional && !weight->tied)
     report_absent(b, weight, &shape);

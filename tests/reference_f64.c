@@ -180,7 +180,19 @@ static void every(evaluation *e, const ir_op *op) {
   result(e, op, 0)->data[0] = layer % ir_get_int(op, "period", 1) == ir_get_int(op, "phase", 0);
 }
 
-static void number(evaluation *e, const ir_op *op) { result(e, op, 0)->data = operand(e, op, 0)->data; }
+static void number(evaluation *e, const ir_op *op) {
+  const tensor *x = operand(e, op, 0);
+  tensor *y = result(e, op, 0);
+  y->data = x->data;
+  if (!ir_get_int(op, "bits", 0)) return;
+  y->data = DP_NEW_ARRAY(e->arena, double, x->count);
+  for (int64_t i = 0; i < x->count; i++) {
+    int32_t bits = (int32_t)x->data[i];
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    y->data[i] = (double)value;
+  }
+}
 
 static void element(evaluation *e, const ir_op *op) {
   tensor *x = operand(e, op, 0), *ids = operand(e, op, 1), *y = result(e, op, 0);

@@ -235,7 +235,7 @@ static const expectation uses[] = {
     {RECIPE "dipper plan t.dip " RANDOM "| grep -q 'it fits' && dipper plan t.dip " RANDOM "--json --memory 1GiB | "
      "grep -q '\"available\":1073741824,.*\"fits\":true' && "
      "python3 -c \"import json, subprocess, sys; p = json.loads(subprocess.check_output(sys.argv[1:])); "
-     "parts = 'weights gradients optimizer activations windows cache workers program data'.split(); "
+     "parts = 'weights gradients optimizer activations windows cache workers program reference data'.split(); "
      "assert p['peak'] == sum(p[k] for k in parts) and p['tokens'] == 128 and p['update_s'] > 0, p\" " DIPPER_COMMAND
      " plan t.dip " RANDOM "--json",
      0, NULL},

@@ -201,15 +201,16 @@ static void free_weights(const ir_module *module, double **weights) {
   free(weights);
 }
 
-static const char *const names[] = {"tokens", "targets"};
-static int32_t tokens[TOKENS], targets[TOKENS];
-static const int32_t *const inputs[] = {tokens, targets};
+static const char *const names[] = {"tokens", "targets", "coefficients"};
+static int32_t tokens[TOKENS], targets[TOKENS], bits[TOKENS];
+static float coefficients[TOKENS];
+static const int32_t *const inputs[] = {tokens, targets, bits};
 
 static reference reference_of(const ir_module *module, double **weights, double **gradients) {
-  return (reference){module, weights, gradients, TOKENS, names, inputs, 2};
+  return (reference){module, weights, gradients, TOKENS, names, inputs, (int)DP_COUNT(inputs)};
 }
 
-/* The sum of the losses, from the logits. */
+/* The sum of coefficient * loss, from the logits. */
 static double loss_of(const ir_module *module, double **weights) {
   double *logits, loss = 0;
   int64_t columns;
@@ -218,7 +219,7 @@ static double loss_of(const ir_module *module, double **weights) {
   for (int t = 0; t < TOKENS; t++) {
     double sum = 0;
     for (int64_t c = 0; c < columns; c++) sum += exp(logits[t * columns + c]);
-    if (targets[t] >= 0) loss += log(sum) - logits[t * columns + targets[t]];
+    if (targets[t] >= 0) loss += (double)coefficients[t] * (log(sum) - logits[t * columns + targets[t]]);
   }
   free(logits);
   return loss;
@@ -245,8 +246,8 @@ static void compare(const rule_case *c, const ir_module *module, double **expect
   int64_t columns;
   reference r = reference_of(module, weights, gradients);
   check_ok(reference_run(&r, ir_find_graph(module, "train"), &losses, &columns), c->op);
-  for (int t = 0; t < TOKENS; t++) sum += losses[t * columns];
-  ck_assert_msg(columns == 1 && fabs(sum - loss) <= 1e-12 * loss, "%s, %s: the loss is %.17g, not %.17g", c->op, how,
+  for (int t = 0; t < TOKENS; t++) sum += (double)coefficients[t] * losses[t * columns];
+  ck_assert_msg(columns == 1 && fabs(sum - loss) <= 1e-12 * fabs(loss), "%s, %s: the loss is %.17g, not %.17g", c->op, how,
                 sum, loss);
   free(losses);
   for (int w = 0; w < module->weight_count; w++) {
@@ -340,6 +341,8 @@ int main(void) {
   for (int t = 0; t < TOKENS; t++) {
     tokens[t] = t * t * 7 % 11;
     targets[t] = t % 4 == 3 ? -1 : t * 5 % 7;
+    coefficients[t] = t % 3 == 1 ? -0.75f : 1 + 0.1f * (float)t;
+    memcpy(&bits[t], &coefficients[t], sizeof bits[t]);
   }
   Suite *suite = suite_create("gradient_rules");
   TCase *tcase = tcase_create("gradient_rules");

@@ -115,7 +115,8 @@ static result run(const subject *s, const char *backend, int workers, int64_t pi
     int64_t count = TOKENS - at < piece ? TOKENS - at : piece;
     if (other) rt_sequence_free(engine, other);
     if (company) check_ok(rt_sequence_new(engine, &other), backend);
-    rt_request requests[] = {{other, others, company, RT_WANT_ALL}, {sequence, tokens + at, count, RT_WANT_ALL}};
+    rt_request requests[] = {{.sequence = other, .tokens = others, .count = company, .want = RT_WANT_ALL},
+                             {.sequence = sequence, .tokens = tokens + at, .count = count, .want = RT_WANT_ALL}};
     rt_logits logits;
     check_ok(rt_engine_step(engine, company ? requests : requests + 1, company ? 2 : 1, &logits), backend);
     ck_assert_int_eq(logits.rows, company + count);
@@ -186,12 +187,17 @@ static subject read_training_subject(const char *name, bool recompute) {
 enum { SEQUENCES = 2, LATER = 7, FEWER = 37 };
 
 typedef struct batch {
-  int32_t tokens[TOKENS], targets[TOKENS];
+  int32_t tokens[TOKENS], targets[TOKENS], bits[TOKENS];
+  float coefficients[TOKENS];
 } batch;
 
 static batch make_batch(void) {
   batch b;
-  for (int i = 0; i < TOKENS; i++) b.tokens[i] = token_at(i), b.targets[i] = target_at(i);
+  for (int i = 0; i < TOKENS; i++) {
+    b.tokens[i] = token_at(i), b.targets[i] = target_at(i);
+    b.coefficients[i] = i % 3 == 1 ? -0.75f : 1 + 0.01f * (float)i;
+    memcpy(&b.bits[i], &b.coefficients[i], sizeof b.bits[i]);
+  }
   return b;
 }
 
@@ -206,7 +212,8 @@ static result train(const subject *s, ir_module *module, const char *backend, in
   rt_engine_options options = {.workers = workers, .context = CONTEXT, .max_tokens = 512};
   check_ok(rt_engine_new(s->program, code, s->binding, &options, &engine), backend);
   for (int i = 0; i < SEQUENCES; i++) {
-    requests[i] = (rt_request){NULL, b.tokens + i * LATER, TOKENS - FEWER * i, RT_WANT_NONE, b.targets + i * LATER};
+    requests[i] = (rt_request){NULL, b.tokens + i * LATER, TOKENS - FEWER * i, RT_WANT_NONE, b.targets + i * LATER,
+                                b.coefficients + i * LATER};
     check_ok(rt_sequence_new(engine, &requests[i].sequence), backend);
   }
   for (int i = 0; i < (cut ? SEQUENCES : 1); i++)
@@ -230,7 +237,7 @@ static result train(const subject *s, ir_module *module, const char *backend, in
 
 /* The same by the reference, of one weight. */
 static double **reference_gradients(const char *name, const subject *s) {
-  static const char *const names[] = {"tokens", "targets"};
+  static const char *const names[] = {"tokens", "targets", "coefficients"};
   ir_module *module = read_module(name);
   check_ok(ps_differentiate(module, &(ps_training){0}), name);
   batch b = make_batch();
@@ -245,8 +252,8 @@ static double **reference_gradients(const char *name, const subject *s) {
   }
   for (int i = 0; i < SEQUENCES; i++) {
     int64_t columns;
-    const int32_t *inputs[] = {b.tokens + i * LATER, b.targets + i * LATER};
-    reference r = {module, weights, gradients, TOKENS - FEWER * i, names, inputs, 2};
+    const int32_t *inputs[] = {b.tokens + i * LATER, b.targets + i * LATER, b.bits + i * LATER};
+    reference r = {module, weights, gradients, TOKENS - FEWER * i, names, inputs, 3};
     check_ok(reference_run(&r, ir_find_graph(module, "train"), &losses, &columns), name);
     free(losses);
   }

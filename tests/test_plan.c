@@ -52,10 +52,10 @@ START_TEST(an_engine_takes_the_bytes_that_were_measured) {
                           .recompute = cases[_i].recompute, .sequences = cases[_i].sequences};
   api_source shapes;
   dp_trainer planned = {.optimizer = dp_adamw_defaults()}, *trainer;
-  check_ok(api_open_shapes(&training.model, &shapes), path);
+  check_ok(api_open_source(&training.model, API_PLANNING, &shapes), path);
   planned.model.source = shapes;
   check_ok(api_trainer_prepare(&training, true, &planned), "prepare"); /* no weights are made or read */
-  rt_engine_options options = api_trainer_engine_options(&training);
+  rt_engine_options options = api_engine_options(&training.model, training.sequences);
   rt_engine_sizes a = rt_engine_measure(planned.model.program, planned.model.code, planned.model.source.binding, &options);
   check_ok(dp_trainer_new(&training, &trainer), "trainer");
   rt_engine_sizes b = rt_engine_get_sizes(trainer->model.engine);

@@ -1,6 +1,7 @@
 /* tests/test_tile.c: what tile ops compute (interpreter against plain f64), that all back ends compute the same bits,
  * and what the checker finds. Set DIPPER_TEST_SEEDS for more random programs than the usual few. */
 #include "codegen/codegen.h"
+#include "codegen/interp/interp.h"
 #include "tests/tile_fixture.h"
 
 #include <check.h>
@@ -475,6 +476,7 @@ static void check_op_is_told_apart(tile_program *p, tile_op *op) {
   if (op->code == TILE_embed) CK_TOLD_APART(op->index, op->index + 1);
   if (placed && op->code != TILE_append) CK_TOLD_APART(op->ref, op->ref ? 0 : 1);
   if (op->code == TILE_input) CK_TOLD_APART(op->ref, op->ref ? 0 : 1);
+  if (op->code == TILE_input) CK_TOLD_APART(op->part, !op->part);
   if (op->code == TILE_append) CK_TOLD_APART(op->part, !op->part);
   if (op->code == TILE_append || op->code == TILE_rotate) CK_TOLD_APART(op->dim, op->dim * 2);
   if (op->code == TILE_constant) CK_TOLD_APART(op->imm, nextafterf(op->imm, 1000));
@@ -783,12 +785,31 @@ START_TEST(accesses_out_of_bounds_are_named) {
 }
 END_TEST
 
+/* Outside a program, for sampling: of the definition's bits whatever the processor has. */
+START_TEST(log_sum_exp_of_a_row_has_the_definition_s_bits) {
+  float x[600];
+  uint32_t state = 1;
+  for (int count = 1; count < (int)DP_COUNT(x); count++) {
+    for (int i = 0; i < count; i++) {
+      state = state * 1664525 + 1013904223;
+      x[i] = ((float)(state >> 8) * 0x1p-24f - 0.5f) * (count % 3 ? 30.0f : 300.0f);
+    }
+    if (count % 5 == 0) x[count / 2] = -INFINITY;
+    if (count % 7 == 0) x[count / 3] = count % 2 ? INFINITY : NAN;
+    float got = cg_log_sum_exp(x, count), expected = interp_log_sum_exp(x, count);
+    if (isnan(expected) && isnan(got)) continue;
+    ck_assert_msg(memcmp(&got, &expected, sizeof got) == 0, "of %d: %a, not %a", count, (double)got, (double)expected);
+  }
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("tile");
   TCase *tests = tcase_create("ops");
   tcase_set_timeout(tests, 600);
   tcase_add_loop_test(tests, products_of_every_storage_type_match_f64, 0, (int)DP_COUNT(products));
   tcase_add_test(tests, reductions_take_sixteen_lanes_and_the_tree);
+  tcase_add_test(tests, log_sum_exp_of_a_row_has_the_definition_s_bits);
   tcase_add_test(tests, arithmetic_rounds_once_and_keeps_the_first_of_equals);
   tcase_add_test(tests, rotation_turns_the_halves_of_each_head);
   tcase_add_test(tests, embedding_rows_are_the_decoded_weights);

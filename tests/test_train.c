@@ -51,7 +51,7 @@ static double train_step(dp_trainer *trainer, int n, bool cut, double *norm) {
   double sum = 0;
   for (int i = 0; i < 2; i++) {
     make_sequence(2 * n % 6 + i, ids[i], targets[i]);
-    examples[i] = (dp_example){ids[i], targets[i], LENGTH};
+    examples[i] = (dp_example){.ids = ids[i], .targets = targets[i], .count = LENGTH};
   }
   for (int i = 0; i < (cut ? 2 : 1); i++) {
     const float *losses;
@@ -155,7 +155,7 @@ static void ck_scored_alike(dp_trainer *trainer, uint64_t seed) {
   }
   for (int i = 0; i < COMPANY; i++) other[i] = i * 7 % 97, none[i] = -1;
   for (int company = 0; company < 2; company++) {
-    dp_example examples[] = {{other, none, COMPANY}, {ids, targets, (size_t)total}};
+    dp_example examples[] = {{.ids = other, .targets = none, .count = COMPANY}, {.ids = ids, .targets = targets, .count = (size_t)total}};
     const float *losses;
     check_ok(dp_trainer_add(trainer, examples + !company, company + 1, &losses), "score");
     losses += company ? COMPANY : 0;

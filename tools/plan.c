@@ -55,6 +55,7 @@ static void add_memory(dp_str *out, const dp_run_plan *p) {
   add_row(out, "cache", p->cache, "keys and values");
   add_row(out, "workers", p->workers, "scratch, counters, arguments of a step");
   add_row(out, "program", p->program, "this process with the code loaded: measured");
+  if (p->reference) add_row(out, "reference", p->reference, "of dpo: the model that the run begins with");
   add_row(out, "data", p->data, "an allowance; files are mapped");
   add_row(out, "peak", p->peak, p->peak == p->loading ? "while weights are read" : "the sum");
   add_row(out, "available", p->available, p->fits ? "it fits" : "it does not fit");
@@ -79,7 +80,7 @@ static void add_json(dp_str *out, const dp_run_plan *p, const timing *t) {
     int64_t value;
   } integers[] = {{"weights", p->weights}, {"gradients", p->gradients}, {"optimizer", p->optimizer},
                   {"activations", p->activations}, {"windows", p->windows}, {"cache", p->cache}, {"workers", p->workers},
-                  {"program", p->program}, {"data", p->data}, {"loading", p->loading}, {"peak", p->peak},
+                  {"program", p->program}, {"reference", p->reference}, {"data", p->data}, {"loading", p->loading}, {"peak", p->peak},
                   {"available", p->available}, {"parameters", p->parameters}, {"trained", p->trained}, {"tokens", p->tokens},
                   {"steps", p->steps}};
   dp_str_addc(out, '{');

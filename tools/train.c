@@ -34,11 +34,13 @@ static double share_of_peak(const progress *p, const dp_run_step *s) {
 
 static void write_log(progress *p, const dp_run_step *s) {
   if (!p->log) return;
+  char pairs[96] = "";
+  if (s->pairs) snprintf(pairs, sizeof pairs, ",\"pairs\":%" PRId64 ",\"accuracy\":%.4f,\"margin\":%.6g", s->pairs, s->accuracy, s->margin);
   int written = fprintf(p->log,
                         "{\"step\":%" PRId64 ",\"loss\":%.9g,\"grad_norm\":%.9g,\"lr\":%.9g,\"tokens\":%" PRId64
-                        ",\"targets\":%" PRId64 ",\"seconds\":%.6f,\"tokens_per_s\":%.1f,\"mfu\":%.4f}\n",
+                        ",\"targets\":%" PRId64 ",\"seconds\":%.6f,\"tokens_per_s\":%.1f,\"mfu\":%.4f%s}\n",
                         s->step, s->loss, s->norm, s->lr, s->tokens, s->targets, s->seconds, (double)s->tokens / s->seconds,
-                        share_of_peak(p, s));
+                        share_of_peak(p, s), pairs);
   p->log_failed |= written < 0 || fflush(p->log) != 0;
 }
 

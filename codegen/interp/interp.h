@@ -46,6 +46,7 @@ void interp_sum_rows(const interp_task *task, int index);
 void interp_scatter_rows(const interp_task *task, int index);
 
 float interp_scalar(tile_opcode code, float x, float y);
+float interp_log_sum_exp(const float *x, int64_t count);
 
 /* Bytes of one row of a packed matrix with k columns; a block of TILE_BLOCK rows takes TILE_BLOCK times as many. */
 int64_t interp_row_bytes(ir_dtype storage, int64_t k);

@@ -153,7 +153,12 @@ static void embed(const interp_task *task, int index) {
 
 static void input(const interp_task *task, int index) {
   const int32_t *list = task->step->inputs[task->kind->ops[index].ref];
-  for (int64_t r = 0; r < task->rows; r++) interp_value(task, index)[r] = (float)list[token_of(task, r)];
+  for (int64_t r = 0; r < task->rows; r++) {
+    int32_t number = list[token_of(task, r)];
+    float *value = interp_value(task, index) + r;
+    *value = (float)number;
+    if (task->kind->ops[index].part) memcpy(value, &number, sizeof number);
+  }
 }
 
 /* Lane i takes columns i, i + 16, ...; then the upper half of the lanes is folded onto the lower, down to one. */

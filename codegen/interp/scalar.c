@@ -76,7 +76,7 @@ float interp_scalar(tile_opcode code, float x, float y) {
 }
 
 /* As the tile ops of its rule define it: the maximum, e^(x - maximum) summed by 16 lanes and the tree, its logarithm. */
-float cg_log_sum_exp(const float *x, int64_t count) {
+float interp_log_sum_exp(const float *x, int64_t count) {
   float greatest = -INFINITY, lanes[TILE_LANES] = {0};
   for (int64_t i = 0; i < count; i++) greatest = scalar_max(greatest, x[i]);
   for (int64_t i = 0; i < count; i++) lanes[i % TILE_LANES] += scalar_exp(x[i] - greatest);

@@ -188,7 +188,9 @@ static void token_input(ll_kind *k, int index) {
   LLVMValueRef inputs = ll_step_ptr(l, k->step, offsetof(tile_step, inputs));
   LLVMValueRef list = ll_load_constant(l, l->ptr, ll_at(l, inputs, ll_int(l, k->kind->ops[index].ref * 8)), 8);
   ll_loop_begin(l, &rows, "input", ll_int(l, 0), k->rows, 1, NULL, 0);
-  LLVMValueRef value = LLVMBuildSIToFP(l->b, ll_load_i32(l, list, ll_token_of(k, rows.index)), l->f32, "");
+  LLVMValueRef raw = ll_load_i32(l, list, ll_token_of(k, rows.index));
+  LLVMValueRef value = k->kind->ops[index].part ? LLVMBuildBitCast(l->b, LLVMBuildTrunc(l->b, raw, l->i32, ""), l->f32, "")
+                                                : LLVMBuildSIToFP(l->b, raw, l->f32, "");
   ll_store(l, value, ll_scratch_at(k, index, rows.index, ll_int(l, 0)), 4);
   ll_loop_end(l, &rows, NULL);
 }

@@ -26,6 +26,8 @@ typedef struct dp_training {
   dp_adamw optimizer; /* all 0: the defaults */
   int64_t sequences;    /* of a step, at most: each takes whole pages of 64 tokens of the cache; 0: many */
   int64_t wide_columns; /* logits of so many columns are made for some rows at a time; 0: 8192 */
+  int64_t reserve;      /* bytes that the process will want besides: what does not leave them does not fit */
+  bool scores;          /* dp_trainer_score will be asked: one more entry is compiled */
 } dp_training;
 
 /* DP_NO_MEMORY, before anything large is taken: it does not fit; the message says what takes how much and what is missing.
@@ -38,14 +40,21 @@ dp_model *dp_trainer_model(dp_trainer *trainer);
 
 /* One sequence: at each position the id that should come next, or a negative number where none counts. */
 typedef struct dp_example {
-  const int32_t *ids, *targets;
+  const int32_t *ids, *targets; /* [count] */
+  const float *coefficients;    /* [count] slope of what is minimized along each token's score; NULL: 1 */
   size_t count;
 } dp_example;
 
-/* Runs the sequences in one step, none seeing another, and adds the gradients of the sum of the losses to what is there.
- * losses: [tokens of all examples] in nats, 0 where none counts; valid until the next call. The bits of the gradients do
+/* The score of a token is its loss: -log of the probability of its target, in nats, 0 where none counts; of a model with a
+ * scalar head the number that it gives the token. */
+
+/* Runs the sequences in one step, none seeing another, and adds the gradients of the sum of coefficient * score to what is
+ * there. Any objective that is a function of scores can be trained so: score first, then its slopes as coefficients (policy
+ * gradients, preferences, rewards). losses: the scores, [tokens of all examples], not weighted; valid until the next call. The bits of the gradients do
  * not depend on how a batch is cut into calls, in its order (but those of a weight that the graph uses in several places). */
 dp_status dp_trainer_add(dp_trainer *trainer, const dp_example *examples, int count, const float **losses);
+/* The scores alone, of the same bits, by the forward pass only. DP_INVALID when dp_training.scores was not set. */
+dp_status dp_trainer_score(dp_trainer *trainer, const dp_example *examples, int count, const float **scores);
 void dp_trainer_clear(dp_trainer *trainer); /* gradients to 0 */
 /* New weights of what has been added up, divided by `tokens` (those that count, of all calls since the last update), and
  * gradients to 0 again. norm: of all gradients so divided, before it is limited; may be NULL. */
@@ -58,12 +67,25 @@ dp_status dp_trainer_trace_stop(dp_trainer *trainer, dp_trace **trace);
 /* The tile program of a step, for people. */
 dp_status dp_trainer_text(const dp_trainer *trainer, dp_text *text);
 
+/* ---- scores without a trainer: of a reference, a reward model, a text to be judged */
+
+/* The bits are those of a trainer with the same weights, whatever type the file stores them in. Used by one thread at a time. */
+typedef struct dp_scorer dp_scorer;
+dp_status dp_scorer_new(const dp_options *options, dp_scorer **scorer); /* step_tokens: of all examples of a call, at most */
+void dp_scorer_free(dp_scorer *scorer);                                 /* NULL is fine */
+dp_model_info dp_scorer_get_info(const dp_scorer *scorer);
+/* scores: a row of one number for each token of all examples; coefficients are not looked at. Valid until the next call. */
+dp_status dp_scorer_run(dp_scorer *scorer, const dp_example *examples, int count, dp_logits *scores);
+
 /* ---- a recipe from its data to its last checkpoint */
 
 typedef struct dp_run_step {
   int64_t step, steps;     /* done, in all */
   int64_t tokens, targets; /* of this update; targets: those that count */
-  double loss;             /* mean over the targets, nats */
+  int64_t pairs;           /* of preferences; else 0 */
+  double loss;             /* mean over the targets, of preferences over the pairs; nats, of values half the squared error */
+  double accuracy;         /* share of the pairs in which the chosen answer has the greater reward */
+  double margin;           /* mean difference of the rewards; of dpo: beta * (log p/p_ref of one - of the other) */
   double norm, lr;
   double seconds;          /* that the update took, data included */
   double flop;             /* of products in forward and backward, without attention's */
@@ -82,10 +104,11 @@ typedef struct dp_run {
   void *user;
 } dp_run;
 
-/* Objectives pretrain and sft. DP_INVALID: mistakes in the text or the data, a loss that is no number any more (the
- * message says in which step and where; checkpoints stay as they are). DP_NO_MEMORY, before anything large is taken: a batch
- * that cannot fit; the message says what is missing and which statements would make it fit. DP_IO: a checkpoint could not be
- * written (the one before stays). DP_UNSUPPORTED: what is not carried out yet, named. */
+/* The reference of `dpo` is the model with the weights that the run begins with, as they are stored. DP_INVALID: mistakes in the
+ * text or the data, a loss that is no number any more (the message says in which step and where; checkpoints stay as they
+ * are). DP_NO_MEMORY, before anything large is taken: a batch that cannot fit; the message says what is missing and which
+ * statements would make it fit. DP_IO: a checkpoint could not be written (the one before stays). DP_UNSUPPORTED: what is not
+ * carried out yet, named. */
 dp_status dp_run_recipe(const dp_run *run);
 
 /* ---- what a run will take, before it runs */
@@ -100,6 +123,7 @@ typedef struct dp_run_plan {
   int64_t cache;       /* keys and values of a step's sequences */
   int64_t workers;     /* their scratch and counters, a step's arguments and losses */
   int64_t program;     /* text, tile program, machine code, tokenizer, libraries: what this process has, measured */
+  int64_t reference;   /* of dpo: the model that the run begins with, with an engine of its own */
   int64_t data;        /* an allowance for batches and the index; files are mapped, and are the system's to drop */
   int64_t loading;     /* all that is there while the weights are read */
   int64_t peak;        /* the sum of the others, or `loading` where that is more */
