@@ -82,6 +82,13 @@ LLVMValueRef ll_intrinsic(ll *l, const char *name, LLVMTypeRef *overloads, int o
   return LLVMBuildCall2(l->b, LLVMGlobalGetValueType(function), function, arguments, (unsigned)count, "");
 }
 
+/* Asks for the line, into the second cache; `write`: it will be written too. A place that is not there does no harm. */
+void ll_fetch(ll *l, LLVMValueRef at, bool write) {
+  LLVMValueRef arguments[] = {at, LLVMConstInt(l->i32, write, false), LLVMConstInt(l->i32, write ? 3 : 2, false),
+                              LLVMConstInt(l->i32, 1, false)};
+  ll_intrinsic(l, "llvm.prefetch", &l->ptr, 1, arguments, 4);
+}
+
 /* Without the instruction llvm.fma would call libm once a lane: such targets round the product too. */
 LLVMValueRef ll_fma(ll *l, LLVMValueRef x, LLVMValueRef y, LLVMValueRef z) {
   if (!l->numbers.fma) return LLVMBuildFAdd(l->b, LLVMBuildFMul(l->b, x, y, ""), z, "");

@@ -66,6 +66,7 @@ LLVMValueRef ll_const(ll *l, double c);  /* <16 x f32> splat */
 LLVMValueRef ll_constd(ll *l, double c); /* <16 x f64> splat */
 LLVMValueRef ll_lane(ll *l, int lane);   /* as an index */
 LLVMValueRef ll_lane_ids(ll *l);         /* <16 x i32> 0..15 */
+void ll_fetch(ll *l, LLVMValueRef at, bool write);
 LLVMValueRef ll_fma(ll *l, LLVMValueRef x, LLVMValueRef y, LLVMValueRef z); /* any float type */
 LLVMValueRef ll_intrinsic(ll *l, const char *name, LLVMTypeRef *overloads, int overload_count, LLVMValueRef *arguments,
                           int count);
@@ -117,7 +118,7 @@ LLVMValueRef ll_row_element(ll *l, ir_dtype storage, LLVMValueRef block, LLVMVal
 /* ---- product.c */
 
 /* void product(a, lda floats, w, bytes from block to block, k, vectors of 16 columns, c, ldc floats, rows, accumulate i64):
- * c (+)= a w, k in order; the vectors are a multiple of 4. */
+ * c (+)= a w, k in order; the vectors are a multiple of 4. A last argument: memory that is wanted after it, or NULL. */
 LLVMValueRef ll_product(ll *l, ir_dtype storage);
 /* void embed(w, k, row, destination): one row of a packed matrix as f32. */
 LLVMValueRef ll_embed(ll *l, ir_dtype storage);

@@ -97,6 +97,8 @@ static LLVMValueRef outer_tile(ll *l, ll_register_tile shape, bool partial, bool
   int count = shape.rows * shape.blocks;
   for (int i = 0; i < count; i++)
     acc[i] = ll_load(l, l->v_f32, ll_at(l, c, ll_int(l, (i / shape.blocks * TILE_BLOCK + i % shape.blocks * TILE_LANES) * 4)), 4);
+  for (int i = 0; i < count && shape.rows > 2; i++) /* the sums of the next call but three, by which time they are here */
+    ll_fetch(l, ll_at(l, c, ll_int(l, ((shape.rows + i / shape.blocks) * TILE_BLOCK + i % shape.blocks * TILE_LANES) * 4)), true);
   ll_loop loop;
   ll_loop_begin(l, &loop, "t", ll_int(l, 0), LLVMGetParam(function, 4), 1, acc, count);
   LLVMValueRef at_a = outer_row(l, LLVMGetParam(function, 0), LLVMGetParam(function, 1), listed, loop.index);
@@ -345,11 +347,14 @@ void ll_back_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef base,
   LLVMValueRef turning[] = {block, from, count, turned};
   ll_call(l, turn, turning, 4);
   LLVMValueRef depth = ll_min(l, LLVMBuildSub(l->b, ll_int(l, weight->rows), over_rows.index, ""), ll_int(l, TILE_BLOCK));
+  /* The same columns of the next block are turned next: they are fetched meanwhile. */
+  LLVMValueRef next = LLVMConstNull(l->ptr);
+  if (storage == IR_f32) next = ll_at(l, ll_at(l, block, ll_int(l, ir_packed_row_bytes(storage, weight->cols) * TILE_BLOCK)), ll_muli(l, from, TILE_BLOCK * 4));
   LLVMValueRef more = LLVMBuildZExt(l->b, LLVMBuildICmp(l->b, LLVMIntNE, over_rows.index, ll_int(l, 0), ""), l->i64, "");
   LLVMValueRef arguments[] = {ll_at(l, a, ll_muli(l, over_rows.index, 4)), lda, turned, ll_int(l, 0), depth,
                               ll_int(l, TILE_BLOCK / TILE_LANES), ll_scratch_at(k, index, ll_int(l, 0), over_columns.index),
-                              ll_int(l, k->stride[index]), k->rows, more};
-  ll_call(l, product, arguments, 10);
+                              ll_int(l, k->stride[index]), k->rows, more, next};
+  ll_call(l, product, arguments, 11);
   ll_loop_end(l, &over_rows, NULL);
   ll_loop_end(l, &over_columns, NULL);
 }
