@@ -25,7 +25,7 @@ static extent extent_of(const dp_trace *trace, const rt_task_record *task) {
                   .task = task,
                   .kind = kind,
                   .layer = tile_layer(&p->sections[p->groups[task->group].section], task->iteration),
-                  .rows = (int64_t)task->rows * (kind->used > 0 ? 1 : kind->group),
+                  .rows = kind->slots ? 1 : (int64_t)task->rows * (kind->used > 0 ? 1 : kind->group),
                   .cols = left < kind->col_tile ? left : kind->col_tile};
 }
 
@@ -42,6 +42,13 @@ static double numbers(const extent *x, const tile_op *op, bool loop) {
   return (op->one_row ? 1 : (double)x->rows) * cols * chunks;
 }
 
+/* That a task over parameters sums over: the step's, or those of its window. */
+static double summed_tokens(const extent *x) {
+  int64_t all = x->trace->records->steps[x->task->step].rows[TILE_TOKENS];
+  int64_t window = (int64_t)x->kind->window * x->trace->program->row_tile, left = all - window * x->task->row;
+  return (double)(window == 0 ? all : left < window ? left : window);
+}
+
 static double op_flop(const extent *x, const tile_op *op, bool loop) {
   const tile_program *p = x->trace->program;
   switch (op->code) {
@@ -50,8 +57,7 @@ static double op_flop(const extent *x, const tile_op *op, bool loop) {
   case TILE_mma_back:
     return 2 * (double)x->rows * (double)columns_of(x, op) * (double)p->weights[op->ref].rows;
   case TILE_mma_rows:
-    return 2 * (double)x->trace->records->steps[x->task->step].rows[TILE_TOKENS] * (double)p->weights[op->ref].cols *
-           (double)columns_of(x, &x->kind->ops[op->operands[1]]);
+    return 2 * summed_tokens(x) * (double)p->weights[op->ref].cols * (double)columns_of(x, &x->kind->ops[op->operands[1]]);
   case TILE_mma_keys:
     return 2 * (double)x->rows * (double)p->caches[op->ref].dim[0] * x->task->context;
   case TILE_mma_values:

@@ -32,14 +32,19 @@ typedef struct moments {
   dp_arena *arena;
 } moments;
 
+/* Rows of lanes, slot after slot. */
 static dp_status fill_slots(const void *context, int64_t first, int64_t count, void *dst) {
   const struct moment *m = context;
-  for (int64_t i = 0; i < count; i++)
-    memcpy((float *)dst + i * m->floats, m->slots[first + i], sizeof(float) * (size_t)m->floats);
+  int64_t rows = m->floats / TILE_LANES;
+  for (int64_t i = first, n; i < first + count; i += n, dst = (float *)dst + n * TILE_LANES) {
+    n = rows - i % rows < first + count - i ? rows - i % rows : first + count - i;
+    memcpy(dst, m->slots[i / rows] + i % rows * TILE_LANES, sizeof(float) * (size_t)(n * TILE_LANES));
+  }
   return DP_SUCCESS;
 }
 
-/* Each moment as f32[slots, floats of a slot], in the order of the packed weights: not portable between layouts. */
+/* Each moment as f32[slots, lines of a slot, lanes], in the order of the packed weights: not portable between layouts. The rows are
+ * short, as a row is what is written at once. */
 static dp_status list_moments(const rt_engine *engine, moments *m) {
   const tile_program *p = rt_engine_program(engine);
   *m = (moments){.arena = dp_arena_new()};
@@ -54,7 +59,8 @@ static dp_status list_moments(const rt_engine *engine, moments *m) {
       m->of[m->count] = (struct moment){slots + weight->first_slot, tile_slot_floats(weight)};
       m->tensors[m->count] = (rt_save_tensor){
           .name = dp_arena_printf(m->arena, "%s.%s", weight->name, state == TILE_MOMENT1 ? "exp_avg" : "exp_avg_sq"),
-          .dtype = IR_f32, .rank = 2, .dims = {(int64_t)weight->count * weight->inner, tile_slot_floats(weight)},
+          .dtype = IR_f32, .rank = 3,
+          .dims = {(int64_t)weight->count * weight->inner, tile_slot_floats(weight) / TILE_LANES, TILE_LANES},
           .fill = fill_slots, .context = &m->of[m->count]};
       m->count++;
     }
@@ -66,12 +72,8 @@ static dp_status read_moments(const rt_checkpoint *checkpoint, const rt_engine *
   dp_status status = list_moments(engine, &m);
   for (int i = 0; i < m.count && status.code == DP_OK; i++) {
     int64_t slots = m.tensors[i].dims[0], floats = m.of[i].floats;
-    float *all = malloc(sizeof *all * (size_t)(slots * floats));
-    status = all ? rt_checkpoint_read(checkpoint, m.tensors[i].name, all, slots * floats)
-                 : dp_fail(DP_NO_MEMORY, "no memory to read the optimizer's state");
     for (int64_t s = 0; s < slots && status.code == DP_OK; s++)
-      memcpy(m.of[i].slots[s], all + s * floats, sizeof *all * (size_t)floats);
-    free(all);
+      status = rt_checkpoint_read_part(checkpoint, m.tensors[i].name, s * floats, floats, m.of[i].slots[s], slots * floats);
   }
   dp_arena_free(m.arena);
   return status;
@@ -183,20 +185,29 @@ static dp_status add_sequences(running *r, const rt_batch *batch, int from, int 
   return status;
 }
 
+/* As many sequences as find room: tokens in a step, pages of the cache, which each begins anew; `together` that many. */
+static int end_of_step(const running *r, const rt_batch *batch, int from, int together) {
+  const dp_model_info *most = &r->trainer->model.info;
+  int64_t tokens = 0, pages = 0;
+  int to = from;
+  for (; to < batch->count; to += together) {
+    for (int i = to; i < to + together; i++) {
+      tokens += batch->sequences[i].count;
+      pages += (batch->sequences[i].count + TILE_CHUNK - 1) / TILE_CHUNK;
+    }
+    if (to > from && (tokens > most->step_tokens || pages > most->context / TILE_CHUNK)) break;
+  }
+  return to;
+}
+
 static dp_status update(running *r, dp_run_step *step) {
   rt_batch batch;
   api_objective_sums sums = {0};
   double begin = api_seconds();
   int together = api_objective_in_pairs(r->recipe.objective) ? 2 : 1;
   DP_TRY(rt_data_next(r->data, r->recipe.batch, &batch));
-  int64_t most = r->trainer->model.info.step_tokens;
   for (int from = 0, to; from < batch.count; from = to) { /* how they are cut into steps does not change a bit */
-    int64_t tokens = 0;
-    for (to = from; to < batch.count; to += together) {
-      int64_t more = batch.sequences[to].count + (together > 1 ? batch.sequences[to + 1].count : 0);
-      if (to > from && tokens + more > most) break;
-      tokens += more;
-    }
+    to = end_of_step(r, &batch, from, together);
     DP_TRY(add_sequences(r, &batch, from, to, &sums));
   }
   double pairs = sums.pairs > 0 ? (double)sums.pairs : 1;
@@ -315,14 +326,10 @@ static dp_status open_run(running *r, const rt_checkpoint *checkpoint) {
     training.model.tokenizer = r->run->model.weights;
   DP_TRY(api_open_source(&training.model, API_TRAINING, &source));
   dp_status status = copy_recipe(r, &source);
-  const ir_optimizer *o = &r->recipe.optimizer;
-  training.optimizer = (dp_adamw){.lr = o->lr, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .decay = o->decay, .clip = o->clip};
-  training.model.step_tokens = r->recipe.length * (r->recipe.batch / (r->recipe.accumulate > 0 ? r->recipe.accumulate : 1));
-  if (api_objective_in_pairs(r->recipe.objective)) training.model.step_tokens *= 2;
-  training.scores = api_objective_from_scores(r->recipe.objective);
-  training.model.context = training.model.step_tokens;
+  if (status.code == DP_OK) status = api_follow_recipe(r->run, &r->recipe, &training);
   if (status.code == DP_OK) status = api_trainer_open(&training, &source, &r->trainer);
   api_close_source(&source);
+  if (status.code == DP_NO_MEMORY) return api_advise(r->run, status);
   if (status.code != DP_OK) return status;
   DP_TRY(open_objective(r, &training));
   r->flop_a_token = flop_a_token(r->trainer->model.program);

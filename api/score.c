@@ -23,15 +23,19 @@ dp_status api_run_examples(rt_engine *engine, int entry, const dp_example *examp
   return status;
 }
 
-dp_status api_set_up_engine(const dp_options *options, dp_model *model) {
+rt_engine_options api_engine_options(const dp_options *options, int64_t sequences) {
   int64_t tokens = options->step_tokens > 0 ? options->step_tokens : 512;
-  int64_t context = options->context > 0 ? options->context : tokens;
+  int64_t context = options->context > 0 ? options->context : tokens, many = context / TILE_CHUNK + 64;
+  if (sequences <= 0) sequences = many < tokens ? many : tokens;
   /* Each sequence of a step begins a page of its own. */
-  rt_engine_options engine = {.workers = api_threads(options), .context = context + tokens * TILE_CHUNK, .max_tokens = tokens};
-  if (engine.context > 2 * context + 64 * TILE_CHUNK) engine.context = 2 * context + 64 * TILE_CHUNK;
-  DP_TRY(rt_engine_new(model->program, model->code, model->source.binding, &engine, &model->engine));
+  return (rt_engine_options){.workers = api_threads(options), .max_tokens = tokens,
+                             .context = rt_bytes_plus(context, rt_bytes_times(sequences, TILE_CHUNK))};
+}
+
+dp_status api_set_up_engine(const rt_engine_options *engine, dp_model *model) {
+  DP_TRY(rt_engine_new(model->program, model->code, model->source.binding, engine, &model->engine));
   rt_engine_release(model->engine, model->source.binding);
-  model->info.threads = engine.workers;
+  model->info.threads = engine->workers;
   model->info.vocabulary = rt_engine_vocabulary(model->engine);
   model->info.columns = rt_engine_columns(model->engine);
   model->info.context = rt_engine_context(model->engine);
@@ -39,8 +43,8 @@ dp_status api_set_up_engine(const dp_options *options, dp_model *model) {
   return DP_SUCCESS;
 }
 
-static dp_status open(const dp_options *options, dp_model *model) {
-  DP_TRY(api_open_source(options, API_WEIGHTS, &model->source));
+dp_status api_scorer_prepare(const dp_options *options, bool compile, dp_model *model) {
+  DP_TRY(api_open_source(options, API_SHAPES, &model->source));
   DP_TRY(api_load_adapter(options, &model->source));
   ir_module **module = &model->source.module;
   const char *kv_type = options->kv_type ? options->kv_type : model->source.plan->cache_type;
@@ -53,9 +57,16 @@ static dp_status open(const dp_options *options, dp_model *model) {
   tile_target target = {.cores = 2, .task_bytes = 32768};
   DP_TRY(ps_schedule(*module, "score", &target, &model->program));
   if (options->verify_each) DP_TRY(tile_check(model->program, 2 * model->program->row_tile + 1, 2, 2, 0));
-  DP_TRY(api_compile(options, model->program, &model->code, &model->info.compiled, &model->note));
+  return compile ? api_compile(options, model->program, &model->code, &model->info.compiled, &model->note) : DP_SUCCESS;
+}
+
+static dp_status open(const dp_options *options, dp_model *model) {
+  if (options->path && !options->weights) return dp_fail(DP_INVALID, "no weights were named");
+  DP_TRY(api_scorer_prepare(options, true, model));
   DP_TRY(api_open_text(options, model));
-  DP_TRY(api_set_up_engine(options, model));
+  DP_TRY(api_make_weights(options, &model->source));
+  rt_engine_options engine = api_engine_options(options, 0);
+  DP_TRY(api_set_up_engine(&engine, model));
   model->info.note = model->note.text;
   return DP_SUCCESS;
 }

@@ -48,13 +48,29 @@ static dp_status parse(const dp_options *options, const rt_weights_file *file, a
   return status;
 }
 
-static dp_status bind(const dp_options *options, api_source *source) {
-  if (source->file) return rt_bind_weights(source->module, source->file, 0, &source->binding);
+static bool are_random(const dp_options *options) { return options->weights && strncmp(options->weights, "random:", 7) == 0; }
+
+static dp_status read_seed(const dp_options *options, uint64_t *seed) {
   char *end;
-  const char *seed = options->weights + strlen("random:");
-  unsigned long long value = strtoull(seed, &end, 10);
-  if (end == seed || *end) return dp_fail(DP_INVALID, "'%s': a number is wanted after random:", options->weights);
-  return rt_bind_random(source->module, value, IR_f32, &source->binding);
+  const char *text = options->weights + strlen("random:");
+  *seed = strtoull(text, &end, 10);
+  if (end == text || *end) return dp_fail(DP_INVALID, "'%s': a number is wanted after random:", options->weights);
+  return DP_SUCCESS;
+}
+
+static dp_status bind(const dp_options *options, api_source *source) {
+  uint64_t seed;
+  if (source->file) return rt_bind_weights(source->module, source->file, 0, &source->binding);
+  DP_TRY(read_seed(options, &seed));
+  return rt_bind_random(source->module, seed, IR_f32, &source->binding);
+}
+
+/* Without elements, where they would be made. */
+static dp_status bind_shapes(const dp_options *options, api_source *source) {
+  uint64_t seed;
+  if (source->file) return rt_bind_weights(source->module, source->file, 0, &source->binding);
+  if (are_random(options)) DP_TRY(read_seed(options, &seed));
+  return rt_bind_shapes(source->module, IR_f32, &source->binding);
 }
 
 /* A plan and a recipe hold as many weights as the module: the head's is a new one, or stands where the product's was. */
@@ -70,23 +86,36 @@ static dp_status add_scalar_head(api_source *source) {
 }
 
 static bool wants_scalar_head(const dp_options *options, api_use use, const ir_recipe *recipe) {
-  bool by_recipe = use == API_TRAINING && recipe && (recipe->objective == IR_REWARD || recipe->objective == IR_VALUE);
+  bool by_recipe = (use == API_TRAINING || use == API_PLANNING) && recipe && (recipe->objective == IR_REWARD || recipe->objective == IR_VALUE);
   return options->scalar_head || by_recipe;
 }
 
 dp_status api_open_source(const dp_options *options, api_use use, api_source *source) {
   *source = (api_source){0};
   if (!options->path) return dp_fail(DP_INVALID, "no model file was named");
-  if (use != API_TEXT && !options->weights) return dp_fail(DP_INVALID, "no weights were named");
-  bool random = options->weights && strncmp(options->weights, "random:", 7) == 0;
+  if ((use == API_WEIGHTS || use == API_TRAINING) && !options->weights) return dp_fail(DP_INVALID, "no weights were named");
   dp_status status = DP_SUCCESS;
-  if (options->weights && !random) status = rt_weights_open(options->weights, &source->file);
+  if (options->weights && !are_random(options)) status = rt_weights_open(options->weights, &source->file);
   if (status.code == DP_OK) status = parse(options, source->file, source);
   if (status.code == DP_OK && wants_scalar_head(options, use, source->recipe)) status = add_scalar_head(source);
   if (status.code == DP_OK) source->declared = source->module->weight_count;
-  if (status.code == DP_OK && options->weights) status = bind(options, source);
+  if (status.code == DP_OK && use >= API_SHAPES) status = bind_shapes(options, source);
+  else if (status.code == DP_OK && options->weights) status = bind(options, source);
   if (status.code != DP_OK) api_close_source(source);
   return status;
+}
+
+dp_status api_make_weights(const dp_options *options, api_source *source) {
+  rt_binding *made;
+  uint64_t seed;
+  if (source->file || !are_random(options)) return DP_SUCCESS;
+  DP_TRY(read_seed(options, &seed));
+  ir_module own = *source->module; /* without what stands beside its weights */
+  own.weight_count = source->declared;
+  DP_TRY(rt_bind_random(&own, seed, IR_f32, &made));
+  rt_binding_free(source->binding);
+  source->binding = made;
+  return source->adaptations ? api_bind_adapter(source) : DP_SUCCESS;
 }
 
 void api_close_source(api_source *source) {

@@ -67,7 +67,7 @@ static dp_status make_program(const dp_training *training, const bool *no_decay,
   return tile_check(t->model.program, 1, 1, 1, 0);
 }
 
-static dp_status open(const dp_training *training, dp_trainer *t) {
+dp_status api_trainer_prepare(const dp_training *training, bool compile, dp_trainer *t) {
   const dp_options *options = &training->model;
   DP_TRY(api_plan_adapter(options, &t->model.source));
   int weights = t->model.source.module->weight_count;
@@ -75,10 +75,21 @@ static dp_status open(const dp_training *training, dp_trainer *t) {
   dp_status status = no_decay ? follow_plan(&t->model.source, no_decay) : dp_fail(DP_NO_MEMORY, "no memory for a trainer");
   if (status.code == DP_OK) status = make_program(training, no_decay, t);
   free(no_decay);
-  if (status.code != DP_OK) return status;
+  if (status.code != DP_OK || !compile) return status;
   DP_TRY(api_compile(options, t->model.program, &t->model.code, &t->model.info.compiled, &t->model.note));
-  DP_TRY(api_open_text(options, &t->model));
-  DP_TRY(api_set_up_engine(options, &t->model));
+  return api_open_text(options, &t->model);
+}
+
+static dp_status open(const dp_training *training, dp_trainer *t) {
+  dp_run_plan plan;
+  DP_TRY(api_trainer_prepare(training, true, t));
+  rt_memory_trim(); /* of what the compiler had */
+  api_plan_trainer(training, t, rt_memory_resident(), &plan);
+  DP_TRY(api_check_plan(&plan));
+  DP_TRY(api_make_weights(&training->model, &t->model.source));
+  rt_engine_options engine = api_engine_options(&training->model, training->sequences);
+  DP_TRY(api_set_up_engine(&engine, &t->model));
+  DP_TRY(rt_engine_commit(t->model.engine, training->sequences > 0));
   t->losses = malloc(sizeof *t->losses * (size_t)t->model.info.step_tokens);
   return t->losses ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for losses");
 }

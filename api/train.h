@@ -2,6 +2,7 @@
  *   train.c  the program of its entries, sums of gradients, updates
  *   score.c  scores without a trainer
  *   objective.c  what a recipe minimizes, as a function of scores
+ *   plan.c   the memory and work of a run before it runs, and what would make it fit
  *   run.c    a recipe from its data to its last checkpoint */
 #ifndef DIPPER_API_TRAIN_H
 #define DIPPER_API_TRAIN_H
@@ -20,10 +21,26 @@ struct dp_trainer {
 
 /* The sequences in one step of the entry; rows: as rt_engine_run. */
 dp_status api_run_examples(rt_engine *engine, int entry, const dp_example *examples, int count, rt_logits *rows);
-/* An engine for steps of whole sequences, and what it says of itself. */
-dp_status api_set_up_engine(const dp_options *options, dp_model *model);
+/* For steps of whole sequences, of at most so many, 0: many. */
+rt_engine_options api_engine_options(const dp_options *options, int64_t sequences);
+/* An engine, and what it says of itself. */
+dp_status api_set_up_engine(const rt_engine_options *engine, dp_model *model);
+/* Text to code of a scorer; of weights at random shapes alone. compile false: to the tile program. */
+dp_status api_scorer_prepare(const dp_options *options, bool compile, dp_model *model);
 
 /* Takes what is in *source, whether it succeeds or not. */
 dp_status api_trainer_open(const dp_training *training, api_source *source, dp_trainer **trainer);
+
+/* Text to code: what a trainer needs besides its engine. compile false: to the tile program alone. */
+dp_status api_trainer_prepare(const dp_training *training, bool compile, dp_trainer *trainer);
+/* What the recipe of a run says of training; options and the rest stay. */
+dp_status api_follow_recipe(const dp_run *run, const ir_recipe *recipe, dp_training *training);
+
+/* The plan of a trainer that is prepared; `own`: the bytes that are this process's already. */
+void api_plan_trainer(const dp_training *training, const dp_trainer *trainer, int64_t own, dp_run_plan *plan);
+/* DP_NO_MEMORY with the figures when it does not fit. */
+dp_status api_check_plan(const dp_run_plan *plan);
+/* Takes a failure for want of memory; adds what would make the run fit. */
+dp_status api_advise(const dp_run *run, dp_status failure);
 
 #endif

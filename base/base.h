@@ -146,5 +146,7 @@ typedef struct dp_mapping {
 } dp_mapping;
 dp_status dp_map_file(const char *path, dp_mapping *mapping);
 void dp_unmap_file(dp_mapping *mapping);
+/* Whole pages of [data, data + size) of a mapped file may leave memory; they are read again when they are wanted. */
+void dp_forget_mapped(const void *data, size_t size);
 
 #endif

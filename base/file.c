@@ -129,3 +129,9 @@ void dp_unmap_file(dp_mapping *mapping) {
   if (mapping->data) munmap((void *)(uintptr_t)mapping->data, mapping->size);
   *mapping = (dp_mapping){0};
 }
+
+void dp_forget_mapped(const void *data, size_t size) {
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)data;
+  uintptr_t from = (at + page - 1) / page * page, to = (at + size) / page * page;
+  if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+}

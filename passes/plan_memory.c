@@ -75,14 +75,14 @@ static bool is_elementwise_in(const tile_kind *kind, int at, int buffer, int64_t
   int arity = tile_scalar_arity(op->code);
   for (int i = 0; i < arity; i++)
     if (!is_elementwise_in(kind, op->operands[i], buffer, cols)) return false;
-  if (arity) return op->cols == cols;
+  if (arity) return op->cols == cols || op->cols == 1; /* a number a row: of no other element but by a reduction */
   return op->code == TILE_constant || op->code == TILE_vector || op->code == TILE_table || op->code == TILE_sum ||
          op->code == TILE_hot || op->code == TILE_input ||
          op->code == TILE_greatest || (op->code == TILE_load && op->ref != buffer);
 }
 
 /* May `kind` write `to` over `from`, which it reads? Only element by element, with nothing left to do after the store:
- * code may read an operand again wherever it is used. Of several column tasks none may read the columns of another, as
+ * code may read an operand again wherever it is used; what it stores elsewhere before is then made already. Of several column tasks none may read the columns of another, as
  * a prologue that reads whole rows does. */
 static bool is_in_place(const tile_kind *kind, int from, int to) {
   const tile_op *last = &kind->ops[kind->op_count - 1];
@@ -90,7 +90,7 @@ static bool is_in_place(const tile_kind *kind, int from, int to) {
   int64_t cols = kind->ops[last->operands[0]].cols;
   for (int i = 0; i < kind->op_count - 1; i++) {
     const tile_op *op = &kind->ops[i];
-    if (op->code == TILE_store || op->code == TILE_append) return false;
+    if (op->code == TILE_append || (op->code == TILE_store && (op->ref == from || op->ref == to))) return false;
     if (op->code == TILE_load && op->ref == from && !op->column_tile && kind->col_tasks > 1) return false;
   }
   return is_elementwise_in(kind, last->operands[0], from, cols);

@@ -241,13 +241,25 @@ void rt_checkpoint_close(rt_checkpoint *checkpoint) {
   free(checkpoint);
 }
 
-dp_status rt_checkpoint_read(const rt_checkpoint *checkpoint, const char *name, float *dst, int64_t count) {
+dp_status rt_checkpoint_read_part(const rt_checkpoint *checkpoint, const char *name, int64_t first, int64_t count, float *dst,
+                                  int64_t total) {
   const rt_tensor *tensor = rt_weights_find(checkpoint->optimizer, name);
   const char *path = rt_weights_path(checkpoint->optimizer);
   if (!tensor) return dp_fail(DP_INVALID, "'%s' has no '%s': it is of another model or optimizer", path, name);
-  if (!tensor->supported || tensor->dtype != IR_f32 || tensor->elements != count)
+  if (!tensor->supported || tensor->dtype != IR_f32 || tensor->elements != total)
     return dp_fail(DP_INVALID, "'%s': '%s' has %" PRId64 " elements of %s, %" PRId64 " of f32 are wanted", path, name,
-                   tensor->elements, tensor->type_name, count);
-  if (count > 0) memcpy(dst, tensor->data, (size_t)count * sizeof *dst);
+                   tensor->elements, tensor->type_name, total);
+  enum { BLOCK = 1 << 22 };
+  const uint8_t *from = tensor->data + (size_t)first * sizeof *dst;
+  size_t bytes = (size_t)count * sizeof *dst;
+  for (size_t at = 0, n; at < bytes; at += n) {
+    n = bytes - at < BLOCK ? bytes - at : BLOCK;
+    memcpy((char *)dst + at, from + at, n);
+    if (tensor->mapped) dp_forget_mapped(from + at, n);
+  }
   return DP_SUCCESS;
+}
+
+dp_status rt_checkpoint_read(const rt_checkpoint *checkpoint, const char *name, float *dst, int64_t count) {
+  return rt_checkpoint_read_part(checkpoint, name, 0, count, dst, count);
 }

@@ -59,5 +59,8 @@ dp_status rt_checkpoint_open(const char *directory, rt_checkpoint **out);
 void rt_checkpoint_close(rt_checkpoint *checkpoint); /* NULL is fine */
 /* The optimizer's array of that name as f32[count]. DP_INVALID when there is none of that name and size. */
 dp_status rt_checkpoint_read(const rt_checkpoint *checkpoint, const char *name, float *dst, int64_t count);
+/* Elements [first, first + count) of one of `total`; the file's pages that they lie in may leave memory. */
+dp_status rt_checkpoint_read_part(const rt_checkpoint *checkpoint, const char *name, int64_t first, int64_t count, float *dst,
+                                  int64_t total);
 
 #endif

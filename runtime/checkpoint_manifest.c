@@ -28,10 +28,15 @@ static bool read_number_text(const json_t *root, const char *key, uint64_t *numb
   return true;
 }
 
-static uint64_t hash_of_bytes(const uint8_t *bytes, size_t size) {
+/* Of a mapped file, of which no more stays in memory than a block. */
+static uint64_t hash_of_file(const uint8_t *bytes, size_t size) {
   enum { BLOCK = 1 << 20 };
   uint64_t hash = 0;
-  for (size_t at = 0; at < size; at += BLOCK) hash = dp_hash(hash, bytes + at, size - at < BLOCK ? size - at : BLOCK);
+  for (size_t at = 0, n; at < size; at += n) {
+    n = size - at < BLOCK ? size - at : BLOCK;
+    hash = dp_hash(hash, bytes + at, n);
+    dp_forget_mapped(bytes + at, n);
+  }
   return hash;
 }
 
@@ -42,7 +47,7 @@ static dp_status sum_up(const char *path, uint64_t *size, uint64_t *hash) {
   if (dp_stamp_file(path, &stamp) && stamp.size == 0) return DP_SUCCESS;
   DP_TRY(dp_map_file(path, &mapping));
   *size = mapping.size;
-  *hash = hash_of_bytes(mapping.data, mapping.size);
+  *hash = hash_of_file(mapping.data, mapping.size);
   dp_unmap_file(&mapping);
   return DP_SUCCESS;
 }

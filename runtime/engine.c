@@ -2,6 +2,7 @@
  * segments of attention, page tables; and owns the memory that a step works in. A step allocates nothing. */
 #include "runtime/engine.h"
 #include "runtime/executor.h"
+#include "runtime/memory.h"
 #include "runtime/region.h"
 #include "runtime/resident.h"
 
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
+enum { ARGUMENTS = 10 /* arrays of a number for each token */, DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
 
 struct rt_sequence {
   int64_t length;
@@ -72,13 +73,117 @@ static const tile_buffer *output_of(const tile_program *p, int entry) {
   return NULL;
 }
 
+/* ---- how much: the account that is planned with, and that memory is taken by */
+
+static bool keeps(const tile_program *p, int weight, tile_state state) {
+  for (int k = 0; k < p->kind_count; k++)
+    for (int i = 0; i < p->kinds[k].op_count; i++) {
+      const tile_op *op = &p->kinds[k].ops[i];
+      bool adds = tile_adds_to_gradient(op->code) && state == TILE_GRADIENT;
+      bool touches = (op->code == TILE_parameter || op->code == TILE_assign) && op->part == (int)state;
+      if ((adds || touches) && op->ref == weight) return true;
+    }
+  return false;
+}
+
+static int64_t kept_floats(const tile_weight *weight) { return tile_slot_floats(weight) + TILE_LANES; }
+
+static int64_t state_bytes(const tile_program *p, tile_state state) {
+  int64_t bytes = 0;
+  for (int w = 0; w < p->weight_count; w++) {
+    const tile_weight *weight = &p->weights[w];
+    if (!keeps(p, w, state)) continue;
+    int64_t slots = (int64_t)weight->count * weight->inner;
+    bytes = rt_bytes_plus(bytes, rt_bytes_times(slots, rt_bytes_times(4, kept_floats(weight))));
+  }
+  return bytes;
+}
+
+static int64_t pages_of(int64_t context) { return context / TILE_CHUNK + (context % TILE_CHUNK > 0); }
+
+static int64_t cache_bytes(const tile_program *p, int64_t context) { return rt_bytes_times(pages_of(context), p->page_bytes); }
+
+static int64_t argument_items(int64_t max_tokens) { return rt_bytes_plus(max_tokens, TILE_LANES); }
+
+static int64_t arena_bytes(const tile_program *p, tile_space space, int64_t max_tokens) {
+  int64_t tiles = max_tokens / p->row_tile + (max_tokens % p->row_tile > 0);
+  return rt_bytes_times(space == TILE_NUMBERS ? 1 : space == TILE_WINDOW ? p->window : tiles, p->slab_bytes[space]);
+}
+
+static int64_t output_bytes(const tile_program *p, int buffer, int64_t max_tokens) {
+  return rt_bytes_times(max_tokens, p->buffers[buffer].stride * 4);
+}
+
+static bool belongs_to_entry_0(const tile_program *p, int buffer) { return output_of(p, 0) == &p->buffers[buffer]; }
+
+static rt_engine_options with_defaults(const rt_engine_options *options) {
+  rt_engine_options o = *options;
+  if (o.max_tokens <= 0) o.max_tokens = DEFAULT_MAX_TOKENS;
+  return o;
+}
+
+rt_engine_sizes rt_engine_measure(const tile_program *p, const tile_code *code, const rt_binding *binding,
+                                  const rt_engine_options *options) {
+  rt_engine_options o = with_defaults(options);
+  rt_engine_sizes s = {.weights = rt_resident_bytes(p, binding),
+                       .loading = rt_resident_loading_bytes(p, binding, o.workers),
+                       .cache = rt_region_bytes(cache_bytes(p, o.context)),
+                       .arguments = rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS, argument_items(o.max_tokens)),
+                                                                    rt_bytes_times(2, pages_of(o.context)))),
+                       .workers = rt_executor_bytes(p, code, o.workers, o.max_tokens, o.max_tokens)};
+  for (int i = TILE_GRADIENT; i < TILE_STATE_COUNT; i++) {
+    int64_t bytes = state_bytes(p, (tile_state)i);
+    s.states[i] = bytes ? rt_region_bytes(bytes) : 0;
+  }
+  for (int i = 0; i < TILE_SPACE_COUNT; i++)
+    if (p->slab_bytes[i]) s.arena[i] = rt_region_bytes(arena_bytes(p, (tile_space)i, o.max_tokens));
+  for (int i = 0; i < p->buffer_count; i++) {
+    if (p->buffers[i].output < 0) continue;
+    int64_t *to = belongs_to_entry_0(p, i) ? &s.logits : &s.results;
+    *to = rt_bytes_plus(*to, rt_region_bytes(output_bytes(p, i, o.max_tokens)));
+  }
+  return s;
+}
+
+int64_t rt_engine_sizes_sum(const rt_engine_sizes *s) {
+  int64_t parts[] = {s->weights, s->cache, s->results, s->arguments, s->workers}, sum = 0;
+  for (size_t i = 0; i < DP_COUNT(parts); i++) sum = rt_bytes_plus(sum, parts[i]);
+  for (int i = 0; i < TILE_STATE_COUNT; i++) sum = rt_bytes_plus(sum, s->states[i]);
+  for (int i = 0; i < TILE_SPACE_COUNT; i++) sum = rt_bytes_plus(sum, s->arena[i]);
+  return sum;
+}
+
+rt_engine_sizes rt_engine_get_sizes(const rt_engine *e) {
+  const tile_program *p = e->program;
+  size_t arguments = ARGUMENTS * (size_t)argument_items(e->max_tokens) + 2 * (size_t)e->page_total;
+  rt_engine_sizes s = {.weights = rt_resident_size(e->weights), .cache = (int64_t)e->kv.size,
+                       .arguments = (int64_t)(arguments * sizeof(int32_t)), .workers = rt_executor_size(e->executor)};
+  for (int i = 0; i < TILE_STATE_COUNT; i++) s.states[i] = (int64_t)e->state_memory[i].size;
+  for (int i = 0; i < TILE_SPACE_COUNT; i++) s.arena[i] = (int64_t)e->arena[i].size;
+  for (int i = 0; i < p->buffer_count; i++)
+    if (p->buffers[i].output >= 0)
+      *(belongs_to_entry_0(p, i) ? &s.logits : &s.results) += (int64_t)e->outputs[p->buffers[i].output].size;
+  return s;
+}
+
+dp_status rt_engine_commit(rt_engine *e, bool cache) {
+  const tile_program *p = e->program;
+  for (int i = 0; i < TILE_STATE_COUNT; i++) DP_TRY(rt_region_commit(&e->state_memory[i], "gradients and moments"));
+  for (int i = 0; i < TILE_SPACE_COUNT; i++) DP_TRY(rt_region_commit(&e->arena[i], "activations"));
+  for (int i = 0; i < p->buffer_count; i++)
+    if (p->buffers[i].output >= 0 && !belongs_to_entry_0(p, i))
+      DP_TRY(rt_region_commit(&e->outputs[p->buffers[i].output], "results"));
+  return cache ? rt_region_commit(&e->kv, "the KV cache") : DP_SUCCESS;
+}
+
+/* ---- setting up */
+
 static dp_status set_up_cache(rt_engine *e) {
   const tile_program *p = e->program;
-  e->page_total = (e->context + TILE_CHUNK - 1) / TILE_CHUNK;
+  e->page_total = pages_of(e->context);
   char what[80];
   snprintf(what, sizeof what, "the KV cache of a context of %lld tokens", (long long)e->context);
-  int64_t bytes = p->page_bytes > INT64_MAX / e->page_total ? INT64_MAX : e->page_total * p->page_bytes;
-  DP_TRY(rt_region_map_free(&e->kv, bytes, what, "; ask for a smaller context"));
+  DP_TRY(rt_region_map_free(&e->kv, cache_bytes(p, e->context), what, "; ask for a smaller context"));
   e->free_pages = calloc((size_t)e->page_total + 1, sizeof *e->free_pages);
   if (!e->free_pages) return dp_fail(DP_NO_MEMORY, "no memory for the table of pages");
   for (int64_t i = 0; i < e->page_total; i++) e->free_pages[i] = (int32_t)(e->page_total - 1 - i);
@@ -88,9 +193,9 @@ static dp_status set_up_cache(rt_engine *e) {
 
 static dp_status set_up_step(rt_engine *e) {
   const tile_program *p = e->program;
-  size_t n = (size_t)e->max_tokens + TILE_LANES;
-  int32_t **arrays[] = {&e->tokens, &e->targets, &e->coefficients, &e->positions, &e->out_rows, &e->slots_of_tokens,
-                        &e->segment_tokens, &e->segment_row, &e->segment_pages, &e->segment_end};
+  size_t n = (size_t)argument_items(e->max_tokens);
+  int32_t **arrays[ARGUMENTS] = {&e->tokens, &e->targets, &e->coefficients, &e->positions, &e->out_rows, &e->slots_of_tokens,
+                                 &e->segment_tokens, &e->segment_row, &e->segment_pages, &e->segment_end};
   for (size_t i = 0; i < DP_COUNT(arrays); i++)
     if (!(*arrays[i] = calloc(n, sizeof(int32_t)))) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   e->pages = calloc((size_t)e->page_total + 1, sizeof *e->pages);
@@ -113,15 +218,15 @@ static dp_status set_up_step(rt_engine *e) {
   }
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
     if (p->slab_bytes[i] == 0) continue;
-    int64_t slabs = i == TILE_NUMBERS ? 1 : i == TILE_WINDOW ? p->window : tile_row_tiles(p, e->max_tokens);
-    DP_TRY(rt_region_map(&e->arena[i], slabs * p->slab_bytes[i], "activations"));
+    DP_TRY(rt_region_map_free(&e->arena[i], arena_bytes(p, (tile_space)i, e->max_tokens), "activations",
+                              "; ask for fewer tokens a step"));
   }
   e->outputs = calloc((size_t)p->output_count + 1, sizeof *e->outputs);
   if (!e->outputs) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   for (int i = 0; i < p->buffer_count; i++) {
     int output = p->buffers[i].output;
     if (output < 0) continue;
-    DP_TRY(rt_region_map(&e->outputs[output], e->max_tokens * p->buffers[i].stride * 4, "logits"));
+    DP_TRY(rt_region_map(&e->outputs[output], output_bytes(p, i, e->max_tokens), "logits"));
     e->output_rows[output] = (float *)(void *)e->outputs[output].data;
   }
   return DP_SUCCESS;
@@ -129,33 +234,18 @@ static dp_status set_up_step(rt_engine *e) {
 
 /* ---- what training keeps beside weights */
 
-static bool keeps(const tile_program *p, int weight, tile_state state) {
-  for (int k = 0; k < p->kind_count; k++)
-    for (int i = 0; i < p->kinds[k].op_count; i++) {
-      const tile_op *op = &p->kinds[k].ops[i];
-      bool adds = tile_adds_to_gradient(op->code) && state == TILE_GRADIENT;
-      bool touches = (op->code == TILE_parameter || op->code == TILE_assign) && op->part == (int)state;
-      if ((adds || touches) && op->ref == weight) return true;
-    }
-  return false;
-}
-
 static dp_status set_up_state(rt_engine *e, tile_state state) {
   const tile_program *p = e->program;
   float **slots = e->states[state] = calloc((size_t)p->slot_count + 1, sizeof *slots);
   static const char *const names[TILE_STATE_COUNT] = {"weights", "gradients", "the first moments", "the second moments"};
   if (!slots) return dp_fail(DP_NO_MEMORY, "no memory for the table of %s", names[state]);
-  for (int pass = 0; pass < 2; pass++) {
-    int64_t at = 0;
-    for (int w = 0; w < p->weight_count; w++) {
-      const tile_weight *weight = &p->weights[w];
-      for (int i = 0; i < weight->count * weight->inner && keeps(p, w, state); i++) {
-        if (pass) slots[weight->first_slot + i] = (float *)(void *)e->state_memory[state].data + at;
-        at += tile_slot_floats(weight) + TILE_LANES;
-      }
-    }
-    if (!at) break;
-    if (!pass) DP_TRY(rt_region_map_free(&e->state_memory[state], at * 4, names[state], ""));
+  int64_t bytes = state_bytes(p, state), at = 0;
+  if (!bytes) return DP_SUCCESS;
+  DP_TRY(rt_region_map_free(&e->state_memory[state], bytes, names[state], ""));
+  for (int w = 0; w < p->weight_count; w++) {
+    const tile_weight *weight = &p->weights[w];
+    for (int i = 0; i < weight->count * weight->inner && keeps(p, w, state); i++, at += kept_floats(weight))
+      slots[weight->first_slot + i] = (float *)(void *)e->state_memory[state].data + at;
   }
   return DP_SUCCESS;
 }
@@ -194,7 +284,7 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   if (!e) return dp_fail(DP_NO_MEMORY, "no memory for an engine");
   e->program = program;
   e->context = options->context;
-  e->max_tokens = options->max_tokens > 0 ? options->max_tokens : DEFAULT_MAX_TOKENS;
+  e->max_tokens = with_defaults(options).max_tokens;
   e->vocabulary = table_rows(program, "tokens");
   e->positions_limit = table_rows(program, "pos");
   e->whole_sequences = sees_whole_sequences(program);

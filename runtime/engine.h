@@ -16,11 +16,34 @@ typedef struct rt_engine_options {
   int64_t max_tokens; /* new tokens a step, at most; 0: 512 */
 } rt_engine_options;
 
+/* The bytes that an engine takes from the system, by what for; rt_engine_new takes them by this very account. What is more
+ * than any memory stays at 2^58. */
+typedef struct rt_engine_sizes {
+  int64_t weights;                  /* packed, as kernels read them */
+  int64_t loading;                  /* beside them while they are packed: decoded pieces */
+  int64_t states[TILE_STATE_COUNT]; /* gradients and moments */
+  int64_t cache;                    /* pages of keys and values */
+  int64_t arena[TILE_SPACE_COUNT];  /* activations; of space WINDOW those of one window */
+  int64_t logits;                   /* what entry 0 returns: touched only as its rows are asked for */
+  int64_t results;                  /* what other entries do */
+  int64_t arguments;                /* of a step */
+  int64_t workers;                  /* scratch, counters */
+} rt_engine_sizes;
+/* code: for the workers' scratch; NULL: without it. */
+rt_engine_sizes rt_engine_measure(const tile_program *program, const tile_code *code, const rt_binding *binding,
+                                  const rt_engine_options *options);
+int64_t rt_engine_sizes_sum(const rt_engine_sizes *sizes); /* without loading and logits: what training touches */
+
 /* Packs the weights (all workers at it) and sets up memory. `program` and `code` must outlive the engine; the binding
  * and its file need not. */
 dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,
                         const rt_engine_options *options, rt_engine **engine);
 void rt_engine_free(rt_engine *engine); /* NULL is fine; frees its sequences too */
+/* What the engine has taken. */
+rt_engine_sizes rt_engine_get_sizes(const rt_engine *engine);
+/* Takes all that training touches from the system now, with `cache` the cache too: DP_NO_MEMORY, where it would otherwise
+ * end the process in the middle of a step. */
+dp_status rt_engine_commit(rt_engine *engine, bool cache);
 
 dp_status rt_sequence_new(rt_engine *engine, rt_sequence **sequence);
 void rt_sequence_free(rt_engine *engine, rt_sequence *sequence); /* its pages are reused */

@@ -11,6 +11,7 @@
  * order (tile_check proves that), is all taken, so done: B is ready. B is the first that every worker looks at; and who
  * looked before the last bundle was completed finds `advance` changed and looks again. */
 #include "runtime/executor.h"
+#include "runtime/memory.h"
 #include "runtime/pace.h"
 
 #include <limits.h>
@@ -473,6 +474,28 @@ static void *zeroed_lines(size_t size) {
   return posix_memalign(&memory, CACHE_LINE, size) == 0 ? memset(memory, 0, size) : NULL;
 }
 
+static int64_t most_row_tiles(const tile_program *p, int64_t max_tokens, int64_t max_outputs) {
+  int64_t rows = max_tokens > max_outputs ? max_tokens : max_outputs, most = rows / p->row_tile + 2;
+  for (int k = 0; k < p->kind_count; k++)
+    if (p->kinds[k].slots > most) most = p->kinds[k].slots;
+  return most;
+}
+
+static int64_t bytes_of(const tile_program *p, const tile_code *code, int workers, int64_t row_tiles) {
+  int64_t instances = 0, scratch = code ? (int64_t)(code->scratch_bytes + CACHE_LINE) : 0;
+  for (int s = 0; s < p->section_count; s++) instances += (int64_t)p->sections[s].iterations * p->sections[s].count;
+  int64_t fixed = (int64_t)sizeof(rt_executor) + (int64_t)sizeof(group_plan) * p->group_count;
+  int64_t counters = rt_bytes_times(rt_bytes_times(instances, row_tiles), (int64_t)sizeof(bundle_counters));
+  int64_t tiles = rt_bytes_times(row_tiles, 2 * (int64_t)sizeof(int32_t));
+  return rt_bytes_plus(rt_bytes_plus(fixed, counters), rt_bytes_plus(tiles, workers * (scratch + (int64_t)sizeof(worker))));
+}
+
+int64_t rt_executor_bytes(const tile_program *p, const tile_code *code, int workers, int64_t max_tokens, int64_t max_outputs) {
+  return bytes_of(p, code, workers, most_row_tiles(p, max_tokens, max_outputs));
+}
+
+int64_t rt_executor_size(const rt_executor *e) { return bytes_of(e->program, e->code, e->worker_count, e->max_row_tiles); }
+
 /* Helpers leave every signal to the program's own threads. */
 static dp_status start_helpers(rt_executor *e) {
   sigset_t all, before;
@@ -498,10 +521,7 @@ dp_status rt_executor_new(const tile_program *p, const tile_code *code, int work
   e->program = p;
   e->code = code;
   e->worker_count = workers;
-  int64_t rows = max_tokens > max_outputs ? max_tokens : max_outputs;
-  e->max_row_tiles = tile_row_tiles(p, rows) + 1;
-  for (int k = 0; k < p->kind_count; k++)
-    if (p->kinds[k].slots > e->max_row_tiles) e->max_row_tiles = p->kinds[k].slots;
+  e->max_row_tiles = most_row_tiles(p, max_tokens, max_outputs);
   e->groups = calloc((size_t)p->group_count + 1, sizeof *e->groups);
   e->first_instance = calloc((size_t)p->section_count + 1, sizeof *e->first_instance);
   for (int s = 0; e->first_instance && s < p->section_count; s++) {

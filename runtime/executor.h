@@ -13,6 +13,9 @@ typedef struct rt_executor rt_executor;
  * must outlive the executor. max_tokens, max_outputs: the largest step to come. */
 dp_status rt_executor_new(const tile_program *program, const tile_code *code, int workers, int64_t max_tokens,
                           int64_t max_outputs, rt_executor **executor);
+/* The bytes that takes, of so many workers and rows; code NULL: without their scratch. And those that one took. */
+int64_t rt_executor_bytes(const tile_program *program, const tile_code *code, int workers, int64_t max_tokens, int64_t max_outputs);
+int64_t rt_executor_size(const rt_executor *executor);
 void rt_executor_free(rt_executor *executor); /* NULL is fine; not while a step runs */
 /* Runs one step to its end; allocates nothing. One thread at a time. Results do not depend on who runs what. */
 void rt_executor_run(rt_executor *executor, const tile_step *step);

@@ -60,35 +60,37 @@ static void begin_adapter(filling *how, int index, const rt_layer_shape *shape) 
   how->scale = index % 2 ? 0 : 1 / sqrtf((float)shape->cols);
 }
 
-static dp_status make_weight(const ir_module *module, int index, uint64_t seed, ir_dtype storage, bool adapter, rt_binding *binding) {
+/* Of one that is not to be made an address of its own stands for each matrix. */
+static dp_status make_weight(const ir_module *module, int index, const uint64_t *seed, ir_dtype storage, bool adapter,
+                             rt_binding *binding) {
   const ir_weight *weight = &module->weights[index];
   rt_layer_shape shape;
   const char *why;
   if (!rt_layer_shape_of(weight, &shape, &why))
     return dp_fail(DP_INVALID, "model '%s': the weight '%s' %s", module->name, weight->name, why);
   if (shape.rank < 2) storage = IR_f32;
-  int64_t row_bytes = rt_row_bytes(storage, shape.cols), layer_bytes, bytes;
+  int64_t row_bytes = rt_row_bytes(storage, shape.cols), layer_bytes = 0, bytes;
   if (row_bytes < 0)
     return dp_fail(DP_INVALID,
                    "model '%s': the weight '%s' has rows of %" PRId64 " elements, %s stores them by %d: take "
                    "another storage type",
                    module->name, weight->name, shape.cols, ir_dtype_name(storage), ir_dtype_block_elements(storage));
-  uint8_t *memory = NULL;
-  float *row = malloc((size_t)shape.cols * sizeof *row);
-  if (!__builtin_mul_overflow(row_bytes, shape.rows, &layer_bytes) &&
+  rt_bound *layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.count);
+  uint8_t *memory = NULL, *names = seed ? NULL : DP_NEW_ARRAY(binding->arena, uint8_t, shape.count);
+  float *row = seed ? malloc((size_t)shape.cols * sizeof *row) : NULL;
+  if (seed && !__builtin_mul_overflow(row_bytes, shape.rows, &layer_bytes) &&
       !__builtin_mul_overflow(layer_bytes, shape.count, &bytes))
     memory = malloc((size_t)bytes);
   binding->memory[index] = memory;
-  if (!memory || !row) {
+  if (seed && (!memory || !row)) {
     free(row);
     return dp_fail(DP_NO_MEMORY, "no memory for the weight '%s' of model '%s'", weight->name, module->name);
   }
-  rt_bound *layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.count);
   for (int64_t layer = 0; layer < shape.count; layer++) {
-    filling how = filling_of(weight, &shape, seed, layer);
+    filling how = filling_of(weight, &shape, seed ? *seed : 0, layer);
     if (adapter) begin_adapter(&how, index, &shape);
-    uint8_t *data = memory + layer * layer_bytes;
-    for (int64_t r = 0; r < shape.rows; r++) {
+    uint8_t *data = seed ? memory + layer * layer_bytes : names + layer;
+    for (int64_t r = 0; seed && r < shape.rows; r++) {
       fill_row(&how, r, row, shape.cols);
       rt_quantize_row(storage, row, data + r * row_bytes, shape.cols);
     }
@@ -106,7 +108,7 @@ static dp_status make_weight(const ir_module *module, int index, uint64_t seed, 
   return DP_SUCCESS;
 }
 
-static dp_status bind(ir_module *module, uint64_t seed, ir_dtype storage, bool adapter, rt_binding **out) {
+static dp_status bind_all(ir_module *module, const uint64_t *seed, ir_dtype storage, bool adapter, rt_binding **out) {
   *out = NULL;
   if (storage == IR_i32)
     return dp_fail(DP_INVALID, "weights cannot be stored as i32: take a floating or quantized type");
@@ -130,7 +132,13 @@ static dp_status bind(ir_module *module, uint64_t seed, ir_dtype storage, bool a
 }
 
 dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_binding **out) {
-  return bind(module, seed, storage, false, out);
+  return bind_all(module, &seed, storage, false, out);
 }
 
-dp_status rt_bind_new_adapter(ir_module *module, uint64_t seed, rt_binding **out) { return bind(module, seed, IR_f32, true, out); }
+dp_status rt_bind_new_adapter(ir_module *module, uint64_t seed, rt_binding **out) {
+  return bind_all(module, &seed, IR_f32, true, out);
+}
+
+dp_status rt_bind_shapes(ir_module *module, ir_dtype storage, rt_binding **out) {
+  return bind_all(module, NULL, storage, false, out);
+}

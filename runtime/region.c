@@ -1,13 +1,20 @@
-/* runtime/region.c: mapped memory, and how much of it the system could still give. */
+/* runtime/region.c: mapped memory. */
 #include "runtime/region.h"
+#include "runtime/memory.h"
 
-#include <stdio.h>
+#include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
+int64_t rt_region_bytes(int64_t size) {
+  enum { PAST_THE_END = 4096 }; /* vectors may be read a little past it */
+  int64_t page = sysconf(_SC_PAGESIZE);
+  return rt_bytes_plus(size, PAST_THE_END + page - 1) / page * page;
+}
+
 dp_status rt_region_map(rt_region *region, int64_t size, const char *what) {
-  region->size = (size_t)size + 4096; /* vectors may be read a little past the end */
+  region->size = (size_t)rt_region_bytes(size);
   void *data = mmap(NULL, region->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) {
     *region = (rt_region){0};
@@ -18,33 +25,27 @@ dp_status rt_region_map(rt_region *region, int64_t size, const char *what) {
   return DP_SUCCESS;
 }
 
+dp_status rt_region_commit(const rt_region *region, const char *what) {
+  enum { POPULATE_WRITE = 23 }; /* MADV_POPULATE_WRITE, Linux 5.14 */
+  if (!region->data || madvise(region->data, region->size, POPULATE_WRITE) == 0) return DP_SUCCESS;
+  if (errno != EINVAL)
+    return dp_fail(DP_NO_MEMORY, "the system does not give %.1f MiB for %s: %s", (double)region->size / (1 << 20), what,
+                   strerror(errno));
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  for (size_t at = 0; at < region->size; at += page) {
+    volatile char *byte = region->data + at;
+    *byte = *byte;
+  }
+  return DP_SUCCESS;
+}
+
 void rt_region_unmap(rt_region *region) {
   if (region->data) munmap(region->data, region->size);
   *region = (rt_region){0};
 }
 
-/* What the system could still give this process, in bytes; 0 when it does not say. */
-static int64_t available_memory(void) {
-  FILE *file = fopen("/proc/meminfo", "r"); /* of size 0 to stat, so not for dp_read_file */
-  long long kib = 0;
-  char line[256];
-  while (file && fgets(line, sizeof line, file))
-    if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
-  if (file) fclose(file);
-  int64_t available = (int64_t)kib * 1024;
-  struct rlimit limit;
-  long long pages = 0;
-  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return available;
-  file = fopen("/proc/self/statm", "r");
-  if (file && fscanf(file, "%lld", &pages) != 1) pages = 0;
-  if (file) fclose(file);
-  int64_t left = (int64_t)limit.rlim_cur - pages * sysconf(_SC_PAGESIZE);
-  if (left < 1) left = 1;
-  return available > 0 && available < left ? available : left;
-}
-
 dp_status rt_region_map_free(rt_region *region, int64_t size, const char *what, const char *advice) {
-  int64_t available = available_memory();
+  int64_t available = rt_memory_available();
   if (available > 0 && size > available)
     return dp_fail(DP_NO_MEMORY, "%s would take %.1f GiB, and %.1f GiB of memory is free%s", what,
                    (double)size / (1 << 30), (double)available / (1 << 30), advice);

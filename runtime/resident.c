@@ -1,11 +1,14 @@
 /* runtime/resident.c: bound weights -> memory: a plan says where each slot's matrix or vector goes, jobs of a few blocks
  * fill it, all workers at them. Weights that are tied in the same form lie there once. */
 #include "runtime/resident.h"
+#include "runtime/memory.h"
 #include "runtime/region.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+
+enum { BLOCKS = 16 }; /* of a job */
 
 struct rt_resident {
   rt_region memory;
@@ -35,15 +38,29 @@ static ir_dtype slot_type(const tile_weight *weight, const rt_bound *bound) {
   return weight->form == TILE_VECTOR || weight->storage == 1u << IR_f32 ? IR_f32 : bound->dtype;
 }
 
+/* Rows [first, end) of a matrix that lies in rows are decoded alone; of another all of it, of which the blocks are then
+ * columns. */
+static bool in_pieces(const tile_weight *weight) { return !weight->transposed; }
+
+static int64_t decoded_floats(const tile_weight *weight, const rt_bound *bound) {
+  int64_t rows = in_pieces(weight) && bound->rows > BLOCKS * RT_PACK_ROWS ? BLOCKS * RT_PACK_ROWS : bound->rows;
+  return rt_bytes_times(rows, bound->cols);
+}
+
 static dp_status pack_decoded(const job *j) {
   const rt_bound *bound = j->bound;
-  float *elements = malloc(sizeof *elements * (size_t)(bound->rows * bound->cols));
+  int64_t first = in_pieces(j->weight) ? j->first * RT_PACK_ROWS : 0;
+  int64_t end = in_pieces(j->weight) ? (j->first + j->count) * RT_PACK_ROWS : bound->rows;
+  if (end > bound->rows) end = bound->rows;
+  float *elements = malloc(sizeof *elements * (size_t)((end - first) * bound->cols));
   if (!elements) return dp_fail(DP_NO_MEMORY, "no memory to decode '%s'", j->weight->name);
-  rt_bound_to_f32(bound, elements);
-  rt_bound decoded = {.data = (const uint8_t *)elements, .dtype = IR_f32, .plain = true, .rows = bound->rows,
+  for (int64_t row = first; row < end; row++) rt_bound_row(bound, row, elements + (row - first) * bound->cols);
+  rt_bound decoded = {.data = (const uint8_t *)elements, .dtype = IR_f32, .plain = true, .rows = end - first,
                       .cols = bound->cols, .row_bytes = bound->cols * 4};
-  dp_status status = rt_pack_bound(&decoded, j->weight->transposed, j->destination, j->first, j->count);
+  char *destination = j->destination + (in_pieces(j->weight) ? first * bound->cols * 4 : 0);
+  dp_status status = rt_pack_bound(&decoded, j->weight->transposed, destination, in_pieces(j->weight) ? 0 : j->first, j->count);
   free(elements);
+  if (in_pieces(j->weight)) rt_bound_forget(bound, first, end);
   return status;
 }
 
@@ -74,16 +91,16 @@ static void *pack_worker(void *argument) {
 static int64_t slot_bytes(const tile_weight *weight, const rt_bound *bound) {
   int64_t bytes = weight->form == TILE_VECTOR ? (weight->cols + TILE_LANES) * 4
                                               : rt_packed_size(slot_type(weight, bound), weight->rows, weight->cols);
-  return (bytes + 127) / 64 * 64;
+  return bytes < 0 ? INT64_C(1) << RT_MEMORY_BITS : (bytes + 127) / 64 * 64;
 }
 
 /* An earlier tile weight that holds the very memory this one needs: a tied weight in the same form. */
-static int shared_with(const packing *p, int index) {
-  const tile_weight *weight = &p->program->weights[index];
-  const rt_bound *bound = rt_binding_get(p->binding, weight->weight, 0);
+static int shared_with(const tile_program *program, const rt_binding *binding, int index) {
+  const tile_weight *weight = &program->weights[index];
+  const rt_bound *bound = rt_binding_get(binding, weight->weight, 0);
   for (int i = 0; bound && i < index; i++) {
-    const tile_weight *other = &p->program->weights[i];
-    const rt_bound *others = rt_binding_get(p->binding, other->weight, 0);
+    const tile_weight *other = &program->weights[i];
+    const rt_bound *others = rt_binding_get(binding, other->weight, 0);
     if (others && rt_bound_same(bound, others) && other->form == weight->form &&
         other->transposed == weight->transposed && other->storage == weight->storage && other->count == weight->count && other->inner == weight->inner)
       return i;
@@ -91,40 +108,85 @@ static int shared_with(const packing *p, int index) {
   return -1;
 }
 
-static dp_status collect_jobs(rt_resident *r, packing *p) {
-  enum { BLOCKS = 16 };
-  for (int pass = 0; pass < 2; pass++) {
-    int64_t at = 0, jobs = 0;
-    for (int w = 0; w < p->program->weight_count; w++) {
-      const tile_weight *weight = &p->program->weights[w];
-      int shared = shared_with(p, w);
-      for (int layer = 0; layer < weight->count * weight->inner; layer++) { /* and matrix */
-        const rt_bound *bound = rt_binding_get(p->binding, weight->weight, layer);
-        if (!bound) return dp_fail(DP_INVALID, "weight '%s' is used but has no data", weight->name);
-        int slot = weight->first_slot + layer;
-        if (shared >= 0) {
-          r->slots[slot] = r->slots[p->program->weights[shared].first_slot + layer];
-          r->types[slot] = r->types[p->program->weights[shared].first_slot + layer];
-          continue;
-        }
-        char *destination = pass ? r->memory.data + at : NULL;
-        r->slots[slot] = destination;
-        r->types[slot] = (uint8_t)slot_type(weight, bound);
-        at += slot_bytes(weight, bound);
-        int64_t blocks = weight->form == TILE_VECTOR ? 1 : rt_packed_blocks(weight->rows);
-        int64_t step = slot_type(weight, bound) == bound->dtype ? BLOCKS : blocks;
-        for (int64_t first = 0; first < blocks; first += step, jobs++)
-          if (pass)
-            p->jobs[jobs] = (job){bound, weight, destination, first, blocks - first < step ? blocks - first : step};
-      }
+/* Where each slot lies in the memory, in bytes from its begin; offsets NULL: only how much that is. Of a weight without
+ * data: nowhere. */
+static int64_t lay_out(const tile_program *program, const rt_binding *binding, int64_t *offsets) {
+  int64_t at = 0;
+  for (int w = 0; w < program->weight_count; w++) {
+    const tile_weight *weight = &program->weights[w];
+    int shared = shared_with(program, binding, w);
+    for (int i = 0; i < weight->count * weight->inner; i++) { /* layer and matrix */
+      const rt_bound *bound = rt_binding_get(binding, weight->weight, i);
+      if (offsets) offsets[weight->first_slot + i] = shared >= 0 ? offsets[program->weights[shared].first_slot + i] : at;
+      if (bound && shared < 0) at = rt_bytes_plus(at, slot_bytes(weight, bound));
     }
-    p->job_count = jobs;
-    if (pass == 1) break;
-    p->jobs = calloc((size_t)jobs + 1, sizeof *p->jobs);
-    if (!p->jobs) return dp_fail(DP_NO_MEMORY, "no memory to pack weights");
-    DP_TRY(rt_region_map_free(&r->memory, at, "the weights", ""));
   }
+  return at;
+}
+
+int64_t rt_resident_bytes(const tile_program *program, const rt_binding *binding) {
+  return rt_region_bytes(lay_out(program, binding, NULL));
+}
+
+int64_t rt_resident_loading_bytes(const tile_program *program, const rt_binding *binding, int workers) {
+  int64_t largest = 0;
+  for (int w = 0; w < program->weight_count; w++) {
+    const tile_weight *weight = &program->weights[w];
+    const rt_bound *bound = rt_binding_get(binding, weight->weight, 0);
+    if (!bound || weight->form == TILE_VECTOR || slot_type(weight, bound) == bound->dtype) continue;
+    int64_t bytes = rt_bytes_times(decoded_floats(weight, bound), 4);
+    if (bytes > largest) largest = bytes;
+  }
+  return rt_bytes_times(largest, workers);
+}
+
+static int64_t blocks_of(const tile_weight *weight) { return weight->form == TILE_VECTOR ? 1 : rt_packed_blocks(weight->rows); }
+
+/* Of what is decoded as a whole one job does all blocks. */
+static int64_t blocks_a_job(const tile_weight *weight, const rt_bound *bound) {
+  return slot_type(weight, bound) == bound->dtype || in_pieces(weight) ? BLOCKS : blocks_of(weight);
+}
+
+static int64_t list_jobs(packing *p, rt_resident *r, const int64_t *offsets) {
+  int64_t jobs = 0;
+  for (int w = 0; w < p->program->weight_count; w++) {
+    const tile_weight *weight = &p->program->weights[w];
+    bool shared = shared_with(p->program, p->binding, w) >= 0;
+    for (int i = 0; i < weight->count * weight->inner; i++) {
+      const rt_bound *bound = rt_binding_get(p->binding, weight->weight, i);
+      char *destination = p->jobs ? r->memory.data + offsets[weight->first_slot + i] : NULL;
+      r->slots[weight->first_slot + i] = destination;
+      r->types[weight->first_slot + i] = (uint8_t)slot_type(weight, bound);
+      int64_t blocks = shared ? 0 : blocks_of(weight), step = blocks_a_job(weight, bound);
+      for (int64_t first = 0; first < blocks; first += step, jobs++)
+        if (p->jobs)
+          p->jobs[jobs] = (job){bound, weight, destination, first, blocks - first < step ? blocks - first : step};
+    }
+  }
+  return jobs;
+}
+
+static dp_status check_bound(const packing *p) {
+  for (int w = 0; w < p->program->weight_count; w++)
+    for (int i = 0; i < p->program->weights[w].count * p->program->weights[w].inner; i++)
+      if (!rt_binding_get(p->binding, p->program->weights[w].weight, i))
+        return dp_fail(DP_INVALID, "weight '%s' is used but has no data", p->program->weights[w].name);
   return DP_SUCCESS;
+}
+
+static dp_status collect_jobs(rt_resident *r, packing *p) {
+  DP_TRY(check_bound(p));
+  int64_t *offsets = calloc((size_t)p->program->slot_count + 1, sizeof *offsets);
+  if (!offsets) return dp_fail(DP_NO_MEMORY, "no memory to pack weights");
+  dp_status status = rt_region_map_free(&r->memory, lay_out(p->program, p->binding, offsets), "the weights", "");
+  if (status.code == DP_OK) {
+    job *jobs = calloc((size_t)list_jobs(p, r, offsets) + 1, sizeof *jobs);
+    if (!jobs) status = dp_fail(DP_NO_MEMORY, "no memory to pack weights");
+    p->jobs = jobs;
+    if (jobs) p->job_count = list_jobs(p, r, offsets);
+  }
+  free(offsets);
+  return status;
 }
 
 static dp_status pack_weights(rt_resident *r, packing *p, int workers) {
@@ -156,6 +218,8 @@ dp_status rt_resident_new(const tile_program *program, const rt_binding *binding
   *resident = r;
   return DP_SUCCESS;
 }
+
+int64_t rt_resident_size(const rt_resident *r) { return (int64_t)r->memory.size; }
 
 void rt_resident_free(rt_resident *r) {
   if (!r) return;

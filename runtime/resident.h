@@ -14,6 +14,10 @@ typedef struct rt_resident_options {
 /* Brings the weights of `program` into memory. Neither program nor binding nor its file are needed afterwards. */
 dp_status rt_resident_new(const tile_program *program, const rt_binding *binding, const rt_resident_options *options,
                           rt_resident **resident);
+/* The bytes that takes; and those of decoded pieces beside it while it works. */
+int64_t rt_resident_bytes(const tile_program *program, const rt_binding *binding);
+int64_t rt_resident_loading_bytes(const tile_program *program, const rt_binding *binding, int workers);
+int64_t rt_resident_size(const rt_resident *resident); /* what it took */
 void rt_resident_free(rt_resident *resident); /* NULL is fine */
 
 /* What a step wants: by slot, as in tile_step. */

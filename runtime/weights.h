@@ -179,6 +179,9 @@ dp_status rt_bind_weights(ir_module *module, const rt_weights_file *file, unsign
  * weight is what it is tied to. Sets ir_weight.storage. The memory (DP_NO_MEMORY) belongs to *out. */
 dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_binding **out);
 
+/* The same without elements, for asking how much memory they would take: their data must not be read. */
+dp_status rt_bind_shapes(ir_module *module, ir_dtype storage, rt_binding **out);
+
 void rt_binding_free(rt_binding *binding); /* NULL is fine */
 /* Weight `weight` (its index in module->weights), `index` among its stack: 0 when not stacked, the layer (from 0, also
  * where first_layer is not), or layer * n + i with a second stack dimension n. NULL for an optional weight that is not

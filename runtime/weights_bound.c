@@ -5,8 +5,6 @@
 #include "runtime/weights_binding.h"
 
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum { LARGEST_BLOCK = 256 };
 
@@ -148,22 +146,16 @@ uint64_t rt_bound_hash(uint64_t seed, const rt_bound *b) {
   return dp_hash(seed, b->data, (size_t)(b->rows * b->row_bytes));
 }
 
-static void forget_bytes(const uint8_t *data, int64_t size) {
-  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)data;
-  uintptr_t from = (at + page - 1) / page * page, to = (at + (uintptr_t)size) / page * page;
-  if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
-}
-
 void rt_bound_forget(const rt_bound *bound, int64_t first, int64_t end) {
   if (bound->int4) {
     const rt_tensor *words = bound->int4->words;
-    if (first <= 0 && end >= bound->rows && words->mapped) forget_bytes(words->data, (int64_t)words->bytes);
+    if (first <= 0 && end >= bound->rows && words->mapped) dp_forget_mapped(words->data, words->bytes);
     return;
   }
   if (!bound->tensor || !bound->tensor->mapped) return;
   bool pairs_only = !bound->transposed && !bound->vector && !bound->run && bound->paired_heads > 0;
   if (bound->plain || pairs_only)
-    forget_bytes(bound->data + first * bound->row_bytes, (end - first) * bound->row_bytes);
+    dp_forget_mapped(bound->data + first * bound->row_bytes, (size_t)((end - first) * bound->row_bytes));
   else if (first <= 0 && end >= bound->rows)
-    forget_bytes(bound->tensor->data, (int64_t)bound->tensor->bytes);
+    dp_forget_mapped(bound->tensor->data, bound->tensor->bytes);
 }

@@ -20,6 +20,11 @@
 #define RANDOM                                                                                                         \
   "--weights random:7 --set vocab=96 --set d=64 --set layers=2 --set heads=4 --set kv_heads=2 --set ff=128 "
 
+/* A recipe for it in t.dip, its data beside it. */
+#define RECIPE                                                                                                         \
+  "python3 -c \"open('data.bin','wb').write(bytes(b for i in range(4000) for b in (i * i % 96, 0)))\" && echo \"import \\\"$M\\\"; " \
+  "recipe r for llama { pretrain { data \\\"data.bin\\\"; optimizer adamw { lr 1e-3; } batch 2; length 64; steps 3; } }\" >t.dip && "
+
 static char folder[] = "/tmp/dipper-cli-XXXXXX";
 
 typedef struct outcome {
@@ -100,6 +105,19 @@ static const expectation mistakes[] = {
     {"dipper run nowhere.dip --weights $W -p x", 1, "No such file"},
     {"dipper plot", 2, "wants BENCH.json"},
     {"dipper plot nowhere.json", 1, "nowhere.json"},
+    {"mkdir -p r0; dipper plot r0", 1, "r0/log.jsonl"},
+    {": >e.jsonl; dipper plot e.jsonl", 1, "e.jsonl"},
+    {"echo >e.jsonl; dipper plot e.jsonl", 1, "e.jsonl:1: the log has no steps"},
+    {"printf '{\"step\":1,\"loss\":2}\\n\\n{\"step\":2,\"los' >e.jsonl; dipper plot e.jsonl", 1, "e.jsonl:3: not a line of JSON"},
+    {"printf '{\"step\":1,\"loss\":2}\\n{\"step\":2}\\n' >e.jsonl; dipper plot e.jsonl", 1, "e.jsonl:2: not a line of a training log"},
+    {"printf '[1]\\n' >e.jsonl; dipper plot e.jsonl", 1, "e.jsonl:1: not a line of a training log"},
+    {"dipper plan", 2, "wants RECIPE.dip"},
+    {"dipper plan $M", 1, "no recipe"},
+    {"dipper plan nowhere.dip", 1, "No such file"},
+    {"dipper plan $M --memory much", 2, "--memory wants a size such as 800M or 3G, not 'much'"},
+    {"dipper plan $M --memory -1", 2, "--memory wants a size"},
+    {"dipper plan $M --memory 3GG", 2, "--memory wants a size"},
+    {RECIPE "dipper train t.dip " RANDOM "--memory 1M", 1, "are missing ("},
     {"echo '{' >p.json; dipper plot p.json", 1, "p.json"},
     {"echo '{\"rows\": []}' >p.json; dipper plot p.json", 1, "no rows"},
     {"echo '{\"rows\": [{\"group\": \"g\", \"programs\": {\"a\": {}}}]}' >p.json; dipper plot p.json", 1, "median"},
@@ -201,6 +219,26 @@ static const expectation uses[] = {
      "grep -q '>f16 &amp; more<' p.svg && grep -q '>20.0<' p.svg && test $(grep -c 'class=\"p[01]\"' p.svg) = 4 && "
      "test $(grep -c 'class=\"w\"' p.svg) = 1",
      0, NULL},
+    {"mkdir -p r1; for i in 1 2 3 4; do echo \"{\\\"step\\\":$i,\\\"loss\\\":$((5 - i)),\\\"grad_norm\\\":$i,\\\"lr\\\":0.00$i}\"; done >r1/log.jsonl && "
+     "dipper plot r1 -o l.svg && dipper plot r1/ | sed 's,>r1/<,>r1<,' | cmp - l.svg && "
+     "python3 -c \"import xml.etree.ElementTree as E; r = E.parse('l.svg').getroot(); "
+     "d = {p.get('class'): p.get('d') for p in r.iter('{http://www.w3.org/2000/svg}path')}; "
+     "assert d['loss'] == 'M70.0 66.0L340.0 166.0L610.0 266.0L880.0 366.0', d['loss']; "
+     "assert d['norm'].startswith('M70.0 ') and d['rate'].endswith('L880.0 596.0'), d; "
+     "t = [x.text for x in r.iter('{http://www.w3.org/2000/svg}text')]; "
+     "assert 'r1' in t and t.count('4') >= 2 and '0.004' in t and 'step 4: loss 1.0000; lowest 1.0000 at step 4' in t, t\"",
+     0, NULL},
+    {"{ seq 1 3000 | awk '{printf \"{\\\"step\\\":%d,\\\"loss\\\":%.9g}\\n\", $1, 3 + 5 / $1}'; echo '{\"step\":2000,\"loss\":9}'; } >n.jsonl && "
+     "dipper plot n.jsonl -o n.svg && test $(wc -c <n.svg) -lt 60000 && grep -q 'step 2000: loss 9.0000; lowest 3.0025 at step 1999' n.svg && "
+     "grep -q 'class=\"smooth\"' n.svg",
+     0, NULL},
+    {RECIPE "dipper plan t.dip " RANDOM "| grep -q 'it fits' && dipper plan t.dip " RANDOM "--json --memory 1GiB | "
+     "grep -q '\"available\":1073741824,.*\"fits\":true' && "
+     "python3 -c \"import json, subprocess, sys; p = json.loads(subprocess.check_output(sys.argv[1:])); "
+     "parts = 'weights gradients optimizer activations windows cache workers program reference data'.split(); "
+     "assert p['peak'] == sum(p[k] for k in parts) and p['tokens'] == 128 and p['update_s'] > 0, p\" " DIPPER_COMMAND
+     " plan t.dip " RANDOM "--json",
+     0, NULL},
     {"dipper bench $M " RANDOM "--prefill 20 --decode 0 --repeat 1 --batch 3", 0, NULL},
     {"unset DIPPER_CACHE; XDG_CACHE_HOME=$D/xdg dipper logits $M " RANDOM "--tokens 1 --out x.npy && ls xdg/dipper/*",
      0, NULL},
@@ -256,7 +294,7 @@ END_TEST
 START_TEST(every_command_explains_itself) {
   static const char *const commands[] = {"run", "logits", "eval",    "tokenize", "check",
                                          "ir",  "graph",  "weights", "bench",
-                                         "embed", "trace", "profile", "plot"};
+                                         "embed", "trace", "profile", "plot", "train", "plan"};
   char line[200];
   for (size_t i = 0; i < DP_COUNT(commands); i++) {
     ck_assert_msg(strstr(run("dipper help")->out, commands[i]), "help does not name %s", commands[i]);

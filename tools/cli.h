@@ -8,8 +8,9 @@
  *   embed.c    embed: texts to vectors
  *   trace.c    trace: a timeline of a run
  *   profile.c  profile: time and work of each op, beside the limits that limits.c measures
- *   plot.c     plot: a bench's figures as a picture
+ *   plot.c     plot: a bench's figures as a picture; plot_run.c: a training run's; svg.c
  *   train.c    train: a recipe, with its progress
+ *   plan.c     plan: a recipe's memory and time before it runs
  *   look.c     check, ir, graph, weights, tokenize: looking inside */
 #ifndef DIPPER_TOOLS_CLI_H
 #define DIPPER_TOOLS_CLI_H
@@ -99,5 +100,6 @@ int cli_tokenize(const cli_args *args);
 int cli_embed(const cli_args *args);
 int cli_plot(const cli_args *args);
 int cli_train(const cli_args *args);
+int cli_plan(const cli_args *args);
 
 #endif

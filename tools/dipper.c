@@ -68,7 +68,7 @@ static const cli_command commands[] = {
      .run = cli_embed},
     {.name = "train",
      .arguments = "RECIPE.dip --weights FILE [--data FILE] [--out DIR]",
-     .flags = MODEL_FLAGS " --adapter --tokenizer --plan --recipe --data --out --resume --steps --threads",
+     .flags = MODEL_FLAGS " --adapter --tokenizer --plan --recipe --data --out --resume --steps --threads --memory",
      .required = "--weights",
      .summary = "carry out a recipe: train a model",
      .description =
@@ -82,6 +82,20 @@ static const cli_command commands[] = {
      .least = 1,
      .most = 1,
      .run = cli_train},
+    {.name = "plan",
+     .arguments = "RECIPE.dip [--weights FILE]",
+     .flags = MODEL_FLAGS " --tokenizer --plan --recipe --data --steps --threads --memory --json",
+     .summary = "a recipe's memory and time, before it runs",
+     .description =
+         "Prints what a training run will take at its peak, by what for, whether that fits into the memory there is (the\n"
+         "machine's, a control group's, --memory's), and about how long a step will last. The code is compiled and kept for the\n"
+         "run; no weights are read and no data. Without --weights: for f32 of the text's shapes. When it does not fit: which\n"
+         "statements would make it fit, and exit status 1.",
+     .examples = "  dipper plan tune.dip --weights SmolLM2-135M-Instruct.Q4_1.gguf\n"
+                 "  dipper plan tune.dip --memory 2G --json\n",
+     .least = 1,
+     .most = 1,
+     .run = cli_plan},
     {.name = "tokenize",
      .arguments = "--weights FILE [TEXT]",
      .flags = "--weights --decode --json",
@@ -185,12 +199,15 @@ static const cli_command commands[] = {
      .most = 1,
      .run = cli_profile},
     {.name = "plot",
-     .arguments = "BENCH.json [-o FILE.svg]",
+     .arguments = "BENCH.json | DIR [-o FILE.svg]",
      .flags = "-o",
-     .summary = "draw a bench's figures",
-     .description = "Draws what `make bench` wrote: a panel for each group of figures, a bar for each program, whiskers from\n"
-                    "the smallest to the largest sample. Without -o to stdout.",
-     .examples = "  dipper plot bench/results/2026-11-24.json -o bench.svg\n",
+     .summary = "draw a bench's figures, or a training run",
+     .description = "Of a directory that `dipper train --out` wrote to (or of its log.jsonl): loss over steps with a smoothed line,\n"
+                    "the gradient's norm and the learning rate. Steps that a resumed run made again count as it made them.\n"
+                    "Of what `make bench` wrote: a panel for each group of figures, a bar for each program, whiskers from the\n"
+                    "smallest to the largest sample. Without -o to stdout.",
+     .examples = "  dipper plot run -o loss.svg\n"
+                 "  dipper plot bench/results/2026-11-24.json -o bench.svg\n",
      .least = 1,
      .most = 1,
      .run = cli_plot},

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum flag_kind { FLAG_BOOL, FLAG_TEXT, FLAG_INTEGER, FLAG_NUMBER, FLAG_INT, FLAG_SET } flag_kind;
+typedef enum flag_kind { FLAG_BOOL, FLAG_TEXT, FLAG_INTEGER, FLAG_NUMBER, FLAG_INT, FLAG_SIZE, FLAG_SET } flag_kind;
 
 typedef struct flag {
   const char *name, *value, *doc;
@@ -43,6 +43,8 @@ static const flag flags[] = {
     {"--plan", "NAME", "the plan of the text (default: its last for the model)", FLAG_TEXT, AT(model.plan), 0, 0},
     {"--recipe", "NAME", "the recipe of the text (default: its last)", FLAG_TEXT, AT(model.recipe), 0, 0},
     {"--data", "FILE", "data instead of the recipe's: .txt, .jsonl, .bin, or a directory of those", FLAG_TEXT, AT(data), 0, 0},
+    {"--memory", "SIZE", "bytes that the process may have, as 3G, 800M or 1500000000 (default: what is available)", FLAG_SIZE,
+     AT(model.memory_limit), 0, 0},
     {"--resume", NULL, "go on from the newest whole checkpoint", FLAG_BOOL, AT(resume), 0, 0},
     {"-p", "PROMPT", "the prompt", FLAG_TEXT, AT(prompt), 0, 0},
     {"--chat", NULL, "a conversation in the terminal", FLAG_BOOL, AT(chat), 0, 0},
@@ -117,6 +119,25 @@ static bool parse_integer(const char *text, int64_t *value) {
   return true;
 }
 
+/* "800M", "1.5G", "64KiB": powers of 1000, with an i of 1024. */
+static bool parse_size(const char *text, int64_t *value) {
+  static const char letters[] = "KMGT";
+  char *end;
+  double number = strtod(text, &end), unit = 1;
+  if (end == text || !isfinite(number)) return false;
+  const char *letter = *end ? strchr(letters, *end == 'k' ? 'K' : *end) : NULL;
+  if (letter) {
+    bool binary = end[1] == 'i';
+    for (const char *at = letters; at <= letter; at++) unit *= binary ? 1024 : 1000;
+    end += binary ? 2 : 1;
+  }
+  if (*end == 'B') end++;
+  number *= unit;
+  if (*end || number < 1 || number >= 0x1p62) return false;
+  *value = (int64_t)number;
+  return true;
+}
+
 static int unknown_flag(const cli_command *command, const char *name) {
   const char *names[DP_COUNT(flags) + 1];
   int count = 0;
@@ -155,6 +176,10 @@ static int set_flag(const cli_command *command, const flag *f, const char *value
       *(int *)(void *)field = (int)integer;
     else
       *(int64_t *)(void *)field = integer;
+    return CLI_OK;
+  case FLAG_SIZE:
+    if (!parse_size(value, (int64_t *)(void *)field))
+      return cli_usage(command->name, "%s wants a size such as 800M or 3G, not '%s'", f->name, value);
     return CLI_OK;
   case FLAG_NUMBER:
     number = strtod(value, &end);

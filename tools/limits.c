@@ -215,8 +215,21 @@ static size_t buffer_size(void) {
   return size > LEAST ? size : LEAST;
 }
 
+static double operations(int threads) { return 2.0 * 16 * FMA_ROUNDS * threads; } /* a product and a sum each */
+
+dp_status cli_measure_flop(int threads, cli_limits *limits) {
+  *limits = (cli_limits){.threads = threads};
+  int lanes;
+  double took = 1;
+  multiply_loop *multiply = widest_multiply(&lanes, &limits->flop_how);
+  DP_TRY(best_of(threads, NULL, 0, multiply, &took));
+  limits->flop_s = operations(threads) * lanes / took;
+  return DP_SUCCESS;
+}
+
 dp_status cli_measure_limits(int threads, cli_limits *limits) {
-  *limits = (cli_limits){.threads = threads, .read_bytes = (int64_t)buffer_size()};
+  DP_TRY(cli_measure_flop(threads, limits));
+  limits->read_bytes = (int64_t)buffer_size();
   size_t size = (size_t)limits->read_bytes;
   char *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return dp_fail(DP_NO_MEMORY, "no memory to measure the machine");
@@ -227,11 +240,7 @@ dp_status cli_measure_limits(int threads, cli_limits *limits) {
   munmap(data, size);
   if (status.code != DP_OK) return status;
   limits->read_bytes_s = (double)size / took;
-  int lanes;
-  multiply_loop *multiply = widest_multiply(&lanes, &limits->flop_how);
-  DP_TRY(best_of(threads, NULL, 0, multiply, &took));
-  double chains = 2.0 * 16 * FMA_ROUNDS * threads; /* a product and a sum each */
-  limits->flop_s = chains * lanes / took;
+  double chains = operations(threads);
   if (dot_of(true)) DP_TRY(best_of(threads, NULL, 0, dot_of(true), &took));
   if (dot_of(true)) limits->bf16_flop_s = chains * 32 / took;
   if (dot_of(false)) DP_TRY(best_of(threads, NULL, 0, dot_of(false), &took));

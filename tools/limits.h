@@ -15,5 +15,7 @@ typedef struct cli_limits {
 } cli_limits;
 
 dp_status cli_measure_limits(int threads, cli_limits *limits);
+/* flop_s and flop_how alone: takes no memory. */
+dp_status cli_measure_flop(int threads, cli_limits *limits);
 
 #endif

@@ -1,13 +1,14 @@
-/* tools/plot.c: a bench's figures (JSON, the schema at the head of bench/run.py) as a picture (SVG 1.1 with CSS, which
+/* tools/plot.c: which picture; a bench's figures (JSON, the schema at the head of bench/run.py) as a picture (SVG 1.1 with CSS, which
  * follows a reader's dark mode): a panel a group of rows, a row of bars a measurement, a bar a program, whiskers from
  * the smallest to the largest sample. */
-#include "tools/cli.h"
+#include "tools/svg.h"
 
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { MAX_PROGRAMS = 12, MAX_GROUPS = 64, WIDTH = 900, LABEL = 228, VALUE = 96, BAR = 13, GAP = 9, MARGIN = 16 };
 
@@ -61,25 +62,9 @@ static bool read_chart(json_t *root, chart *c, const char **problem) {
 
 /* ---- drawing */
 
-static void add_text(dp_str *out, const char *text) {
-  for (; *text; text++) {
-    if (*text == '&') dp_str_add(out, "&amp;");
-    else if (*text == '<') dp_str_add(out, "&lt;");
-    else if (*text == '>') dp_str_add(out, "&gt;");
-    else if ((unsigned char)*text >= 0x20) dp_str_addc(out, *text);
-  }
-}
-
 static double number_of(const json_t *figure, const char *key, double otherwise) {
   const json_t *value = json_object_get(figure, key);
   return json_is_number(value) && isfinite(json_number_value(value)) ? json_number_value(value) : otherwise;
-}
-
-/* Three digits. */
-static void add_number(dp_str *out, double value) {
-  if (value >= 100) dp_str_addf(out, "%.0f", value);
-  else if (value >= 10) dp_str_addf(out, "%.1f", value);
-  else dp_str_addf(out, "%.3g", value);
 }
 
 static bool in_group(const json_t *row, const char *group) { return strcmp(text_of(row, "group"), group) == 0; }
@@ -109,7 +94,7 @@ static void draw_bar(dp_str *out, const json_t *figure, int program, double scal
                 LABEL + high * scale, LABEL + low * scale, middle - 4, LABEL + high * scale, middle - 4);
   dp_str_addf(out, "<text class=\"v\" x=\"%.1f\" y=\"%.1f\">", LABEL + (high > median ? high : median) * scale + 6,
               middle + 3);
-  add_number(out, median);
+  svg_add_number(out, median);
   dp_str_add(out, "</text>\n");
 }
 
@@ -123,7 +108,7 @@ static double draw_row(dp_str *out, const chart *c, const json_t *row, double sc
     y += BAR;
   }
   dp_str_addf(out, "<text class=\"l\" x=\"%d\" y=\"%.1f\">", LABEL - 10, (begin + y) / 2 + 3);
-  add_text(out, text_of(row, "label"));
+  svg_add_text(out, text_of(row, "label"));
   dp_str_add(out, "</text>\n");
   return y + GAP;
 }
@@ -137,9 +122,9 @@ static double draw_group(dp_str *out, const chart *c, const char *group, double 
     if (!in_group(row, group)) continue;
     if (!titled) {
       dp_str_addf(out, "<text class=\"t\" x=\"%d\" y=\"%.1f\">", MARGIN, y + 12);
-      add_text(out, group);
+      svg_add_text(out, group);
       dp_str_add(out, "<tspan class=\"u\" dx=\"8\">");
-      add_text(out, text_of(row, "unit"));
+      svg_add_text(out, text_of(row, "unit"));
       const json_t *lower = json_object_get(row, "lower_is_better");
       dp_str_add(out, json_is_true(lower) ? ", less is better</tspan></text>\n" : "</tspan></text>\n");
       y += 24;
@@ -154,9 +139,9 @@ static double draw_head(dp_str *out, const chart *c, const json_t *root) {
   const json_t *machine = json_object_get(root, "machine");
   double x = MARGIN, y = 38;
   dp_str_addf(out, "<text class=\"s\" x=\"%d\" y=\"24\">", MARGIN);
-  add_text(out, text_of(root, "date"));
+  svg_add_text(out, text_of(root, "date"));
   dp_str_add(out, " ");
-  add_text(out, text_of(machine, "cpu"));
+  svg_add_text(out, text_of(machine, "cpu"));
   const json_t *cores = json_object_get(machine, "cores");
   if (json_is_integer(cores)) dp_str_addf(out, ", %d cores", (int)json_integer_value(cores));
   dp_str_add(out, "; bars: medians, whiskers: all samples</text>\n");
@@ -165,7 +150,7 @@ static double draw_head(dp_str *out, const chart *c, const json_t *root) {
     if (x + width > WIDTH && x > MARGIN) x = MARGIN, y += 20;
     dp_str_addf(out, "<rect class=\"p%d\" x=\"%.0f\" y=\"%.0f\" width=\"12\" height=\"12\" rx=\"2\"/>\n", i, x, y);
     dp_str_addf(out, "<text class=\"k\" x=\"%.0f\" y=\"%.0f\">", x + 18, y + 10);
-    add_text(out, c->programs[i]);
+    svg_add_text(out, c->programs[i]);
     dp_str_add(out, "</text>\n");
     x += width;
   }
@@ -194,7 +179,7 @@ static void draw(const chart *c, const json_t *root, dp_str *out) {
   dp_str_free(&body);
 }
 
-int cli_plot(const cli_args *args) {
+static int plot_bench(const cli_args *args) {
   json_error_t error;
   const char *path = args->positional[0], *problem;
   json_t *root = json_load_file(path, 0, &error);
@@ -206,11 +191,22 @@ int cli_plot(const cli_args *args) {
     code = cli_complain("%s is not a bench's result: %s", path, problem);
   } else {
     draw(&c, root, &out);
-    if (out.failed) code = cli_complain("no memory to draw '%s'", path);
-    else if (args->out) code = cli_write_file(args->out, &(dp_text){out.text, out.length});
-    else code = cli_write(out.text, out.length) ? CLI_OK : CLI_FAILURE;
+    code = svg_write(args, &out);
   }
   dp_str_free(&out);
   json_decref(root);
+  return code;
+}
+
+int cli_plot(const cli_args *args) {
+  const char *path = args->positional[0];
+  size_t length = strlen(path), end = strlen(".jsonl");
+  struct stat info;
+  if (length > end && strcmp(path + length - end, ".jsonl") == 0) return plot_run(args, path);
+  if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode)) return plot_bench(args);
+  dp_str log = {0};
+  dp_str_addf(&log, "%s%slog.jsonl", path, length > 0 && path[length - 1] == '/' ? "" : "/");
+  int code = log.text ? plot_run(args, log.text) : cli_complain("no memory to draw '%s'", path);
+  dp_str_free(&log);
   return code;
 }

@@ -51,6 +51,7 @@ typedef struct dp_options {
   const char *triple, *cpu, *features; /* code for another machine (to look at); NULL: this one */
   const char *tokenizer;               /* weights whose tokenizer and chat template are taken; NULL: of `weights` */
   const char *plan, *recipe;           /* of the text, by name; NULL: the last for the model, else defaults */
+  int64_t memory_limit;                /* training: bytes that the process may have; 0: what the system has available */
   bool scalar_head; /* the model gives each token one number (a reward, a value) by a weight `score` [1, d] (Hugging Face:
                        score.weight, zeros when the file has none) in the place of the last product */
   bool color;                          /* diagnostics with terminal colors */

@@ -25,10 +25,14 @@ typedef struct dp_training {
                          most; adapter: what the plan's `adapt` begins with, NULL: a new one */
   bool recompute;     /* keep only what passes from layer to layer and make the rest again: less memory, more work */
   dp_adamw optimizer; /* all 0: the defaults */
+  int64_t sequences;    /* of a step, at most: each takes whole pages of 64 tokens of the cache; 0: many */
   int64_t wide_columns; /* logits of so many columns are made for some rows at a time; 0: 8192 */
+  int64_t reserve;      /* bytes that the process will want besides: what does not leave them does not fit */
   bool scores;          /* dp_trainer_score will be asked: one more entry is compiled */
 } dp_training;
 
+/* DP_NO_MEMORY, before anything large is taken: it does not fit; the message says what takes how much and what is missing.
+ * What training touches is taken from the system here, not step by step. */
 dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer);
 void dp_trainer_free(dp_trainer *trainer); /* NULL is fine */
 /* The model that is being trained, the trainer's: sessions of it, freed before the trainer, run on the very weights that
@@ -102,10 +106,43 @@ typedef struct dp_run {
   void *user;
 } dp_run;
 
-/* The reference of `dpo` is the model with the weights that the run begins with, as they are stored. DP_INVALID: mistakes in the text or the data, a batch that cannot fit, a loss that is no
- * number any more (the message says in which step and where; checkpoints stay as they are). DP_IO: a checkpoint could not
- * be written (the one before stays). DP_UNSUPPORTED: what is not carried out yet, named. */
+/* The reference of `dpo` is the model with the weights that the run begins with, as they are stored. DP_INVALID: mistakes in the
+ * text or the data, a loss that is no number any more (the message says in which step and where; checkpoints stay as they
+ * are). DP_NO_MEMORY, before anything large is taken: a batch that cannot fit; the message says what is missing and which
+ * statements would make it fit. DP_IO: a checkpoint could not be written (the one before stays). DP_UNSUPPORTED: what is not
+ * carried out yet, named. */
 dp_status dp_run_recipe(const dp_run *run);
+
+/* ---- what a run will take, before it runs */
+
+typedef struct dp_run_plan {
+  /* Bytes by cause. */
+  int64_t weights;     /* as kernels read them; of one that is tied once */
+  int64_t gradients;
+  int64_t optimizer;   /* two moments of what is trained */
+  int64_t activations; /* kept from forward to backward, and what lives between ops */
+  int64_t windows;     /* logits and their gradients, of the rows that are there at a time */
+  int64_t cache;       /* keys and values of a step's sequences */
+  int64_t workers;     /* their scratch and counters, a step's arguments and losses */
+  int64_t program;     /* text, tile program, machine code, tokenizer, libraries: what this process has, measured */
+  int64_t reference;   /* of dpo: the model that the run begins with, with an engine of its own */
+  int64_t data;        /* an allowance for batches and the index; files are mapped, and are the system's to drop */
+  int64_t loading;     /* all that is there while the weights are read */
+  int64_t peak;        /* the sum of the others, or `loading` where that is more */
+  int64_t available;   /* what this process could have: what it has, and what the system has left; or the limit given */
+  bool fits;           /* peak <= available */
+  /* Work. */
+  int64_t parameters, trained; /* numbers in weights, tied ones once; of those the trained ones */
+  int64_t tokens, steps;       /* of a step at most; steps an update */
+  double flop, attention_flop; /* of a step: products with weights, what is made again included; of attention */
+  double update_bytes;         /* that an update reads and writes */
+} dp_run_plan;
+
+/* Reads and compiles what the run would (the code is kept for it), and allocates and reads no weights: without
+ * model.weights it plans for f32 of the text's shapes. Data need not be there. What fits does not run out of memory later, as long as
+ * nobody else takes what is available: all that training touches is taken at the start. `advice`, when it does
+ * not fit: which statements would make it fit, each tried, those that cost least first; else empty. May be NULL; the caller's. */
+dp_status dp_plan_recipe(const dp_run *run, dp_run_plan *plan, dp_text *advice);
 
 #ifdef __cplusplus
 }
