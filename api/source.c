@@ -98,6 +98,7 @@ dp_status api_open_source(const dp_options *options, api_use use, api_source *so
   if (options->weights && !are_random(options)) status = rt_weights_open(options->weights, &source->file);
   if (status.code == DP_OK) status = parse(options, source->file, source);
   if (status.code == DP_OK && wants_scalar_head(options, use, source->recipe)) status = add_scalar_head(source);
+  if (status.code == DP_OK) source->declared = source->module->weight_count;
   if (status.code == DP_OK && use >= API_SHAPES) status = bind_shapes(options, source);
   else if (status.code == DP_OK && options->weights) status = bind(options, source);
   if (status.code != DP_OK) api_close_source(source);
@@ -105,18 +106,16 @@ dp_status api_open_source(const dp_options *options, api_use use, api_source *so
 }
 
 dp_status api_make_weights(const dp_options *options, api_source *source) {
-  rt_binding *made;
   uint64_t seed;
   if (source->file || !are_random(options)) return DP_SUCCESS;
   DP_TRY(read_seed(options, &seed));
-  DP_TRY(rt_bind_random(source->module, seed, IR_f32, &made));
-  rt_binding_free(source->binding);
-  source->binding = made;
-  return DP_SUCCESS;
+  return rt_make_random(source->module, source->declared, seed, source->binding);
 }
 
 void api_close_source(api_source *source) {
   rt_binding_free(source->binding);
+  rt_weights_close(source->adapter);
+  free(source->adaptations);
   ir_module_free(source->module);
   rt_weights_close(source->file);
   *source = (api_source){0};

@@ -54,8 +54,15 @@ static filling filling_of(const ir_weight *weight, const rt_layer_shape *shape, 
   return how;
 }
 
-/* Of one that is not to be made an address of its own stands for each matrix. */
-static dp_status make_weight(const ir_module *module, int index, const uint64_t *seed, ir_dtype storage, rt_binding *binding) {
+/* Of an adapter, as PEFT begins: `a` uniform within 1 / sqrt(in), `b` zero, so that it changes nothing at first. */
+static void begin_adapter(filling *how, int index, const rt_layer_shape *shape) {
+  how->center = 0;
+  how->scale = index % 2 ? 0 : 1 / sqrtf((float)shape->cols);
+}
+
+/* Without a seed it is not made: an address of its own stands for each matrix. What stands so already gets its elements. */
+static dp_status make_weight(const ir_module *module, int index, const uint64_t *seed, ir_dtype storage, bool adapter,
+                             rt_binding *binding) {
   const ir_weight *weight = &module->weights[index];
   rt_layer_shape shape;
   const char *why;
@@ -68,7 +75,8 @@ static dp_status make_weight(const ir_module *module, int index, const uint64_t 
                    "model '%s': the weight '%s' has rows of %" PRId64 " elements, %s stores them by %d: take "
                    "another storage type",
                    module->name, weight->name, shape.cols, ir_dtype_name(storage), ir_dtype_block_elements(storage));
-  rt_bound *layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.count);
+  rt_bound *layers = binding->weights[index].layers; /* those tied to it look at them too */
+  if (!layers) layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.count);
   uint8_t *memory = NULL, *names = seed ? NULL : DP_NEW_ARRAY(binding->arena, uint8_t, shape.count);
   float *row = seed ? malloc((size_t)shape.cols * sizeof *row) : NULL;
   if (seed && !__builtin_mul_overflow(row_bytes, shape.rows, &layer_bytes) &&
@@ -81,6 +89,7 @@ static dp_status make_weight(const ir_module *module, int index, const uint64_t 
   }
   for (int64_t layer = 0; layer < shape.count; layer++) {
     filling how = filling_of(weight, &shape, seed ? *seed : 0, layer);
+    if (adapter) begin_adapter(&how, index, &shape);
     uint8_t *data = seed ? memory + layer * layer_bytes : names + layer;
     for (int64_t r = 0; seed && r < shape.rows; r++) {
       fill_row(&how, r, row, shape.cols);
@@ -100,7 +109,7 @@ static dp_status make_weight(const ir_module *module, int index, const uint64_t 
   return DP_SUCCESS;
 }
 
-static dp_status bind_all(ir_module *module, const uint64_t *seed, ir_dtype storage, rt_binding **out) {
+static dp_status bind(ir_module *module, const uint64_t *seed, ir_dtype storage, bool adapter, rt_binding **out) {
   *out = NULL;
   if (storage == IR_i32)
     return dp_fail(DP_INVALID, "weights cannot be stored as i32: take a floating or quantized type");
@@ -110,7 +119,7 @@ static dp_status bind_all(ir_module *module, const uint64_t *seed, ir_dtype stor
   dp_status status = DP_SUCCESS;
   dp_str problems = {0};
   for (int i = 0; i < module->weight_count && status.code == DP_OK; i++)
-    if (!module->weights[i].tied) status = make_weight(module, i, seed, storage, binding);
+    if (!module->weights[i].tied) status = make_weight(module, i, seed, storage, adapter, binding);
   if (status.code == DP_OK) rt_bind_ties(module, binding, &problems);
   if (problems.length > 0) status = dp_fail(DP_INVALID, "model '%s':%s", module->name, problems.text);
   dp_str_free(&problems);
@@ -124,7 +133,15 @@ static dp_status bind_all(ir_module *module, const uint64_t *seed, ir_dtype stor
 }
 
 dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_binding **out) {
-  return bind_all(module, &seed, storage, out);
+  return bind(module, &seed, storage, false, out);
 }
 
-dp_status rt_bind_shapes(ir_module *module, ir_dtype storage, rt_binding **out) { return bind_all(module, NULL, storage, out); }
+dp_status rt_bind_new_adapter(ir_module *module, uint64_t seed, rt_binding **out) { return bind(module, &seed, IR_f32, true, out); }
+
+dp_status rt_bind_shapes(ir_module *module, ir_dtype storage, rt_binding **out) { return bind(module, NULL, storage, false, out); }
+
+dp_status rt_make_random(const ir_module *module, int count, uint64_t seed, rt_binding *binding) {
+  for (int i = 0; i < count; i++)
+    if (!module->weights[i].tied && binding->weights[i].layers) DP_TRY(make_weight(module, i, &seed, IR_f32, false, binding));
+  return DP_SUCCESS;
+}
