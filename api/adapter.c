@@ -6,19 +6,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Adapters are small: they are held as f32. */
-dp_status api_bind_adapter(api_source *source) {
-  DP_TRY(rt_bind_adapter(source->module, source->declared, source->adaptations, source->adapter, source->adapter_seed,
-                         source->binding));
-  for (int i = source->declared; i < source->module->weight_count; i++) source->module->weights[i].storage = 1u << IR_f32;
-  return DP_SUCCESS;
-}
-
-/* Declares, puts beside products and binds what source->adaptations says. */
+/* Declares, puts beside products and binds what source->adaptations says. Adapters are small: they are held as f32. */
 static dp_status put_beside(uint64_t seed, api_source *source) {
   DP_TRY(ps_adapt(source->module, source->adaptations));
-  source->adapter_seed = seed;
-  return source->binding ? api_bind_adapter(source) : DP_SUCCESS;
+  if (!source->binding) return DP_SUCCESS;
+  DP_TRY(rt_bind_adapter(source->module, source->declared, source->adaptations, source->adapter, seed, source->binding));
+  for (int i = source->declared; i < source->module->weight_count; i++) source->module->weights[i].storage = 1u << IR_f32;
+  return DP_SUCCESS;
 }
 
 static dp_status make_room(api_source *source) {

@@ -19,7 +19,6 @@ typedef struct api_source {
   ir_adaptation *adaptations; /* malloc'ed, of the weights of the text; NULL: nothing stands beside them */
   int declared;               /* weights of the text; those behind them are an adapter's */
   rt_weights_file *adapter;   /* NULL when it is new, or there is none */
-  uint64_t adapter_seed;      /* of a new one */
 } api_source;
 
 typedef enum api_use {
@@ -33,7 +32,6 @@ dp_status api_open_source(const dp_options *options, api_use use, api_source *so
 dp_status api_make_weights(const dp_options *options, api_source *source);
 void api_close_source(api_source *source);
 /* Puts the adapter of options->adapter beside the weights, if one is named. Before the passes. */
-dp_status api_bind_adapter(api_source *source); /* again, to another binding */
 dp_status api_load_adapter(const dp_options *options, api_source *source);
 /* The same of what the plan adapts, to be trained: a new one, or that of options->adapter, which must be as the plan says. */
 dp_status api_plan_adapter(const dp_options *options, api_source *source);

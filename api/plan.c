@@ -271,47 +271,46 @@ static void find_largest(const api_source *source, planned *out) {
   }
 }
 
-/* base NULL: the run itself, with its code; else a change of it, of which the program alone is made. */
-static dp_status plan_source(const dp_run *run, const planned *base, api_source *source, planned *out) {
+/* A trainer without an engine, of the run with the change. */
+static dp_status prepare(const dp_run *run, const change *c, bool compile, planned *out, dp_trainer **trainer) {
   dp_training training = {.model = run->model};
+  dp_trainer *t = *trainer = calloc(1, sizeof *t);
+  if (!t) return dp_fail(DP_NO_MEMORY, "no memory for a plan");
+  api_source *source = &t->model.source;
+  DP_TRY(api_open_source(&run->model, API_PLANNING, source));
+  if (!source->recipe) return dp_fail(DP_INVALID, "%s has no recipe for model '%s'", run->model.path, source->module->name);
+  apply_change(c, source);
   out->recipe = *source->recipe;
   out->block = source->plan->recompute == IR_RECOMPUTE_BLOCK;
   find_largest(source, out);
-  DP_TRY(api_follow_recipe(run, source->recipe, &training));
-  dp_trainer *t = calloc(1, sizeof *t);
-  if (!t) return dp_fail(DP_NO_MEMORY, "no memory for a plan");
+  DP_TRY(api_follow_recipe(run, &out->recipe, &training));
   t->optimizer = training.optimizer;
-  t->model.source = *source;
-  *source = (api_source){0};
-  dp_status status = api_trainer_prepare(&training, !base, t);
-  if (status.code == DP_OK) {
-    tile_code scratch = {.scratch_bytes = base ? base->scratch : t->model.code->scratch_bytes};
-    tile_code *code = t->model.code;
-    rt_memory_trim();
-    t->model.code = &scratch;
-    api_plan_trainer(&training, t, base ? base->plan.program : rt_memory_resident(), &out->plan);
-    t->model.code = code;
-    out->scratch = scratch.scratch_bytes;
-    if (base) out->plan.available = base->plan.available;
-    out->plan.fits = out->plan.peak <= out->plan.available;
-    out->plan.steps = out->recipe.accumulate > 0 ? out->recipe.accumulate : 1;
-    add_work(t->model.program, out->recipe.objective, out->plan.tokens, out->recipe.length, &out->plan);
-  }
-  dp_trainer_free(t);
-  return status;
+  return api_trainer_prepare(&training, compile, t);
 }
 
-static dp_status make_plan(const dp_run *run, const change *c, const planned *base, planned *out) {
-  api_source source;
+/* base NULL: the run itself; else a change of it, whose code is not made: what the run's is known to take stands for it. */
+static dp_status measure(const dp_run *run, const planned *base, dp_trainer *t, planned *out) {
+  dp_training training = {.model = run->model};
+  DP_TRY(api_follow_recipe(run, &out->recipe, &training));
+  tile_code *code = t->model.code, scratch = {.scratch_bytes = base ? base->scratch : code->scratch_bytes};
+  if (!base) rt_memory_trim();
+  t->model.code = &scratch;
+  api_plan_trainer(&training, t, base ? base->plan.program : rt_memory_resident(), &out->plan);
+  t->model.code = code;
+  out->scratch = scratch.scratch_bytes;
+  if (base) out->plan.available = base->plan.available;
+  out->plan.fits = out->plan.peak <= out->plan.available;
+  out->plan.steps = out->recipe.accumulate > 0 ? out->recipe.accumulate : 1;
+  add_work(t->model.program, out->recipe.objective, out->plan.tokens, out->recipe.length, &out->plan);
+  return DP_SUCCESS;
+}
+
+static dp_status plan_run(const dp_run *run, planned *out) {
+  dp_trainer *t;
   *out = (planned){0};
-  DP_TRY(api_open_source(&run->model, API_PLANNING, &source));
-  dp_status status = source.recipe ? DP_SUCCESS
-                                   : dp_fail(DP_INVALID, "%s has no recipe for model '%s'", run->model.path, source.module->name);
-  if (status.code == DP_OK) {
-    apply_change(c, &source);
-    status = plan_source(run, base, &source, out);
-  }
-  api_close_source(&source);
+  dp_status status = prepare(run, &(change){0}, true, out, &t);
+  if (status.code == DP_OK) status = measure(run, NULL, t, out);
+  dp_trainer_free(t);
   return status;
 }
 
@@ -320,9 +319,27 @@ static dp_status make_plan(const dp_run *run, const change *c, const planned *ba
 typedef struct advising {
   const dp_run *run;
   const planned *base;
+  dp_trainer *prepared[2]; /* as the recipe has it, and with `recompute block`: any batch and length has the same program */
   dp_str text;
   int found;
 } advising;
+
+static dp_status plan_change(advising *a, const change *c, planned *out) {
+  planned made = {0};
+  dp_trainer *own = NULL, **t = c->frozen_count ? &own : &a->prepared[c->block];
+  dp_status status = *t ? DP_SUCCESS : prepare(a->run, c, false, &made, t);
+  if (status.code != DP_OK) {
+    dp_trainer_free(*t);
+    *t = NULL;
+    return status;
+  }
+  *out = *a->base;
+  if (c->accumulate) out->recipe.accumulate = c->accumulate;
+  if (c->length) out->recipe.length = c->length;
+  status = measure(a->run, a->base, *t, out);
+  dp_trainer_free(own);
+  return status;
+}
 
 static void add_statements(const advising *a, const change *c, dp_str *out) {
   const char *between = "";
@@ -340,7 +357,7 @@ static void add_statements(const advising *a, const change *c, dp_str *out) {
 /* Does it fit with that? Then it is told. */
 static bool fits_with(advising *a, const change *c) {
   planned made;
-  dp_status status = make_plan(a->run, c, a->base, &made);
+  dp_status status = plan_change(a, c, &made);
   bool fits = status.code == DP_OK && made.plan.fits;
   dp_status_free(&status);
   if (!fits) return false;
@@ -403,8 +420,9 @@ static void advise(advising *a) {
 dp_status dp_plan_recipe(const dp_run *run, dp_run_plan *plan, dp_text *advice) {
   planned base;
   advising a = {.run = run, .base = &base};
-  DP_TRY(make_plan(run, &(change){0}, NULL, &base));
+  DP_TRY(plan_run(run, &base));
   if (!base.plan.fits && advice) advise(&a);
+  for (int i = 0; i < 2; i++) dp_trainer_free(a.prepared[i]);
   *plan = base.plan;
   if (!advice) return DP_SUCCESS;
   return api_take_text(&a.text, advice);

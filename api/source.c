@@ -106,16 +106,10 @@ dp_status api_open_source(const dp_options *options, api_use use, api_source *so
 }
 
 dp_status api_make_weights(const dp_options *options, api_source *source) {
-  rt_binding *made;
   uint64_t seed;
   if (source->file || !are_random(options)) return DP_SUCCESS;
   DP_TRY(read_seed(options, &seed));
-  ir_module own = *source->module; /* without what stands beside its weights */
-  own.weight_count = source->declared;
-  DP_TRY(rt_bind_random(&own, seed, IR_f32, &made));
-  rt_binding_free(source->binding);
-  source->binding = made;
-  return source->adaptations ? api_bind_adapter(source) : DP_SUCCESS;
+  return rt_make_random(source->module, source->declared, seed, source->binding);
 }
 
 void api_close_source(api_source *source) {

@@ -60,7 +60,7 @@ static void begin_adapter(filling *how, int index, const rt_layer_shape *shape) 
   how->scale = index % 2 ? 0 : 1 / sqrtf((float)shape->cols);
 }
 
-/* Of one that is not to be made an address of its own stands for each matrix. */
+/* Without a seed it is not made: an address of its own stands for each matrix. What stands so already gets its elements. */
 static dp_status make_weight(const ir_module *module, int index, const uint64_t *seed, ir_dtype storage, bool adapter,
                              rt_binding *binding) {
   const ir_weight *weight = &module->weights[index];
@@ -75,7 +75,8 @@ static dp_status make_weight(const ir_module *module, int index, const uint64_t 
                    "model '%s': the weight '%s' has rows of %" PRId64 " elements, %s stores them by %d: take "
                    "another storage type",
                    module->name, weight->name, shape.cols, ir_dtype_name(storage), ir_dtype_block_elements(storage));
-  rt_bound *layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.count);
+  rt_bound *layers = binding->weights[index].layers; /* those tied to it look at them too */
+  if (!layers) layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.count);
   uint8_t *memory = NULL, *names = seed ? NULL : DP_NEW_ARRAY(binding->arena, uint8_t, shape.count);
   float *row = seed ? malloc((size_t)shape.cols * sizeof *row) : NULL;
   if (seed && !__builtin_mul_overflow(row_bytes, shape.rows, &layer_bytes) &&
@@ -108,7 +109,7 @@ static dp_status make_weight(const ir_module *module, int index, const uint64_t 
   return DP_SUCCESS;
 }
 
-static dp_status bind_all(ir_module *module, const uint64_t *seed, ir_dtype storage, bool adapter, rt_binding **out) {
+static dp_status bind(ir_module *module, const uint64_t *seed, ir_dtype storage, bool adapter, rt_binding **out) {
   *out = NULL;
   if (storage == IR_i32)
     return dp_fail(DP_INVALID, "weights cannot be stored as i32: take a floating or quantized type");
@@ -132,13 +133,15 @@ static dp_status bind_all(ir_module *module, const uint64_t *seed, ir_dtype stor
 }
 
 dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_binding **out) {
-  return bind_all(module, &seed, storage, false, out);
+  return bind(module, &seed, storage, false, out);
 }
 
-dp_status rt_bind_new_adapter(ir_module *module, uint64_t seed, rt_binding **out) {
-  return bind_all(module, &seed, IR_f32, true, out);
-}
+dp_status rt_bind_new_adapter(ir_module *module, uint64_t seed, rt_binding **out) { return bind(module, &seed, IR_f32, true, out); }
 
-dp_status rt_bind_shapes(ir_module *module, ir_dtype storage, rt_binding **out) {
-  return bind_all(module, NULL, storage, false, out);
+dp_status rt_bind_shapes(ir_module *module, ir_dtype storage, rt_binding **out) { return bind(module, NULL, storage, false, out); }
+
+dp_status rt_make_random(const ir_module *module, int count, uint64_t seed, rt_binding *binding) {
+  for (int i = 0; i < count; i++)
+    if (!module->weights[i].tied && binding->weights[i].layers) DP_TRY(make_weight(module, i, &seed, IR_f32, false, binding));
+  return DP_SUCCESS;
 }

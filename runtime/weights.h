@@ -181,6 +181,8 @@ dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_
 
 /* The same without elements, for asking how much memory they would take: their data must not be read. */
 dp_status rt_bind_shapes(ir_module *module, ir_dtype storage, rt_binding **out);
+/* Gives the first `count` weights of such a binding (of f32) the elements of rt_bind_random. */
+dp_status rt_make_random(const ir_module *module, int count, uint64_t seed, rt_binding *binding);
 
 void rt_binding_free(rt_binding *binding); /* NULL is fine */
 /* Weight `weight` (its index in module->weights), `index` among its stack: 0 when not stacked, the layer (from 0, also

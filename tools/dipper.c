@@ -84,7 +84,7 @@ static const cli_command commands[] = {
      .run = cli_train},
     {.name = "plan",
      .arguments = "RECIPE.dip [--weights FILE]",
-     .flags = MODEL_FLAGS " --tokenizer --plan --recipe --data --steps --threads --memory --json",
+     .flags = MODEL_FLAGS " --adapter --tokenizer --plan --recipe --data --steps --threads --memory --json",
      .summary = "a recipe's memory and time, before it runs",
      .description =
          "Prints what a training run will take at its peak, by what for, whether that fits into the memory there is (the\n"
