@@ -215,9 +215,19 @@ static size_t buffer_size(void) {
   return size > LEAST ? size : LEAST;
 }
 
+dp_status cli_measure_flops(int threads, cli_limits *limits) {
+  int lanes;
+  double took;
+  *limits = (cli_limits){.threads = threads};
+  multiply_loop *multiply = widest_multiply(&lanes, &limits->flop_how);
+  DP_TRY(best_of(threads, NULL, 0, multiply, &took));
+  limits->flop_s = 2.0 * 16 * FMA_ROUNDS * threads * lanes / took; /* a product and a sum each */
+  return DP_SUCCESS;
+}
+
 dp_status cli_measure_limits(int threads, cli_limits *limits) {
-  *limits = (cli_limits){.threads = threads, .read_bytes = (int64_t)buffer_size()};
-  size_t size = (size_t)limits->read_bytes;
+  DP_TRY(cli_measure_flops(threads, limits));
+  size_t size = buffer_size();
   char *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return dp_fail(DP_NO_MEMORY, "no memory to measure the machine");
   madvise(data, size, MADV_HUGEPAGE);
@@ -226,12 +236,9 @@ dp_status cli_measure_limits(int threads, cli_limits *limits) {
   dp_status status = best_of(threads, data, size, NULL, &took);
   munmap(data, size);
   if (status.code != DP_OK) return status;
+  limits->read_bytes = (int64_t)size;
   limits->read_bytes_s = (double)size / took;
-  int lanes;
-  multiply_loop *multiply = widest_multiply(&lanes, &limits->flop_how);
-  DP_TRY(best_of(threads, NULL, 0, multiply, &took));
-  double chains = 2.0 * 16 * FMA_ROUNDS * threads; /* a product and a sum each */
-  limits->flop_s = chains * lanes / took;
+  double chains = 2.0 * 16 * FMA_ROUNDS * threads;
   if (dot_of(true)) DP_TRY(best_of(threads, NULL, 0, dot_of(true), &took));
   if (dot_of(true)) limits->bf16_flop_s = chains * 32 / took;
   if (dot_of(false)) DP_TRY(best_of(threads, NULL, 0, dot_of(false), &took));

@@ -15,5 +15,7 @@ typedef struct cli_limits {
 } cli_limits;
 
 dp_status cli_measure_limits(int threads, cli_limits *limits);
+/* flop_s alone, which takes no memory: where the process's own is looked at. */
+dp_status cli_measure_flops(int threads, cli_limits *limits);
 
 #endif

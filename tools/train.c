@@ -84,7 +84,7 @@ int cli_train(const cli_args *args) {
   if (args->out && open_log(args->out, args->resume, &p) != CLI_OK) return CLI_FAILURE;
   cli_limits limits;
   int threads = args->model.threads > 0 ? args->model.threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
-  dp_status measured = cli_measure_limits(threads, &limits);
+  dp_status measured = cli_measure_flops(threads, &limits);
   if (measured.code == DP_OK) p.peak = limits.flop_s;
   dp_status_free(&measured);
   struct sigaction action = {.sa_handler = interrupt}, before;
