@@ -85,6 +85,9 @@ static const subject subjects[] = {
     {"deepseek.dip", "tiny_deepseek"},
 };
 
+/* With sequences over many pages and row tiles. */
+static const subject long_subjects[] = {{"llama.dip", "tiny_llama"}, {"gemma3.dip", "tiny_gemma3"}};
+
 typedef struct sequence {
   int32_t *ids, *targets;
   double *losses;
@@ -247,18 +250,17 @@ static void same_bits(const char *name, const char *what, const file *a, file b)
 
 /* ---- tests */
 
-static void read_golden(const subject *s, file *golden, sequence *sequences) {
+static void read_golden(const subject *s, const char *name, file *golden, sequence *sequences) {
   char path[512];
-  snprintf(path, sizeof path, GOLDEN "%s/gradients.safetensors", s->name);
+  snprintf(path, sizeof path, GOLDEN "%s/%s.safetensors", s->name, name);
   *golden = read_file(path);
   read_sequences(golden, sequences);
 }
 
-START_TEST(gradients_agree_with_pytorch_and_keep_their_bits) {
-  const subject *s = &subjects[_i];
+static void check_subject(const subject *s, const char *file_name) {
   file golden;
   sequence sequences[SEQUENCES];
-  read_golden(s, &golden, sequences);
+  read_golden(s, file_name, &golden, sequences);
   file kept = gradients(s, sequences, (how){.threads = 1});
   check_gradients(s->name, &golden, &kept);
   same_bits(s->name, "made again", &kept, gradients(s, sequences, (how){.threads = 1, .recompute = true}));
@@ -271,6 +273,13 @@ START_TEST(gradients_agree_with_pytorch_and_keep_their_bits) {
   free_file(&golden);
   free_sequences(sequences);
 }
+
+START_TEST(gradients_agree_with_pytorch_and_keep_their_bits) { check_subject(&subjects[_i], "gradients"); }
+END_TEST
+
+START_TEST(gradients_of_long_sequences_agree_with_pytorch_and_keep_their_bits) {
+  check_subject(&long_subjects[_i], "gradients_long");
+}
 END_TEST
 
 int main(void) {
@@ -278,6 +287,8 @@ int main(void) {
   TCase *tcase = tcase_create("gradients");
   tcase_set_timeout(tcase, 300);
   tcase_add_loop_test(tcase, gradients_agree_with_pytorch_and_keep_their_bits, 0, (int)DP_COUNT(subjects));
+  tcase_add_loop_test(tcase, gradients_of_long_sequences_agree_with_pytorch_and_keep_their_bits, 0,
+                      (int)DP_COUNT(long_subjects));
   suite_add_tcase(suite, tcase);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);

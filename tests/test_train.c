@@ -124,6 +124,33 @@ START_TEST(weights_after_updates_do_not_depend_on_how_the_work_is_cut) {
 }
 END_TEST
 
+/* A step in more windows of rows than one: its record is read back whole. */
+START_TEST(a_step_in_windows_can_be_traced) {
+  enum { LONG = 1000 };
+  char weights[] = GOLDEN "tiny_llama", path[] = MODELS "llama.dip";
+  dp_training training = {.model = {.path = path, .weights = weights, .threads = 2, .step_tokens = LONG}, .wide_columns = 97};
+  dp_trainer *trainer;
+  dp_trace *trace;
+  dp_text text;
+  int32_t ids[LONG];
+  int count;
+  for (int i = 0; i < LONG; i++) ids[i] = i * i % 97;
+  check_ok(dp_trainer_new(&training, &trainer), "a trainer");
+  check_ok(dp_trainer_trace_start(trainer, 0), "a trace");
+  check_ok(dp_trainer_add(trainer, &(dp_example){ids, ids, LONG}, 1, NULL), "a step");
+  check_ok(dp_trainer_trace_stop(trainer, &trace), "the trace");
+  const dp_op_profile *ops = dp_trace_ops(trace, &count);
+  int64_t calls = 0;
+  for (int i = 0; i < count; i++) calls += ops[i].calls;
+  ck_assert_int_eq(calls, dp_trace_get_totals(trace).tasks);
+  check_ok(dp_trace_summary(trace, &text), "its summary");
+  ck_assert(strstr(text.text, "critical path") != NULL);
+  dp_text_free(&text);
+  dp_trace_free(trace);
+  dp_trainer_free(trainer);
+}
+END_TEST
+
 typedef struct sample {
   int32_t ids[256];
   double log_probabilities[256];
@@ -278,6 +305,7 @@ int main(void) {
   tcase_set_timeout(tests, 300);
   tcase_add_loop_test(tests, fifty_updates_follow_pytorch_s, 0, (int)DP_COUNT(models));
   tcase_add_test(tests, weights_after_updates_do_not_depend_on_how_the_work_is_cut);
+  tcase_add_test(tests, a_step_in_windows_can_be_traced);
   tcase_add_test(tests, what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit);
   tcase_add_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one);
   tcase_add_test(tests, a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint);
