@@ -21,7 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 NAMES = ["tiny_llama", "tiny_tied", "tiny_llama3", "tiny_qwen2", "tiny_qwen3", "tiny_gpt2", "tiny_gemma3", "tiny_mixtral",
          "tiny_qwen3moe", "tiny_deepseek_lite", "tiny_deepseek"]
 LENGTHS = (70, 37)
-LONG, LONG_LENGTHS = ["tiny_llama", "tiny_gemma3"], (500, 170)
+LONG, LONG_LENGTHS = ["tiny_llama", "tiny_gemma3"], (330, 170)
 MOST, SUMS = 2048, 64
 
 
