@@ -29,7 +29,6 @@ static dp_status follow_plan(const api_source *source, bool *no_decay) {
                      source->module->weights[i].name, source->module->weights[tie].name);
   }
   if (plan->weight_type != IR_f32 || plan->stochastic) return refuse("weights bf16");
-  if (plan->recompute == IR_RECOMPUTE_NONE) return refuse("recompute none");
   return plan->cache_type && strcmp(plan->cache_type, "f32") != 0 ? refuse("cache f16") : DP_SUCCESS;
 }
 
@@ -44,11 +43,17 @@ static dp_status add_update(const dp_adamw *o, const bool *no_decay, dp_trainer 
   return status;
 }
 
+static ir_recompute recompute_of(const dp_training *training, const ir_plan *plan) {
+  static const ir_recompute asked[] = {[DP_RECOMPUTE_BLOCK] = IR_RECOMPUTE_BLOCK, [DP_RECOMPUTE_SELECTIVE] = IR_RECOMPUTE_SELECTIVE,
+                                       [DP_RECOMPUTE_NONE] = IR_RECOMPUTE_NONE};
+  return training->recompute == DP_RECOMPUTE_AS_PLANNED ? plan->recompute : asked[training->recompute];
+}
+
 static dp_status make_program(const dp_training *training, const bool *no_decay, dp_trainer *t) {
   const dp_options *options = &training->model;
   ir_module **module = &t->model.source.module;
   if (!(*module)->graphs) return dp_fail(DP_INVALID, "model %s has no graph", (*module)->name);
-  ps_training how = {.recompute = training->recompute || t->model.source.plan->recompute == IR_RECOMPUTE_BLOCK};
+  ps_training how = {.recompute = recompute_of(training, t->model.source.plan)};
   t->model.source.plan = NULL; /* the passes may replace the module */
   t->model.source.recipe = NULL;
   DP_TRY(ps_differentiate(*module, &how));

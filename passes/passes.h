@@ -35,7 +35,7 @@ dp_status ps_store_cache(ir_module *module, const char *cache, const char *type)
  * to the gradients of the weights those of the sum of coefficient * loss. A graph that returns one number a token [T, 1]: the
  * same of that number, whatever the targets. Before the pipeline. */
 typedef struct ps_training {
-  bool recompute; /* keep between the loops only what the loop carries, and make the rest again, layer by layer */
+  ir_recompute recompute; /* what the layer loop keeps for the one back; no bit depends on it */
 } ps_training;
 dp_status ps_differentiate(ir_module *module, const ps_training *training);
 /* A graph `score`: what `train` returns, without gradients. */

@@ -1,5 +1,5 @@
 /* tests/test_gradients.c: gradients of whole models against PyTorch's in float64 (golden/make_gradients.py), and their
- * bits: the same with everything kept or made again, with any number of threads, however a batch is cut into calls, and
+ * bits: the same whatever is kept or made again, with any number of threads, however a batch is cut into calls, and
  * the interpreter's. */
 #include "base/base.h"
 #include "dipper/train.h"
@@ -181,7 +181,7 @@ static void check_gradients(const char *name, const file *golden, const file *go
 typedef struct how {
   const char *backend; /* NULL: llvm */
   int threads;
-  bool recompute;
+  dp_recompute recompute;
   bool cut; /* a call for each sequence */
 } how;
 
@@ -263,10 +263,11 @@ static void check_subject(const subject *s, const char *file_name, bool with_int
   read_golden(s, file_name, &golden, sequences);
   file kept = gradients(s, sequences, (how){.threads = 1});
   check_gradients(s->name, &golden, &kept);
-  same_bits(s->name, "made again", &kept, gradients(s, sequences, (how){.threads = 1, .recompute = true}));
+  same_bits(s->name, "made again", &kept, gradients(s, sequences, (how){.threads = 1, .recompute = DP_RECOMPUTE_BLOCK}));
+  same_bits(s->name, "all kept", &kept, gradients(s, sequences, (how){.threads = 2, .recompute = DP_RECOMPUTE_NONE}));
   same_bits(s->name, "with 2 threads", &kept, gradients(s, sequences, (how){.threads = 2}));
   same_bits(s->name, "made again with 2 threads", &kept,
-            gradients(s, sequences, (how){.threads = 2, .recompute = true}));
+            gradients(s, sequences, (how){.threads = 2, .recompute = DP_RECOMPUTE_BLOCK}));
   same_bits(s->name, "in two calls", &kept, gradients(s, sequences, (how){.threads = 2, .cut = true}));
   if (with_interpreter)
     same_bits(s->name, "by the interpreter", &kept, gradients(s, sequences, (how){.threads = 2, .backend = "interp"}));

@@ -27,7 +27,7 @@ static const struct {
 } models[] = {{"tiny_llama", "llama.dip"}, {"tiny_gpt2", "gpt2.dip"}, {"tiny_qwen3", "qwen3.dip"},
               {"tiny_mixtral", "mixtral.dip"}, {"tiny_tied", "llama.dip"}};
 
-static dp_trainer *open_trainer(const char *text, const char *name, int threads, bool recompute, int64_t wide) {
+static dp_trainer *open_trainer(const char *text, const char *name, int threads, dp_recompute recompute, int64_t wide) {
   char path[512], weights[512];
   snprintf(path, sizeof path, MODELS "%s", text);
   snprintf(weights, sizeof weights, GOLDEN "%s", name);
@@ -65,7 +65,7 @@ static double train_step(dp_trainer *trainer, int n, bool cut, double *norm) {
 START_TEST(fifty_updates_follow_pytorch_s) {
   json_t *all = json_load_file(GOLDEN "curves.json", 0, NULL), *curve = json_object_get(all, models[_i].name);
   ck_assert_msg(json_array_size(curve) == STEPS, "there is no curve of %s", models[_i].name);
-  dp_trainer *trainer = open_trainer(models[_i].text, models[_i].name, 2, false, 0);
+  dp_trainer *trainer = open_trainer(models[_i].text, models[_i].name, 2, DP_RECOMPUTE_AS_PLANNED, 0);
   double first = 0, loss = 0;
   for (int n = 0; n < STEPS; n++) {
     double norm, expected = json_number_value(json_array_get(json_array_get(curve, (size_t)n), 0));
@@ -93,7 +93,7 @@ static char *read_saved(dp_trainer *trainer, size_t *size) {
   return bytes;
 }
 
-static char *weights_after(int threads, bool recompute, int64_t wide, bool cut, size_t *size) {
+static char *weights_after(int threads, dp_recompute recompute, int64_t wide, bool cut, size_t *size) {
   dp_trainer *trainer = open_trainer("llama.dip", "tiny_llama", threads, recompute, wide);
   double norm;
   for (int n = 0; n < 3; n++) train_step(trainer, n, cut, &norm);
@@ -106,13 +106,17 @@ START_TEST(weights_after_updates_do_not_depend_on_how_the_work_is_cut) {
   static const struct {
     const char *what;
     int threads;
-    bool recompute;
+    dp_recompute recompute;
     int64_t wide;
     bool cut;
-  } ways[] = {{"2 threads", 2, false, 0, false}, {"made again", 1, true, 0, false}, {"windows of logits", 2, false, 97, false},
-              {"windows of all that is outside the layers", 2, true, 1, false}, {"a step for each sequence", 2, false, 97, true}};
+  } ways[] = {{"2 threads", 2, DP_RECOMPUTE_SELECTIVE, 0, false},
+              {"made again", 1, DP_RECOMPUTE_BLOCK, 0, false},
+              {"all kept", 2, DP_RECOMPUTE_NONE, 0, false},
+              {"windows of logits", 2, DP_RECOMPUTE_AS_PLANNED, 97, false},
+              {"windows of all that is outside the layers", 2, DP_RECOMPUTE_BLOCK, 1, false},
+              {"a step for each sequence", 2, DP_RECOMPUTE_AS_PLANNED, 97, true}};
   size_t size, other;
-  char *expected = weights_after(1, false, 0, false, &size);
+  char *expected = weights_after(1, DP_RECOMPUTE_AS_PLANNED, 0, false, &size);
   for (size_t i = 0; i < DP_COUNT(ways); i++) {
     char *got = weights_after(ways[i].threads, ways[i].recompute, ways[i].wide, ways[i].cut, &other);
     ck_assert_uint_eq(size, other);
@@ -197,7 +201,7 @@ static void ck_scored_alike(dp_trainer *trainer, uint64_t seed) {
 
 START_TEST(what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit) {
   for (int threads = 1; threads <= 2; threads++) {
-    dp_trainer *trainer = open_trainer("llama.dip", "tiny_llama", threads, false, 0);
+    dp_trainer *trainer = open_trainer("llama.dip", "tiny_llama", threads, DP_RECOMPUTE_AS_PLANNED, 0);
     double norm;
     ck_scored_alike(trainer, 3);
     for (int n = 0; n < 3; n++) train_step(trainer, n, false, &norm);
