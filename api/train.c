@@ -19,7 +19,7 @@ static dp_status follow_plan(const api_source *source, bool *no_decay) {
     ir_weight *weight = &source->module->weights[i];
     if (plan->weights[i].lora_rank) return refuse("adapt");
     weight->frozen = plan->weights[i].frozen;
-    if (!weight->frozen) weight->storage = 1u << IR_f32;
+    if (!weight->frozen) weight->storage = 1u << (ir_weight_rank(weight) < 2 ? IR_f32 : plan->weight_type);
     no_decay[i] = source->recipe ? source->recipe->optimizer.no_decay[i] : ir_weight_rank(weight) < 2;
   }
   for (int i = 0; i < source->module->weight_count; i++) {
@@ -28,7 +28,7 @@ static dp_status follow_plan(const api_source *source, bool *no_decay) {
       return dp_fail(DP_INVALID, "'%s' stands for '%s' in these weights: the plan must freeze both or none",
                      source->module->weights[i].name, source->module->weights[tie].name);
   }
-  if (plan->weight_type != IR_f32 || plan->stochastic) return refuse("weights bf16");
+  if (plan->stochastic) return refuse("weights bf16 stochastic");
   return plan->cache_type && strcmp(plan->cache_type, "f32") != 0 ? refuse("cache f16") : DP_SUCCESS;
 }
 

@@ -687,7 +687,7 @@ static bool state_type(ir_shaping *s, ir_type *type) {
   const ir_weight *weight = ir_find_weight(s->module, name);
   if (!weight) FAIL(s, "%s: there is no weight '%s'", name_of(s), name);
   int64_t state = find_attr(s, "state")->i;
-  if (state < 0 || state > 3) FAIL(s, "%s: there is no state %lld", name_of(s), (long long)state);
+  if (state < 0 || state > 4) FAIL(s, "%s: there is no state %lld", name_of(s), (long long)state);
   *type = weight->type;
   type->dtype = IR_f32;
   return true;

@@ -184,7 +184,8 @@ static dp_status check_state_op(const place *at) {
   const tile_weight *weight = &p->weights[op->ref];
   EXPECT(at->kind->columns == tile_slot_floats(weight) && at->kind->slots == weight->count * weight->inner,
          "weight '%s' has other slots", weight->name);
-  EXPECT(op->part != TILE_VALUE || (weight->storage & ~(1u << IR_f32)) == 0, "weight '%s' is not f32", weight->name);
+  EXPECT(op->part != TILE_VALUE || (weight->storage & ~(1u << IR_f32)) == 0 || weight->storage == 1u << IR_bf16,
+         "weight '%s' is neither f32 nor bf16", weight->name);
   bool tiled = op->code == TILE_parameter ? op->column_tile : at->kind->ops[op->operands[0]].column_tile;
   EXPECT(tiled || op->code == TILE_assign, "it is no column tile");
   return DP_SUCCESS;

@@ -192,7 +192,7 @@ static void add_head(dp_str *out, const tile_op *op) {
 
 /* What an op has beside its operands. */
 static void add_state(dp_str *out, const tile_program *p, const tile_op *op) {
-  static const char *const names[TILE_STATE_COUNT] = {"value", "gradient", "moment 1", "moment 2"};
+  static const char *const names[TILE_STATE_COUNT] = {"value", "gradient", "moment 1", "moment 2", "master"};
   dp_str_addf(out, "%s of ", names[op->part]);
   add_weight(out, p, op->ref);
 }

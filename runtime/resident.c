@@ -30,19 +30,23 @@ typedef struct packing {
   _Atomic bool no_memory;
 } packing;
 
-/* What the program wants as f32 alone is decoded, whatever the file has. */
+/* What the program wants as f32 alone is decoded, whatever the file has; as bf16 alone, rounded from that. */
 static ir_dtype slot_type(const tile_weight *weight, const rt_bound *bound) {
-  return weight->form == TILE_VECTOR || weight->storage == 1u << IR_f32 ? IR_f32 : bound->dtype;
+  if (weight->form == TILE_VECTOR || weight->storage == 1u << IR_f32) return IR_f32;
+  return weight->storage == 1u << IR_bf16 ? IR_bf16 : bound->dtype;
 }
 
-static dp_status pack_decoded(const job *j) {
-  const rt_bound *bound = j->bound;
-  float *elements = malloc(sizeof *elements * (size_t)(bound->rows * bound->cols));
-  if (!elements) return dp_fail(DP_NO_MEMORY, "no memory to decode '%s'", j->weight->name);
+/* Blocks [first, first + count), decoded and stored as `type`. */
+static dp_status pack_decoded(const tile_weight *weight, const rt_bound *bound, ir_dtype type, char *destination, int64_t first,
+                              int64_t count) {
+  size_t all = (size_t)(bound->rows * bound->cols);
+  float *elements = malloc(sizeof *elements * all);
+  if (!elements) return dp_fail(DP_NO_MEMORY, "no memory to decode '%s'", weight->name);
   rt_bound_to_f32(bound, elements);
-  rt_bound decoded = {.data = (const uint8_t *)elements, .dtype = IR_f32, .plain = true, .rows = bound->rows,
-                      .cols = bound->cols, .row_bytes = bound->cols * 4};
-  dp_status status = rt_pack_bound(&decoded, j->weight->transposed, j->destination, j->first, j->count);
+  if (type == IR_bf16) rt_quantize_row(IR_bf16, elements, elements, (int64_t)all); /* in place: from the first on */
+  rt_bound decoded = {.data = (const uint8_t *)elements, .dtype = type, .plain = true, .rows = bound->rows,
+                      .cols = bound->cols, .row_bytes = bound->cols * ir_dtype_block_bytes(type)};
+  dp_status status = rt_pack_bound(&decoded, weight->transposed, destination, first, count);
   free(elements);
   return status;
 }
@@ -53,7 +57,10 @@ static dp_status do_job(const job *j) {
     rt_bound_to_f32(bound, (float *)(void *)j->destination);
     return DP_SUCCESS;
   }
-  if (slot_type(j->weight, bound) != bound->dtype) return pack_decoded(j);
+  if (slot_type(j->weight, bound) != bound->dtype) {
+    ir_dtype type = slot_type(j->weight, bound);
+    return pack_decoded(j->weight, bound, type, j->destination, j->first, j->count);
+  }
   DP_TRY(rt_pack_bound(bound, j->weight->transposed, j->destination, j->first, j->count));
   /* The file's pages of rows that have been packed are not needed in memory any more. */
   int64_t end = (j->first + j->count) * RT_PACK_ROWS;
@@ -154,6 +161,21 @@ dp_status rt_resident_new(const tile_program *program, const rt_binding *binding
     return status;
   }
   *resident = r;
+  return DP_SUCCESS;
+}
+
+dp_status rt_resident_masters(const tile_program *p, const rt_binding *binding, float *const *slots) {
+  for (int w = 0; w < p->weight_count; w++) {
+    const tile_weight *weight = &p->weights[w];
+    for (int i = 0; i < weight->count * weight->inner && slots[weight->first_slot]; i++) {
+      const rt_bound *bound = rt_binding_get(binding, weight->weight, i);
+      float *slot = slots[weight->first_slot + i];
+      if (weight->form == TILE_VECTOR)
+        rt_bound_to_f32(bound, slot);
+      else
+        DP_TRY(pack_decoded(weight, bound, IR_f32, (char *)slot, 0, rt_packed_blocks(weight->rows)));
+    }
+  }
   return DP_SUCCESS;
 }
 

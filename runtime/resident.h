@@ -14,6 +14,8 @@ typedef struct rt_resident_options {
 /* Brings the weights of `program` into memory. Neither program nor binding nor its file are needed afterwards. */
 dp_status rt_resident_new(const tile_program *program, const rt_binding *binding, const rt_resident_options *options,
                           rt_resident **resident);
+/* The weights as f32, in the same layout, into those slots that are there. */
+dp_status rt_resident_masters(const tile_program *program, const rt_binding *binding, float *const *slots);
 void rt_resident_free(rt_resident *resident); /* NULL is fine */
 
 /* What a step wants: by slot, as in tile_step. */

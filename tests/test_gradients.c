@@ -217,7 +217,7 @@ static file gradients(const subject *s, const sequence *sequences, how how) {
   dp_example examples[SEQUENCES];
   const float *losses;
   for (int i = 0; i < SEQUENCES; i++)
-    examples[i] = (dp_example){sequences[i].ids, sequences[i].targets, sequences[i].count};
+    examples[i] = (dp_example){.ids = sequences[i].ids, .targets = sequences[i].targets, .count = sequences[i].count};
   for (int i = 0; i < (how.cut ? SEQUENCES : 1); i++) {
     int count = how.cut ? 1 : SEQUENCES;
     check_ok(dp_trainer_add(trainer, examples + i, count, &losses), s->name);

@@ -23,18 +23,37 @@ static void check_ok(dp_status status, const char *what) {
 enum { LENGTH = 50, STEPS = 50 };
 
 static const struct {
-  const char *name, *text;
-} models[] = {{"tiny_llama", "llama.dip"}, {"tiny_gpt2", "gpt2.dip"}, {"tiny_qwen3", "qwen3.dip"},
-              {"tiny_mixtral", "mixtral.dip"}, {"tiny_tied", "llama.dip"}};
+  const char *name, *model, *plan, *curve;
+  double rate;
+} models[] = {{"tiny_llama", "llama", "", "tiny_llama", 1e-3},
+              {"tiny_gpt2", "gpt2", "", "tiny_gpt2", 1e-3},
+              {"tiny_qwen3", "qwen3", "", "tiny_qwen3", 1e-3},
+              {"tiny_mixtral", "mixtral", "", "tiny_mixtral", 1e-3},
+              {"tiny_tied", "llama", "", "tiny_tied", 1e-3},
+              {"tiny_llama", "llama", "weights bf16;", "tiny_llama.bf16", 1e-4},
+              {"tiny_gpt2", "gpt2", "weights bf16;", "tiny_gpt2.bf16", 1e-4},
+              {"tiny_mixtral", "mixtral", "weights bf16;", "tiny_mixtral.bf16", 1e-4},
+              {"tiny_tied", "llama", "weights bf16;", "tiny_tied.bf16", 1e-4}};
 
-static dp_trainer *open_trainer(const char *text, const char *name, int threads, dp_recompute recompute, int64_t wide) {
-  char path[512], weights[512];
-  snprintf(path, sizeof path, MODELS "%s", text);
+/* How a trainer is made; `plan`: the statements of one. */
+typedef struct way {
+  const char *plan, *backend;
+  int threads;
+  dp_recompute recompute;
+  int64_t wide;
+} way;
+
+static dp_trainer *open_trainer(const char *model, const char *name, way way) {
+  char path[] = "/tmp/dipper-text-XXXXXX", weights[512], text[1024];
+  close(mkstemp(path));
+  int size = snprintf(text, sizeof text, "import \"" MODELS "%s.dip\"; plan p for %s { %s }\n", model, model, way.plan ? way.plan : "");
+  check_ok(dp_write_file_atomic(path, text, (size_t)size), path);
   snprintf(weights, sizeof weights, GOLDEN "%s", name);
-  dp_training training = {.model = {.path = path, .weights = weights, .threads = threads, .verify_each = true},
-                          .recompute = recompute, .wide_columns = wide};
+  dp_training training = {.model = {.path = path, .weights = weights, .threads = way.threads, .backend = way.backend, .verify_each = true},
+                          .recompute = way.recompute, .wide_columns = way.wide};
   dp_trainer *trainer;
   check_ok(dp_trainer_new(&training, &trainer), name);
+  unlink(path);
   return trainer;
 }
 
@@ -45,38 +64,38 @@ static void make_sequence(int64_t b, int32_t *ids, int32_t *targets) {
 }
 
 /* One update of two sequences, in one step or in one each; the mean loss. */
-static double train_step(dp_trainer *trainer, int n, bool cut, double *norm) {
+static double train_step(dp_trainer *trainer, int n, double rate, bool cut, double *norm) {
   int32_t ids[2][LENGTH], targets[2][LENGTH];
   dp_example examples[2];
   double sum = 0;
   for (int i = 0; i < 2; i++) {
     make_sequence(2 * n % 6 + i, ids[i], targets[i]);
-    examples[i] = (dp_example){ids[i], targets[i], LENGTH};
+    examples[i] = (dp_example){.ids = ids[i], .targets = targets[i], .count = LENGTH};
   }
   for (int i = 0; i < (cut ? 2 : 1); i++) {
     const float *losses;
     check_ok(dp_trainer_add(trainer, examples + i, cut ? 1 : 2, &losses), "a step");
     for (int t = 0; t < (cut ? 1 : 2) * LENGTH; t++) sum += (double)losses[t];
   }
-  check_ok(dp_trainer_update(trainer, 2 * (LENGTH - 1), 1e-3, norm), "an update");
+  check_ok(dp_trainer_update(trainer, 2 * (LENGTH - 1), rate, norm), "an update");
   return sum / (2 * (LENGTH - 1));
 }
 
 START_TEST(fifty_updates_follow_pytorch_s) {
-  json_t *all = json_load_file(GOLDEN "curves.json", 0, NULL), *curve = json_object_get(all, models[_i].name);
-  ck_assert_msg(json_array_size(curve) == STEPS, "there is no curve of %s", models[_i].name);
-  dp_trainer *trainer = open_trainer(models[_i].text, models[_i].name, 2, DP_RECOMPUTE_AS_PLANNED, 0);
+  json_t *all = json_load_file(GOLDEN "curves.json", 0, NULL), *curve = json_object_get(all, models[_i].curve);
+  ck_assert_msg(json_array_size(curve) == STEPS, "there is no curve of %s", models[_i].curve);
+  dp_trainer *trainer = open_trainer(models[_i].model, models[_i].name, (way){.plan = models[_i].plan, .threads = 2});
   double first = 0, loss = 0;
   for (int n = 0; n < STEPS; n++) {
     double norm, expected = json_number_value(json_array_get(json_array_get(curve, (size_t)n), 0));
     double expected_norm = json_number_value(json_array_get(json_array_get(curve, (size_t)n), 1));
-    loss = train_step(trainer, n, false, &norm);
+    loss = train_step(trainer, n, models[_i].rate, false, &norm);
     if (!n) first = loss;
-    if (!(fabs(loss - expected) <= 1e-3)) ck_abort_msg("%s: step %d: the loss is %.6f, not %.6f", models[_i].name, n, loss, expected);
+    if (!(fabs(loss - expected) <= 1e-3)) ck_abort_msg("%s: step %d: the loss is %.6f, not %.6f", models[_i].curve, n, loss, expected);
     if (!(fabs(norm - expected_norm) <= 1e-2 * expected_norm))
-      ck_abort_msg("%s: step %d: the norm is %.6f, not %.6f", models[_i].name, n, norm, expected_norm);
+      ck_abort_msg("%s: step %d: the norm is %.6f, not %.6f", models[_i].curve, n, norm, expected_norm);
   }
-  ck_assert_msg(loss < first, "%s: the loss went from %f to %f", models[_i].name, first, loss);
+  ck_assert_msg(loss < first, "%s: the loss went from %f to %f", models[_i].curve, first, loss);
   dp_trainer_free(trainer);
   json_decref(all);
 }
@@ -93,35 +112,38 @@ static char *read_saved(dp_trainer *trainer, size_t *size) {
   return bytes;
 }
 
-static char *weights_after(int threads, dp_recompute recompute, int64_t wide, bool cut, size_t *size) {
-  dp_trainer *trainer = open_trainer("llama.dip", "tiny_llama", threads, recompute, wide);
+static char *weights_after(const char *name, way way, bool cut, size_t *size) {
+  dp_trainer *trainer = open_trainer("llama", name, way);
   double norm;
-  for (int n = 0; n < 3; n++) train_step(trainer, n, cut, &norm);
+  for (int n = 0; n < 3; n++) train_step(trainer, n, 1e-3, cut, &norm);
   char *bytes = read_saved(trainer, size);
   dp_trainer_free(trainer);
   return bytes;
 }
 
+static const char *const plans[] = {"", "weights bf16;"};
+
 START_TEST(weights_after_updates_do_not_depend_on_how_the_work_is_cut) {
   static const struct {
     const char *what;
-    int threads;
-    dp_recompute recompute;
-    int64_t wide;
+    way way;
     bool cut;
-  } ways[] = {{"2 threads", 2, DP_RECOMPUTE_SELECTIVE, 0, false},
-              {"made again", 1, DP_RECOMPUTE_BLOCK, 0, false},
-              {"all kept", 2, DP_RECOMPUTE_NONE, 0, false},
-              {"windows of logits", 2, DP_RECOMPUTE_AS_PLANNED, 97, false},
-              {"windows of all that is outside the layers", 2, DP_RECOMPUTE_BLOCK, 1, false},
-              {"a step for each sequence", 2, DP_RECOMPUTE_AS_PLANNED, 97, true}};
+  } ways[] = {{"2 threads", {.threads = 2, .recompute = DP_RECOMPUTE_SELECTIVE}, false},
+              {"made again", {.threads = 1, .recompute = DP_RECOMPUTE_BLOCK}, false},
+              {"all kept", {.threads = 2, .recompute = DP_RECOMPUTE_NONE}, false},
+              {"windows of logits", {.threads = 2, .wide = 97}, false},
+              {"windows of all that is outside the layers", {.threads = 2, .recompute = DP_RECOMPUTE_BLOCK, .wide = 1}, false},
+              {"a step for each sequence", {.threads = 2, .wide = 97}, true},
+              {"the interpreter", {.threads = 2, .backend = "interp"}, false}};
   size_t size, other;
-  char *expected = weights_after(1, DP_RECOMPUTE_AS_PLANNED, 0, false, &size);
+  char *expected = weights_after("tiny_llama", (way){.plan = plans[_i], .threads = 1}, false, &size);
   for (size_t i = 0; i < DP_COUNT(ways); i++) {
-    char *got = weights_after(ways[i].threads, ways[i].recompute, ways[i].wide, ways[i].cut, &other);
+    way way = ways[i].way;
+    way.plan = plans[_i];
+    char *got = weights_after("tiny_llama", way, ways[i].cut, &other);
     ck_assert_uint_eq(size, other);
     for (size_t at = 0; at < size; at++)
-      ck_assert_msg(got[at] == expected[at], "%s: byte %zu of the weights is another", ways[i].what, at);
+      ck_assert_msg(got[at] == expected[at], "%s: %s: byte %zu of the weights is another", plans[_i], ways[i].what, at);
     free(got);
   }
   free(expected);
@@ -141,7 +163,7 @@ START_TEST(a_step_in_windows_can_be_traced) {
   for (int i = 0; i < LONG; i++) ids[i] = i * i % 97;
   check_ok(dp_trainer_new(&training, &trainer), "a trainer");
   check_ok(dp_trainer_trace_start(trainer, 0), "a trace");
-  check_ok(dp_trainer_add(trainer, &(dp_example){ids, ids, LONG}, 1, NULL), "a step");
+  check_ok(dp_trainer_add(trainer, &(dp_example){.ids = ids, .targets = ids, .count = LONG}, 1, NULL), "a step");
   check_ok(dp_trainer_trace_stop(trainer, &trace), "the trace");
   const dp_op_profile *ops = dp_trace_ops(trace, &count);
   int64_t calls = 0;
@@ -186,7 +208,7 @@ static void ck_scored_alike(dp_trainer *trainer, uint64_t seed) {
   }
   for (int i = 0; i < COMPANY; i++) other[i] = i * 7 % 97, none[i] = -1;
   for (int company = 0; company < 2; company++) {
-    dp_example examples[] = {{other, none, COMPANY}, {ids, targets, (size_t)total}};
+    dp_example examples[] = {{.ids = other, .targets = none, .count = COMPANY}, {.ids = ids, .targets = targets, .count = (size_t)total}};
     const float *losses;
     check_ok(dp_trainer_add(trainer, examples + !company, company + 1, &losses), "score");
     losses += company ? COMPANY : 0;
@@ -201,10 +223,10 @@ static void ck_scored_alike(dp_trainer *trainer, uint64_t seed) {
 
 START_TEST(what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit) {
   for (int threads = 1; threads <= 2; threads++) {
-    dp_trainer *trainer = open_trainer("llama.dip", "tiny_llama", threads, DP_RECOMPUTE_AS_PLANNED, 0);
+    dp_trainer *trainer = open_trainer("llama", "tiny_llama", (way){.plan = plans[_i], .threads = threads});
     double norm;
     ck_scored_alike(trainer, 3);
-    for (int n = 0; n < 3; n++) train_step(trainer, n, false, &norm);
+    for (int n = 0; n < 3; n++) train_step(trainer, n, 1e-3, false, &norm);
     ck_scored_alike(trainer, 4); /* on the very weights that the updates changed */
     dp_trainer_free(trainer);
   }
@@ -219,7 +241,7 @@ typedef struct place {
 
 static void write_text(const char *path, const void *text, size_t size) { check_ok(dp_write_file_atomic(path, text, size), path); }
 
-static place make_place(const char *rate) {
+static place make_place(const char *rate, const char *plan) {
   place p = {.dir = "/tmp/dipper-run-XXXXXX"};
   ck_assert_ptr_nonnull(mkdtemp(p.dir));
   snprintf(p.recipe, sizeof p.recipe, "%s/tune.dip", p.dir);
@@ -229,9 +251,9 @@ static place make_place(const char *rate) {
   write_text(p.data, ids, sizeof ids);
   char text[1024];
   snprintf(text, sizeof text,
-           "import \"" MODELS "llama.dip\";\n"
+           "import \"" MODELS "llama.dip\"; plan p for llama { %s }\n"
            "recipe tune for llama { pretrain { data \"data.bin\"; optimizer adamw { lr cosine %s to 1e-4 warmup 2; } batch 4;\n"
-           "  accumulate 2; length 40; steps 8; seed 5; save every 2 keep 9; } }\n", rate);
+           "  accumulate 2; length 40; steps 8; seed 5; save every 2 keep 9; } }\n", plan, rate);
   write_text(p.recipe, text, strlen(text));
   return p;
 }
@@ -266,7 +288,7 @@ static void remove_place(const place *p) {
 }
 
 START_TEST(a_resumed_run_has_the_bits_of_an_unbroken_one) {
-  place p = make_place("1e-3");
+  place p = make_place("1e-3", plans[_i]);
   check_ok(run(&p, "whole", 2, -1, false), "unbroken");
   check_ok(run(&p, "broken", 1, 3, false), "until step 3");
   check_ok(run(&p, "broken", 2, 5, true), "until step 5");
@@ -280,7 +302,7 @@ START_TEST(a_resumed_run_has_the_bits_of_an_unbroken_one) {
 END_TEST
 
 START_TEST(a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint) {
-  place p = make_place("1e38");
+  place p = make_place("1e38", "");
   dp_status status = run(&p, "out", 2, -1, false);
   ck_assert_int_eq(status.code, DP_INVALID);
   ck_assert_msg(strstr(dp_status_text(&status), "step ") && strstr(dp_status_text(&status), "the first in"), "%s",
@@ -291,7 +313,7 @@ START_TEST(a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint) {
 END_TEST
 
 START_TEST(other_data_is_not_gone_on_with) {
-  place p = make_place("1e-3");
+  place p = make_place("1e-3", "");
   uint16_t ids[2000] = {1, 2, 3};
   check_ok(run(&p, "out", 2, 2, false), "until step 2");
   write_text(p.data, ids, sizeof ids);
@@ -308,10 +330,10 @@ int main(void) {
   TCase *tests = tcase_create("train");
   tcase_set_timeout(tests, 300);
   tcase_add_loop_test(tests, fifty_updates_follow_pytorch_s, 0, (int)DP_COUNT(models));
-  tcase_add_test(tests, weights_after_updates_do_not_depend_on_how_the_work_is_cut);
+  tcase_add_loop_test(tests, weights_after_updates_do_not_depend_on_how_the_work_is_cut, 0, (int)DP_COUNT(plans));
   tcase_add_test(tests, a_step_in_windows_can_be_traced);
-  tcase_add_test(tests, what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit);
-  tcase_add_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one);
+  tcase_add_loop_test(tests, what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit, 0, (int)DP_COUNT(plans));
+  tcase_add_loop_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one, 0, (int)DP_COUNT(plans));
   tcase_add_test(tests, a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint);
   tcase_add_test(tests, other_data_is_not_gone_on_with);
   suite_add_tcase(suite, tests);

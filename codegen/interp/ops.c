@@ -119,20 +119,45 @@ static void store(const interp_task *task, int index) {
   }
 }
 
-/* The task's piece of a slot. */
-static float *state_of(const interp_task *task, const tile_op *op) {
-  int slot = task->program->weights[op->ref].first_slot + (int)task->row;
-  return task->step->states[op->part][slot] + task->col * task->kind->col_tile;
+/* The task's piece of a slot, and how its elements are stored. */
+static char *state_of(const interp_task *task, const tile_op *op, ir_dtype *storage) {
+  const tile_weight *weight = &task->program->weights[op->ref];
+  *storage = tile_state_type(weight, (tile_state)op->part);
+  char *slot = (char *)task->step->states[op->part][weight->first_slot + (int)task->row];
+  return slot + task->col * task->kind->col_tile * ir_dtype_block_bytes(*storage);
+}
+
+/* To nearest, of two equally near to the even one; NaN stays one. */
+static uint16_t bf16_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 static void parameter(const interp_task *task, int index) {
-  memcpy(interp_value(task, index), state_of(task, &task->kind->ops[index]), sizeof(float) * (size_t)task->columns);
+  ir_dtype storage;
+  const char *from = state_of(task, &task->kind->ops[index], &storage);
+  float *to = interp_value(task, index);
+  for (int64_t c = 0; c < task->columns; c++) {
+    uint32_t bits = 0;
+    if (storage == IR_f32) memcpy(&bits, from + c * 4, 4);
+    if (storage == IR_bf16) bits = (uint32_t)((const uint16_t *)(const void *)from)[c] << 16;
+    memcpy(&to[c], &bits, sizeof bits);
+  }
 }
 
 static void assign(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
-  float *to = state_of(task, op);
-  for (int64_t c = 0; c < task->columns; c++) to[c] = interp_element(task, op->operands[0], 0, c, task->kind->col_tile);
+  ir_dtype storage;
+  char *to = state_of(task, op, &storage);
+  for (int64_t c = 0; c < task->columns; c++) {
+    float value = interp_element(task, op->operands[0], 0, c, task->kind->col_tile);
+    if (storage == IR_bf16)
+      ((uint16_t *)(void *)to)[c] = bf16_of(value);
+    else
+      ((float *)(void *)to)[c] = value;
+  }
 }
 
 static void vector(const interp_task *task, int index) {

@@ -276,11 +276,14 @@ static void transpose(ll *l, LLVMValueRef *v) {
 }
 
 /* void turn(block of w, first k, how many, to): to[lane][0..64) = the block's elements of 64 k, for its 64 rows. */
-static LLVMValueRef turn_f32(ll *l) {
-  LLVMValueRef found = LLVMGetNamedFunction(l->module, "turn.f32");
+static LLVMValueRef turn_plain(ll *l, ir_dtype storage) {
+  char name[32];
+  int64_t bytes = ir_dtype_block_bytes(storage);
+  snprintf(name, sizeof name, "turn.%s", ir_dtype_name(storage));
+  LLVMValueRef found = LLVMGetNamedFunction(l->module, name);
   if (found) return found;
   LLVMTypeRef parameters[] = {l->ptr, l->i64, l->i64, l->ptr};
-  LLVMValueRef function = ll_function(l, "turn.f32", parameters, 4, false), outer = l->function;
+  LLVMValueRef function = ll_function(l, name, parameters, 4, false), outer = l->function;
   LLVMBasicBlockRef resume = LLVMGetInsertBlock(l->b);
   l->function = function;
   LLVMPositionBuilderAtEnd(l->b, ll_block(l, "entry"));
@@ -288,8 +291,8 @@ static LLVMValueRef turn_f32(ll *l) {
   ll_loop_begin(l, &over_k, "turn.k", ll_int(l, 0), LLVMGetParam(function, 2), TILE_LANES, NULL, 0);
   ll_loop_begin(l, &over_lanes, "turn.lane", ll_int(l, 0), ll_int(l, TILE_BLOCK), TILE_LANES, NULL, 0);
   LLVMValueRef v[TILE_LANES], line = ll_muli(l, ll_add(l, LLVMGetParam(function, 1), over_k.index), TILE_BLOCK);
-  LLVMValueRef from = ll_at(l, LLVMGetParam(function, 0), ll_muli(l, ll_add(l, line, over_lanes.index), 4));
-  for (int i = 0; i < TILE_LANES; i++) v[i] = ll_load(l, l->v_f32, ll_at(l, from, ll_int(l, i * TILE_BLOCK * 4)), 4);
+  LLVMValueRef from = ll_at(l, LLVMGetParam(function, 0), ll_muli(l, ll_add(l, line, over_lanes.index), bytes));
+  for (int i = 0; i < TILE_LANES; i++) v[i] = ll_load_plain(l, storage, ll_at(l, from, ll_int(l, i * TILE_BLOCK * bytes)));
   transpose(l, v);
   LLVMValueRef to = ll_at(l, LLVMGetParam(function, 3),
                           ll_muli(l, ll_add(l, ll_muli(l, over_lanes.index, TILE_BLOCK), over_k.index), 4));
@@ -302,7 +305,7 @@ static LLVMValueRef turn_f32(ll *l) {
   return function;
 }
 
-/* The same one by one, of any storage. */
+/* The same one by one, of any storage and depth. */
 static LLVMValueRef turn_any(ll *l, ir_dtype storage) {
   char name[32];
   snprintf(name, sizeof name, "turn.any.%s", ir_dtype_name(storage));
@@ -334,8 +337,8 @@ void ll_back_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef base,
   ll *l = k->l;
   const tile_op *op = &k->kind->ops[index];
   const tile_weight *weight = &l->program->weights[op->ref];
-  bool fast = storage == IR_f32 && weight->cols % TILE_LANES == 0;
-  LLVMValueRef turn = fast ? turn_f32(l) : turn_any(l, storage), product = ll_product(l, IR_f32);
+  bool fast = ir_dtype_block_elements(storage) == 1 && weight->cols % TILE_LANES == 0;
+  LLVMValueRef turn = fast ? turn_plain(l, storage) : turn_any(l, storage), product = ll_product(l, IR_f32);
   LLVMValueRef first = ll_column_of(k, op, ll_int(l, 0)), turned = ll_turned_at(k, index);
   LLVMValueRef columns = op->column_tile ? k->columns : ll_int(l, op->cols);
   ll_loop over_columns, over_rows;

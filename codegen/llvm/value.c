@@ -73,13 +73,18 @@ LLVMValueRef ll_weight_base(ll_kind *k, const tile_op *op, LLVMValueRef *slot) {
   return ll_load_constant(l, l->ptr, LLVMBuildGEP2(l->b, l->ptr, weights, slot, 1, ""), 8);
 }
 
+ir_dtype ll_state_type(const ll_kind *k, const tile_op *op) {
+  return tile_state_type(&k->l->program->weights[op->ref], (tile_state)op->part);
+}
+
 LLVMValueRef ll_state_at(ll_kind *k, const tile_op *op, LLVMValueRef c) {
   ll *l = k->l;
   LLVMValueRef slot = ll_addi(l, k->row, l->program->weights[op->ref].first_slot);
   size_t table = offsetof(tile_step, states) + sizeof(float *const *) * (size_t)op->part;
   LLVMValueRef memory = LLVMBuildGEP2(l->b, l->ptr, ll_step_ptr(l, k->step, table), &slot, 1, "");
   LLVMValueRef column = ll_add(l, ll_muli(l, k->col, k->kind->col_tile), c);
-  return ll_at(l, ll_load_constant(l, l->ptr, memory, 8), ll_muli(l, column, 4));
+  int64_t bytes = ir_dtype_block_bytes(ll_state_type(k, op));
+  return ll_at(l, ll_load_constant(l, l->ptr, memory, 8), ll_muli(l, column, bytes));
 }
 
 LLVMValueRef ll_scratch_at(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c) {
@@ -315,7 +320,7 @@ static LLVMValueRef pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) 
     return ll_load_constant(l, l->v_f32, ll_at(l, base, ll_muli(l, column, 4)), 4);
   }
   case TILE_parameter:
-    return ll_load(l, l->v_f32, ll_state_at(k, op, c), 4);
+    return ll_load_plain(l, ll_state_type(k, op), ll_state_at(k, op, c));
   case TILE_rotate:
     return rotated(k, op, r, c);
   case TILE_causal:
