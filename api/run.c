@@ -304,6 +304,7 @@ static dp_status open_run(running *r, const rt_checkpoint *checkpoint) {
   dp_status status = copy_recipe(r, &source);
   const ir_optimizer *o = &r->recipe.optimizer;
   training.optimizer = (dp_adamw){.lr = o->lr, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .decay = o->decay, .clip = o->clip};
+  training.seed = r->recipe.seed;
   training.model.step_tokens = r->recipe.length * (r->recipe.batch / (r->recipe.accumulate > 0 ? r->recipe.accumulate : 1));
   if (api_objective_in_pairs(r->recipe.objective)) training.model.step_tokens *= 2;
   training.scores = api_objective_from_scores(r->recipe.objective);

@@ -706,6 +706,14 @@ static bool ir_shape_assign(ir_shaping *s) {
   FAIL(s, "assign: x is %s, but the weight is %s", type_text(s, operand(s, 0)), type_text(s, &type));
 }
 
+static bool ir_shape_round_random(ir_shaping *s) {
+  const char *name = find_attr(s, "weight")->s;
+  if (!ir_find_weight(s->module, name)) FAIL(s, "round_random: there is no weight '%s'", name);
+  for (int i = 1; i < 3; i++)
+    if (operand(s, i)->rank) FAIL(s, "round_random: a key is %s, not a number", type_text(s, operand(s, i)));
+  return set_result(s, operand(s, 0));
+}
+
 static bool ir_shape_total(ir_shaping *s) {
   ir_type scalar = {.dtype = IR_f32};
   if (operand(s, 0)->dtype != IR_f32) FAIL(s, "total: x is %s", type_text(s, operand(s, 0)));

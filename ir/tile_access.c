@@ -265,6 +265,13 @@ static dp_status check_value_op(const place *at, bool in_loop) {
     EXPECT(op->ref >= 0 && op->ref < at->program->input_count, "there is no input %d", op->ref);
     EXPECT(op->cols == 1 && !op->one_row, "an input is [rows, 1]");
     return DP_SUCCESS;
+  case TILE_random:
+    EXPECT(at->kind->space == TILE_STATES && op->ref >= 0 && op->ref < at->program->weight_count, "it is of no weight's state");
+    EXPECT(x->cols == 1 && y->cols == 1 && op->column_tile, "its keys are one number each");
+    return DP_SUCCESS;
+  case TILE_round_random:
+    EXPECT(op->column_tile && x->column_tile && y->column_tile, "it is no column tile");
+    return DP_SUCCESS;
   case TILE_hot:
     EXPECT(x->cols == 1, "it takes one number a row, not %d", x->cols);
     return DP_SUCCESS;

@@ -260,6 +260,10 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
     add_weight(out, p, op->ref);
     add_columns(out, op, "columns");
     break;
+  case TILE_random:
+    dp_str_add(out, " for ");
+    add_weight(out, p, op->ref);
+    break;
   case TILE_parameter:
     add_state(out, p, op);
     break;

@@ -121,7 +121,7 @@ static char *weights_after(const char *name, way way, bool cut, size_t *size) {
   return bytes;
 }
 
-static const char *const plans[] = {"", "weights bf16;"};
+static const char *const plans[] = {"", "weights bf16;", "weights bf16 stochastic;"};
 
 START_TEST(weights_after_updates_do_not_depend_on_how_the_work_is_cut) {
   static const struct {

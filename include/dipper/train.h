@@ -31,6 +31,7 @@ typedef enum dp_recompute {
 typedef struct dp_training {
   dp_options model;   /* weights of any type: they become f32; context and step_tokens: tokens of a step, at most */
   dp_recompute recompute;
+  uint64_t seed;      /* of the random rounding that the plan's `weights bf16 stochastic` asks for */
   dp_adamw optimizer; /* all 0: the defaults */
   int64_t wide_columns; /* logits of so many columns are made for some rows at a time; 0: 8192 */
   bool scores;          /* dp_trainer_score will be asked: one more entry is compiled */
