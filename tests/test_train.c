@@ -38,6 +38,7 @@ static const struct {
 /* How a trainer is made; `plan`: the statements of one. */
 typedef struct way {
   const char *plan, *backend;
+  uint64_t seed;
   int threads;
   dp_recompute recompute;
   int64_t wide;
@@ -50,7 +51,7 @@ static dp_trainer *open_trainer(const char *model, const char *name, way way) {
   check_ok(dp_write_file_atomic(path, text, (size_t)size), path);
   snprintf(weights, sizeof weights, GOLDEN "%s", name);
   dp_training training = {.model = {.path = path, .weights = weights, .threads = way.threads, .backend = way.backend, .verify_each = true},
-                          .recompute = way.recompute, .wide_columns = way.wide};
+                          .recompute = way.recompute, .wide_columns = way.wide, .seed = way.seed};
   dp_trainer *trainer;
   check_ok(dp_trainer_new(&training, &trainer), name);
   unlink(path);
@@ -147,6 +148,65 @@ START_TEST(weights_after_updates_do_not_depend_on_how_the_work_is_cut) {
     free(got);
   }
   free(expected);
+}
+END_TEST
+
+/* Of updates without gradients weights only decay, by less than bf16 tells apart: rounded to nearest none would change. */
+static char *decayed(uint64_t seed, double rate, size_t *size) {
+  dp_trainer *trainer = open_trainer("llama", "tiny_llama", (way){.plan = "weights bf16 stochastic;", .threads = 2, .seed = seed});
+  check_ok(dp_trainer_update(trainer, 1, rate, NULL), "an update");
+  char *bytes = read_saved(trainer, size);
+  dp_trainer_free(trainer);
+  return bytes;
+}
+
+static double distance_to_next(float x) { return ldexp(1, ilogbf(x) - 7); }
+
+START_TEST(random_rounding_keeps_the_mean_and_gives_neighbours) {
+  const double rate = 0.1, keep = 1 - rate * dp_adamw_defaults().decay;
+  size_t size, other;
+  char *before = decayed(1, 0, &size), *after = decayed(1, rate, &other), *again = decayed(1, rate, &other),
+       *seeded = decayed(2, rate, &other);
+  ck_assert_uint_eq(size, other);
+  ck_assert_msg(memcmp(after, again, size) == 0, "the same seed gives other weights");
+  uint64_t header;
+  memcpy(&header, before, sizeof header);
+  double sum = 0, moved = 0, count = 0, differ = 0;
+  for (size_t at = 8 + header; at < size; at += 4) {
+    float x, y, z;
+    uint32_t bits;
+    memcpy(&x, before + at, 4), memcpy(&y, after + at, 4), memcpy(&z, seeded + at, 4), memcpy(&bits, &y, 4);
+    if (x == 0 || fabsf(x) < 1e-30f || (x == y && x == 1)) continue;
+    double off = ((double)y - (double)x * keep) / distance_to_next(x), of_x = ((double)y - (double)x) / distance_to_next(x);
+    if (bits & 0xffff) { /* a vector, which stays f32 and does not decay */
+      ck_assert(y == x);
+      continue;
+    }
+    ck_assert_msg(fabs(off) < 1.001, "%a became %a", (double)x, (double)y);
+    sum += x > 0 ? off : -off, moved += of_x != 0, differ += y != z, count++;
+  }
+  ck_assert_msg(count > 50000, "%g elements", count);
+  ck_assert_msg(fabs(sum / count) < 0.01, "the mean is off by %g of a distance", sum / count); /* 5 deviations at most */
+  ck_assert_msg(moved > 0.1 * count && moved < 0.3 * count, "%g of %g moved", moved, count);
+  ck_assert_msg(differ > 0.1 * count, "another seed changes %g of %g", differ, count);
+  free(before);
+  free(after);
+  free(again);
+  free(seeded);
+}
+END_TEST
+
+/* Without masters: as near to the curve with them as rounding lets it be. */
+START_TEST(random_rounding_learns_as_masters_do) {
+  json_t *all = json_load_file(GOLDEN "curves.json", 0, NULL), *curve = json_object_get(all, "tiny_llama.bf16");
+  dp_trainer *trainer = open_trainer("llama", "tiny_llama", (way){.plan = "weights bf16 stochastic;", .threads = 2});
+  for (int n = 0; n < STEPS; n++) {
+    double norm, loss = train_step(trainer, n, 1e-4, false, &norm);
+    double expected = json_number_value(json_array_get(json_array_get(curve, (size_t)n), 0));
+    ck_assert_msg(fabs(loss - expected) < 0.05, "step %d: the loss is %.6f, with masters %.6f", n, loss, expected);
+  }
+  dp_trainer_free(trainer);
+  json_decref(all);
 }
 END_TEST
 
@@ -331,6 +391,8 @@ int main(void) {
   tcase_set_timeout(tests, 300);
   tcase_add_loop_test(tests, fifty_updates_follow_pytorch_s, 0, (int)DP_COUNT(models));
   tcase_add_loop_test(tests, weights_after_updates_do_not_depend_on_how_the_work_is_cut, 0, (int)DP_COUNT(plans));
+  tcase_add_test(tests, random_rounding_keeps_the_mean_and_gives_neighbours);
+  tcase_add_test(tests, random_rounding_learns_as_masters_do);
   tcase_add_test(tests, a_step_in_windows_can_be_traced);
   tcase_add_loop_test(tests, what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit, 0, (int)DP_COUNT(plans));
   tcase_add_loop_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one, 0, (int)DP_COUNT(plans));
