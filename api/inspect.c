@@ -136,7 +136,10 @@ dp_status dp_save_weights(const dp_options *options, const char *path, const cha
     return dp_fail(DP_INVALID, "weights are saved as f32, f16 or bf16, not as '%s'", type);
   api_source source;
   DP_TRY(api_open_source(options, API_WEIGHTS, &source));
-  dp_status status = rt_save_weights(path, source.module, source.binding, dtype);
+  dp_status status = api_load_adapter(options, &source);
+  if (status.code == DP_OK && source.adaptations)
+    status = rt_adapter_merge(source.module, source.declared, source.adaptations, source.binding);
+  if (status.code == DP_OK) status = rt_save_without_adapter(path, source.module, source.declared, source.binding, dtype);
   api_close_source(&source);
   return status;
 }

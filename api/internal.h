@@ -16,6 +16,9 @@ typedef struct api_source {
   rt_binding *binding; /* NULL without weights */
   ir_plan *plan; /* both in the module's memory; a recipe is NULL when the text has none for the model */
   ir_recipe *recipe;
+  ir_adaptation *adaptations; /* malloc'ed, of the weights of the text; NULL: nothing stands beside them */
+  int declared;               /* weights of the text; those behind them are an adapter's */
+  rt_weights_file *adapter;   /* NULL when it is new, or there is none */
 } api_source;
 
 typedef enum api_use {
@@ -25,6 +28,12 @@ typedef enum api_use {
 } api_use;
 dp_status api_open_source(const dp_options *options, api_use use, api_source *source);
 void api_close_source(api_source *source);
+/* Puts the adapter of options->adapter beside the weights, if one is named. Before the passes. */
+dp_status api_load_adapter(const dp_options *options, api_source *source);
+/* The same of what the plan adapts, to be trained: a new one, or that of options->adapter, which must be as the plan says. */
+dp_status api_plan_adapter(const dp_options *options, api_source *source);
+/* Writes the adapter's numbers of `binding` into a folder, made when it is not there. */
+dp_status api_save_adapter(const char *directory, const api_source *source, const rt_binding *binding);
 
 dp_status api_compile(const dp_options *options, const tile_program *program, tile_code **code, bool *compiled, dp_str *note);
 dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program);

@@ -45,6 +45,7 @@ dp_status api_open_text(const dp_options *options, dp_model *model) {
 static dp_status open(const dp_options *options, dp_model *model) {
   double begin = api_seconds();
   DP_TRY(api_open_source(options, API_WEIGHTS, &model->source));
+  DP_TRY(api_load_adapter(options, &model->source));
   double opened = api_seconds();
   DP_TRY(compile(options, model));
   double compiled = api_seconds();

@@ -86,12 +86,17 @@ static dp_status save(running *r) {
   const dp_model *model = &r->trainer->model;
   rt_binding *binding;
   DP_TRY(rt_engine_bind(model->engine, TILE_VALUE, model->source.module, model->source.binding, &binding));
-  uint64_t bytes = rt_saved_bytes(model->source.module, binding, IR_f32);
+  const api_source *source = &model->source;
+  bool adapter = source->adaptations != NULL;
+  uint64_t bytes = adapter ? rt_adapter_bytes(source->module, source->declared, source->adaptations, binding)
+                           : rt_saved_bytes(source->module, binding, IR_f32);
   rt_binding_free(binding);
   dp_status status = list_moments(model->engine, &m);
   rt_checkpoint_plan plan = {.directory = r->run->out, .keep = (int)r->recipe.keep, .state = r->state,
-                             .save_weights = save_weights, .user = r, .weights_bytes = bytes, .weights_type = IR_f32, .scalar_head = ir_find_weight(model->source.module, "score") != NULL,
-                             .optimizer = m.tensors, .optimizer_count = m.count, .source = r->companions};
+                             .save_weights = save_weights, .user = r, .adapter = adapter, .weights_bytes = bytes,
+                             .weights_type = IR_f32, .scalar_head = ir_find_weight(source->module, "score") != NULL,
+                             .optimizer = m.tensors, .optimizer_count = m.count,
+                             .source = adapter ? NULL : r->companions}; /* an adapter's folder is no model's */
   if (status.code == DP_OK) status = rt_checkpoint_save(&plan);
   dp_arena_free(m.arena);
   return status;
@@ -217,15 +222,20 @@ static dp_status update(running *r, dp_run_step *step) {
 
 /* ---- a run */
 
-/* Products with each matrix that is trained: one forward, two back. */
+/* Each product once: those of the forward entry, and of the training entry those that go back and those into gradients, not
+ * those that are made again. */
 static double flop_a_token(const tile_program *p) {
   double flop = 0;
+  tile_entry forward = tile_entry_at(p, TRAINER_FORWARD), train = tile_entry_at(p, TRAINER_TRAIN);
   for (int g = 0; g < p->group_count; g++) {
     const tile_kind *kind = &p->kinds[p->groups[g].kind];
     for (int i = 0; i < kind->op_count; i++) {
-      if (kind->ops[i].code != TILE_mma_rows) continue;
+      tile_opcode code = kind->ops[i].code;
+      bool counts = code == TILE_mma ? tile_in_entry(p, &forward, g)
+                                     : (code == TILE_mma_back || code == TILE_mma_rows) && tile_in_entry(p, &train, g);
+      if (!counts) continue;
       const tile_weight *weight = &p->weights[kind->ops[i].ref];
-      flop += 6.0 * (double)weight->rows * (double)weight->cols * p->sections[p->groups[g].section].iterations *
+      flop += 2.0 * (double)weight->rows * (double)weight->cols * p->sections[p->groups[g].section].iterations *
               (kind->used ? kind->used : kind->batches);
     }
   }
@@ -291,14 +301,17 @@ static dp_status open_objective(running *r, const dp_training *training) {
   if (r->recipe.objective != IR_DPO) return DP_SUCCESS;
   dp_options options = training->model;
   options.weights = r->run->model.weights;
+  options.adapter = r->run->model.adapter;
   return dp_scorer_new(&options, &r->reference);
 }
 
 static dp_status open_run(running *r, const rt_checkpoint *checkpoint) {
   dp_training training = {.model = r->run->model};
   api_source source;
-  if (checkpoint) training.model.weights = checkpoint->directory;
-  if (checkpoint && strncmp(r->run->model.weights, "random:", 7) != 0 && !training.model.tokenizer)
+  bool adapter = checkpoint && rt_is_adapter(checkpoint->directory);
+  if (adapter) training.model.adapter = checkpoint->directory;
+  else if (checkpoint) training.model.weights = checkpoint->directory;
+  if (checkpoint && !adapter && strncmp(r->run->model.weights, "random:", 7) != 0 && !training.model.tokenizer)
     training.model.tokenizer = r->run->model.weights;
   DP_TRY(api_open_source(&training.model, API_TRAINING, &source));
   dp_status status = copy_recipe(r, &source);

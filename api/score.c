@@ -41,6 +41,7 @@ dp_status api_set_up_engine(const dp_options *options, dp_model *model) {
 
 static dp_status open(const dp_options *options, dp_model *model) {
   DP_TRY(api_open_source(options, API_WEIGHTS, &model->source));
+  DP_TRY(api_load_adapter(options, &model->source));
   ir_module **module = &model->source.module;
   const char *kv_type = options->kv_type ? options->kv_type : model->source.plan->cache_type;
   if (kv_type) DP_TRY(ps_store_cache(*module, NULL, kv_type));

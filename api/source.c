@@ -83,6 +83,7 @@ dp_status api_open_source(const dp_options *options, api_use use, api_source *so
   if (options->weights && !random) status = rt_weights_open(options->weights, &source->file);
   if (status.code == DP_OK) status = parse(options, source->file, source);
   if (status.code == DP_OK && wants_scalar_head(options, use, source->recipe)) status = add_scalar_head(source);
+  if (status.code == DP_OK) source->declared = source->module->weight_count;
   if (status.code == DP_OK && options->weights) status = bind(options, source);
   if (status.code != DP_OK) api_close_source(source);
   return status;
@@ -90,6 +91,8 @@ dp_status api_open_source(const dp_options *options, api_use use, api_source *so
 
 void api_close_source(api_source *source) {
   rt_binding_free(source->binding);
+  rt_weights_close(source->adapter);
+  free(source->adaptations);
   ir_module_free(source->module);
   rt_weights_close(source->file);
   *source = (api_source){0};

@@ -12,15 +12,17 @@ static dp_status refuse(const char *what) {
   return dp_fail(DP_UNSUPPORTED, "the plan's `%s` is read, and not carried out yet", what);
 }
 
-/* What the plan says of weights goes into the module; what is needed after the passes is copied, as they may replace it. */
+/* What the plan says of weights goes into the module; what is needed after the passes is copied, as they may replace it. An
+ * adapter decays where the weight that it stands beside would. */
 static dp_status follow_plan(const api_source *source, bool *no_decay) {
   const ir_plan *plan = source->plan;
-  for (int i = 0; i < source->module->weight_count; i++) {
+  int adapter = source->declared;
+  for (int i = 0; i < source->declared; i++) {
     ir_weight *weight = &source->module->weights[i];
-    if (plan->weights[i].lora_rank) return refuse("adapt");
     weight->frozen = plan->weights[i].frozen;
     if (!weight->frozen) weight->storage = 1u << (ir_weight_rank(weight) < 2 ? IR_f32 : plan->weight_type);
     no_decay[i] = source->recipe ? source->recipe->optimizer.no_decay[i] : ir_weight_rank(weight) < 2;
+    for (int j = 0; j < 2 && plan->weights[i].lora_rank; j++) no_decay[adapter++] = no_decay[i];
   }
   for (int i = 0; i < source->module->weight_count; i++) {
     int tie = rt_binding_tie(source->binding, i);
@@ -88,6 +90,7 @@ static dp_status make_program(const dp_training *training, const bool *no_decay,
 
 static dp_status open(const dp_training *training, dp_trainer *t) {
   const dp_options *options = &training->model;
+  DP_TRY(api_plan_adapter(options, &t->model.source));
   int weights = t->model.source.module->weight_count;
   bool *no_decay = calloc((size_t)weights + 1, sizeof *no_decay);
   dp_status status = no_decay ? follow_plan(&t->model.source, no_decay) : dp_fail(DP_NO_MEMORY, "no memory for a trainer");
@@ -179,9 +182,11 @@ dp_status dp_trainer_update(dp_trainer *t, int64_t tokens, double lr, double *no
 }
 
 dp_status dp_trainer_save(dp_trainer *t, const char *path, bool gradients) {
+  const api_source *source = &t->model.source;
   rt_binding *binding;
-  DP_TRY(rt_engine_bind(t->model.engine, gradients ? TILE_GRADIENT : TILE_VALUE, t->model.source.module, t->model.source.binding, &binding));
-  dp_status status = rt_save_weights(path, t->model.source.module, binding, IR_f32);
+  DP_TRY(rt_engine_bind(t->model.engine, gradients ? TILE_GRADIENT : TILE_VALUE, source->module, source->binding, &binding));
+  dp_status status = source->adaptations && !gradients ? api_save_adapter(path, source, binding)
+                                                       : rt_save_weights(path, source->module, binding, IR_f32);
   rt_binding_free(binding);
   return status;
 }

@@ -2,6 +2,7 @@
 #ifndef DIPPER_IR_H
 #define DIPPER_IR_H
 
+#include "ir/adapter.h"
 #include "ir/graph.h"
 #include "ir/packing.h"
 #include "ir/recipe.h"

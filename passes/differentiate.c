@@ -142,14 +142,37 @@ static bool is_trained(const gradient_state *g, const ir_op *op) {
   return weight && !weight->frozen;
 }
 
+static void find_needed(gradient_state *g, ir_block *block);
+
+/* What a loop carries needs a gradient when it does so at the beginning, or once a turn of the loop has made it depend on a
+ * weight. */
+static void find_needed_of_loop(gradient_state *g, ir_op *loop) {
+  const ir_block *body = loop->body;
+  for (int i = 0; i < loop->operand_count; i++) {
+    bool needed = gradient_needed(g, loop->operands[i]);
+    gradient_of(g, body->args[i + 1])->needed = needed;
+  }
+  for (bool more = true; more;) {
+    more = false;
+    find_needed(g, loop->body);
+    for (int i = 0; i < loop->operand_count; i++) {
+      bool needed = gradient_needed(g, body->last->operands[i]), known = gradient_needed(g, body->args[i + 1]);
+      more |= needed && !known;
+      if (needed) gradient_of(g, body->args[i + 1])->needed = true;
+      gradient_of(g, loop->results[i])->needed = needed || known;
+    }
+  }
+}
+
 static void find_needed(gradient_state *g, ir_block *block) {
-  for (int i = 0; i < block->arg_count; i++)
-    gradient_of(g, block->args[i])->needed = block->args[i]->type.dtype == IR_f32;
   for (ir_op *op = block->first; op; op = op->next) {
-    if (op->body) find_needed(g, op->body);
-    bool needed = is_trained(g, op) || op->body;
+    if (op->code == IR_OP_loop) {
+      find_needed_of_loop(g, op);
+      continue;
+    }
+    bool needed = is_trained(g, op);
     for (int i = 0; i < op->operand_count; i++) needed |= gradient_needed(g, op->operands[i]);
-    bool passes = op->code == IR_OP_weight || op->code == IR_OP_select || op->code == IR_OP_append || op->body;
+    bool passes = op->code == IR_OP_weight || op->code == IR_OP_select || op->code == IR_OP_append;
     if (ps_gradient_is_zero(op->code) && !passes) needed = false;
     for (int i = 0; i < op->result_count; i++)
       gradient_of(g, op->results[i])->needed = needed && op->results[i]->type.dtype == IR_f32;
@@ -167,7 +190,9 @@ static dp_status reverse_ops(gradient_state *g, ir_op *const *ops, int count, ir
     ir_op *op = ops[i];
     g->loc = op->loc;
     if (op->code == IR_OP_loop) {
-      DP_TRY(reverse_loop(g, op, recompute));
+      bool needed = false;
+      for (int r = 0; r < op->result_count; r++) needed |= gradient_needed(g, op->results[r]);
+      if (needed) DP_TRY(reverse_loop(g, op, recompute));
       continue;
     }
     if (!op->result_count || ps_gradient_is_zero(op->code)) continue;
@@ -229,12 +254,20 @@ static bool is_product(ir_opcode code) {
   return code == IR_OP_matmul || code == IR_OP_head_matmul || code == IR_OP_expert_matmul;
 }
 
+/* A product, and what an adapter adds to it: kept as one. */
+static bool is_adapted_product(const ir_op *op) {
+  if (op->code != IR_OP_add) return false;
+  for (int i = 0; i < 2; i++)
+    if (!op->operands[i]->def || op->operands[i]->def->code != IR_OP_matmul) return false;
+  return true;
+}
+
 /* Is what the op makes kept for the second loop? By what a byte of it takes to be made again: an element of a product is as
  * many multiply-adds as the product is deep, one of attention as many as there are positions and columns of a head, any
  * other a few operations. What only looks at another value, or is of weights alone, is never kept. */
 static bool keeps(ir_recompute recompute, const ir_op *op) {
   if (recompute == IR_RECOMPUTE_BLOCK) return false;
-  if (is_product(op->code) || op->code == IR_OP_attend) return true;
+  if (is_product(op->code) || is_adapted_product(op) || op->code == IR_OP_attend) return true;
   bool view = op->code == IR_OP_reshape || op->code == IR_OP_slice || op->code == IR_OP_broadcast;
   if (recompute == IR_RECOMPUTE_SELECTIVE || view) return false;
   for (int i = 0; i < op->result_count; i++)
@@ -345,7 +378,7 @@ static dp_status reverse_loop(gradient_state *g, ir_op *loop, ir_recompute recom
   int carried = loop->operand_count;
   DP_TRY(sink_weights(g, loop->body, loop->body));
   DP_TRY(ask_for_sums(loop->body));
-  find_needed(g, loop->body);
+  find_needed_of_loop(g, loop);
   ir_block *outside = g->block, *body = ir_block_new(g->module, NULL);
   ir_value **starts = DP_NEW_ARRAY(g->arena, ir_value *, carried + 1);
   for (int i = 0; i < carried; i++) {

@@ -30,6 +30,10 @@ dp_status ps_find(const char *name, const ps_pass **pass);
 /* Stores the keys and values of a cache (NULL: of all) as "f32" or "f16". Before ps_run. DP_INVALID for other types. */
 dp_status ps_store_cache(ir_module *module, const char *cache, const char *type);
 
+/* Puts a low-rank product beside the products of weights, and declares its matrices (ir/adapter.h); how: [weight_count].
+ * Before ps_differentiate and the pipeline. DP_UNSUPPORTED names a weight that is used in another way. */
+dp_status ps_adapt(ir_module *module, const ir_adaptation *how);
+
 /* Adds to the module's first graph, of logits [T, vocabulary], a graph `train`: it takes two more inputs, targets[T] (ids;
  * negative: not counted) and coefficients[T] (the bits of f32), returns the cross entropy of each token [T, 1] in nats, and adds
  * to the gradients of the weights those of the sum of coefficient * loss. A graph that returns one number a token [T, 1]: the

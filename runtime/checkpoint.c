@@ -72,7 +72,7 @@ static dp_status write_files(const rt_checkpoint_plan *plan, const char *folder)
   char path[PATH_MAX];
   const char *state = plan->optimizer_state ? plan->optimizer_state : "";
   DP_TRY(cp_join(path, folder, CHECKPOINT_WEIGHTS));
-  DP_TRY(plan->save_weights(plan->user, path));
+  DP_TRY(plan->save_weights(plan->user, plan->adapter ? folder : path));
   DP_TRY(cp_join(path, folder, CHECKPOINT_OPTIMIZER));
   DP_TRY(rt_save_noted_safetensors(path, plan->optimizer, plan->optimizer_count, "state", state));
   DP_TRY(cp_write_beside(folder, plan));

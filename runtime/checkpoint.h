@@ -29,6 +29,7 @@ typedef struct rt_checkpoint_plan {
   rt_trainer_state state;
   /* Writes the weights to `path`: rt_save_weights is one way. */
   dp_status (*save_weights)(void *user, const char *path);
+  bool adapter; /* they are an adapter's: `path` is the folder (rt_adapter_save) */
   void *user;
   uint64_t weights_bytes;          /* what it will write, about (rt_saved_bytes); 0: not known */
   ir_dtype weights_type;           /* f32, f16 or bf16: goes into config.json, as does */

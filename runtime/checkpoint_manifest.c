@@ -149,7 +149,8 @@ static dp_status read_state(const char *path, json_t *root, rt_trainer_state *st
 }
 
 static dp_status check_files(const char *directory, const json_t *files) {
-  static const char *const needed[] = {CHECKPOINT_WEIGHTS, CHECKPOINT_OPTIMIZER};
+  const char *weights = lists(files, CHECKPOINT_ADAPTER) ? CHECKPOINT_ADAPTER : CHECKPOINT_WEIGHTS;
+  const char *const needed[] = {weights, CHECKPOINT_OPTIMIZER};
   for (size_t i = 0; i < DP_COUNT(needed); i++)
     if (!lists(files, needed[i])) return dp_fail(DP_INVALID, "'%s' was written without %s", directory, needed[i]);
   for (size_t i = 0; i < json_array_size(files); i++) DP_TRY(check_file(directory, json_array_get(files, i)));

@@ -7,6 +7,7 @@
 #include <limits.h>
 
 #define CHECKPOINT_WEIGHTS "model.safetensors"
+#define CHECKPOINT_ADAPTER "adapter_model.safetensors"
 #define CHECKPOINT_OPTIMIZER "optimizer.safetensors"
 #define CHECKPOINT_MANIFEST "trainer.json"
 #define CHECKPOINT_LATEST "latest"

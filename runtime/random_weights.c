@@ -54,7 +54,13 @@ static filling filling_of(const ir_weight *weight, const rt_layer_shape *shape, 
   return how;
 }
 
-static dp_status make_weight(const ir_module *module, int index, uint64_t seed, ir_dtype storage, rt_binding *binding) {
+/* Of an adapter, as PEFT begins: `a` uniform within 1 / sqrt(in), `b` zero, so that it changes nothing at first. */
+static void begin_adapter(filling *how, int index, const rt_layer_shape *shape) {
+  how->center = 0;
+  how->scale = index % 2 ? 0 : 1 / sqrtf((float)shape->cols);
+}
+
+static dp_status make_weight(const ir_module *module, int index, uint64_t seed, ir_dtype storage, bool adapter, rt_binding *binding) {
   const ir_weight *weight = &module->weights[index];
   rt_layer_shape shape;
   const char *why;
@@ -80,6 +86,7 @@ static dp_status make_weight(const ir_module *module, int index, uint64_t seed, 
   rt_bound *layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.count);
   for (int64_t layer = 0; layer < shape.count; layer++) {
     filling how = filling_of(weight, &shape, seed, layer);
+    if (adapter) begin_adapter(&how, index, &shape);
     uint8_t *data = memory + layer * layer_bytes;
     for (int64_t r = 0; r < shape.rows; r++) {
       fill_row(&how, r, row, shape.cols);
@@ -99,7 +106,7 @@ static dp_status make_weight(const ir_module *module, int index, uint64_t seed, 
   return DP_SUCCESS;
 }
 
-dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_binding **out) {
+static dp_status bind(ir_module *module, uint64_t seed, ir_dtype storage, bool adapter, rt_binding **out) {
   *out = NULL;
   if (storage == IR_i32)
     return dp_fail(DP_INVALID, "weights cannot be stored as i32: take a floating or quantized type");
@@ -109,7 +116,7 @@ dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_
   dp_status status = DP_SUCCESS;
   dp_str problems = {0};
   for (int i = 0; i < module->weight_count && status.code == DP_OK; i++)
-    if (!module->weights[i].tied) status = make_weight(module, i, seed, storage, binding);
+    if (!module->weights[i].tied) status = make_weight(module, i, seed, storage, adapter, binding);
   if (status.code == DP_OK) rt_bind_ties(module, binding, &problems);
   if (problems.length > 0) status = dp_fail(DP_INVALID, "model '%s':%s", module->name, problems.text);
   dp_str_free(&problems);
@@ -121,3 +128,9 @@ dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_
   *out = binding;
   return DP_SUCCESS;
 }
+
+dp_status rt_bind_random(ir_module *module, uint64_t seed, ir_dtype storage, rt_binding **out) {
+  return bind(module, seed, storage, false, out);
+}
+
+dp_status rt_bind_new_adapter(ir_module *module, uint64_t seed, rt_binding **out) { return bind(module, seed, IR_f32, true, out); }

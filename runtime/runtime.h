@@ -3,6 +3,7 @@
 #define DIPPER_RUNTIME_H
 
 #include "ir/ir.h"
+#include "runtime/adapter.h"
 #include "runtime/chat.h"
 #include "runtime/checkpoint.h"
 #include "runtime/data.h"

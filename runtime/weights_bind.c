@@ -30,8 +30,31 @@ rt_binding *rt_binding_new(int weight_count) {
 void rt_binding_free(rt_binding *binding) {
   if (!binding) return;
   for (int i = 0; binding->memory && i < binding->weight_count; i++) free(binding->memory[i]);
+  rt_binding_free(binding->appended);
   dp_arena_free(binding->arena);
   free(binding);
+}
+
+void rt_binding_append(rt_binding *binding, rt_binding *more, int from) {
+  int first = binding->weight_count, count = first + more->weight_count - from;
+  rt_bound_weight *weights = DP_NEW_ARRAY(binding->arena, rt_bound_weight, count);
+  void **memory = DP_NEW_ARRAY(binding->arena, void *, count);
+  for (int i = 0; i < first; i++) {
+    weights[i] = binding->weights[i];
+    if (binding->memory) memory[i] = binding->memory[i];
+  }
+  for (int i = first, at = from; i < count; i++, at++) {
+    weights[i] = more->weights[at];
+    if (weights[i].tie >= 0) weights[i].tie += first - from;
+    if (!more->memory) continue;
+    memory[i] = more->memory[at];
+    more->memory[at] = NULL;
+  }
+  binding->weights = weights;
+  binding->memory = memory;
+  binding->weight_count = count;
+  more->appended = binding->appended;
+  binding->appended = more;
 }
 
 const rt_bound *rt_binding_get(const rt_binding *binding, int weight, int64_t layer) {

@@ -1,5 +1,5 @@
 /* runtime/weights_binding.h: private to weights_bind.c, weights_bound.c, pack_bound.c, random_weights.c,
- * weights_save.c: what a binding is made of. */
+ * weights_save.c, adapter.c: what a binding is made of. */
 #ifndef DIPPER_RUNTIME_WEIGHTS_BINDING_H
 #define DIPPER_RUNTIME_WEIGHTS_BINDING_H
 
@@ -19,9 +19,16 @@ struct rt_binding {
   const rt_weights_file *file; /* not owned; NULL for random weights */
   const char *note;
   void **memory; /* malloc'ed, one per weight made at random, else NULL */
+  rt_binding *appended; /* owned: what else the last weights lie in; NULL: nothing */
 };
 
 rt_binding *rt_binding_new(int weight_count); /* NULL when memory ran out */
+
+/* Puts the weights of `more` from `from` on, which it takes, behind those of `binding`. */
+void rt_binding_append(rt_binding *binding, rt_binding *more, int from);
+
+/* What an adapter begins with; the module's weights are its matrices, `a` and `b` in turn (random_weights.c). */
+dp_status rt_bind_new_adapter(ir_module *module, uint64_t seed, rt_binding **out);
 
 /* The shape of one matrix or vector of a weight. false, with `why` for the user, when it is not one dipper can hold: a
  * symbolic or empty dimension, too many elements or layers. */

@@ -161,6 +161,41 @@ START_TEST(every_cut_of_the_work_gives_the_interpreter_s_bits) {
 }
 END_TEST
 
+/* ---- packed weights of each storage type, both ways */
+
+static const char both_ways[] = "module both_ways {\n"
+                                "  weight @embed : f32[61, 768] from \"embed\"\n"
+                                "  weight @w : f32[70, 768] from \"w\"\n"
+                                "  graph @forward(%tokens: i32[T], %pos: i32[T]) {\n"
+                                "    %embed = weight {name = \"embed\"} : f32[61, 768]\n"
+                                "    %w = weight {name = \"w\"} : f32[70, 768]\n"
+                                "    %x = gather %embed, %tokens : f32[T, 768]\n"
+                                "    %h = matmul %x, %w {transposed = 1}\n"
+                                "    %y = matmul %h, %w {transposed = 0}\n"
+                                "    return %y\n"
+                                "  }\n"
+                                "}\n";
+
+START_TEST(a_packed_weight_gives_the_interpreter_s_bits_both_ways) {
+  if (_i == IR_i32) return;
+  const char *name = ir_dtype_name((ir_dtype)_i);
+  dp_diags *diags = dp_diags_new();
+  ir_module *module = ir_parse(name, both_ways, strlen(both_ways), diags);
+  ck_assert_msg(module != NULL, "%s: the text is none", name);
+  dp_diags_free(diags);
+  subject s = {0};
+  check_ok(rt_bind_random(module, 7, (ir_dtype)_i, &s.binding), name);
+  check_ok(ps_run(&module, NULL, 0, NULL), name);
+  tile_target target = {.cores = 2, .task_bytes = 8192};
+  check_ok(ps_schedule(module, "forward", &target, &s.program), name);
+  ir_module_free(module);
+  result defined = run(&s, "interp", 1, TOKENS, 0);
+  same_bits(name, "LLVM", &defined, run(&s, "llvm", 2, TOKENS, 0));
+  free(defined.data);
+  free_subject(&s);
+}
+END_TEST
+
 /* ---- gradients */
 
 static int32_t target_at(int64_t i) { return i % 5 == 2 ? -1 : (int32_t)(i * 29 % 36); }
@@ -306,6 +341,7 @@ int main(void) {
   TCase *tcase = tcase_create("ops");
   tcase_set_timeout(tcase, 300);
   tcase_add_loop_test(tcase, every_cut_of_the_work_gives_the_interpreter_s_bits, 0, file_count);
+  tcase_add_loop_test(tcase, a_packed_weight_gives_the_interpreter_s_bits_both_ways, 0, IR_DTYPE_COUNT);
   tcase_add_loop_test(tcase, every_cut_of_a_batch_gives_the_interpreter_s_gradients, 0, file_count);
   suite_add_tcase(suite, tcase);
   SRunner *runner = srunner_create(suite);

@@ -293,6 +293,26 @@ START_TEST(what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit) {
 }
 END_TEST
 
+/* The base in f32, and in 4 bits. */
+START_TEST(so_is_what_was_sampled_through_an_adapter) {
+  static const char *const bases[] = {GOLDEN "tiny_llama", GOLDEN "tiny_gguf/model.gguf"};
+  static const char text[] = "import \"" MODELS "llama.dip\";\nplan thin for llama { adapt w*, gate, down lora rank 5 alpha 9; }\n";
+  char path[] = "/tmp/dipper-adapt-XXXXXX";
+  close(mkstemp(path));
+  check_ok(dp_write_file_atomic(path, text, strlen(text)), path);
+  for (int i = 0; i < 2; i++) {
+    dp_training training = {.model = {.path = path, .weights = bases[i], .threads = 2}};
+    dp_trainer *trainer;
+    double norm;
+    check_ok(dp_trainer_new(&training, &trainer), bases[i]);
+    for (int n = 0; n < 5; n++) train_step(trainer, n, 1e-3, false, &norm);
+    ck_scored_alike(trainer, 5);
+    dp_trainer_free(trainer);
+  }
+  unlink(path);
+}
+END_TEST
+
 /* ---- runs */
 
 typedef struct place {
@@ -395,6 +415,7 @@ int main(void) {
   tcase_add_test(tests, random_rounding_learns_as_masters_do);
   tcase_add_test(tests, a_step_in_windows_can_be_traced);
   tcase_add_loop_test(tests, what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit, 0, (int)DP_COUNT(plans));
+  tcase_add_test(tests, so_is_what_was_sampled_through_an_adapter);
   tcase_add_loop_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one, 0, (int)DP_COUNT(plans));
   tcase_add_test(tests, a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint);
   tcase_add_test(tests, other_data_is_not_gone_on_with);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define MODEL_FLAGS "--weights --set --cache-dir --backend --verify-each"
-#define RUN_FLAGS MODEL_FLAGS " --threads --ctx --kv-type --target-cpu --target-features --tokenizer"
+#define RUN_FLAGS MODEL_FLAGS " --adapter --threads --ctx --kv-type --target-cpu --target-features --tokenizer"
 
 static const cli_command commands[] = {
     {.name = "run",
@@ -68,7 +68,7 @@ static const cli_command commands[] = {
      .run = cli_embed},
     {.name = "train",
      .arguments = "RECIPE.dip --weights FILE [--data FILE] [--out DIR]",
-     .flags = MODEL_FLAGS " --tokenizer --plan --recipe --data --out --resume --steps --threads",
+     .flags = MODEL_FLAGS " --adapter --tokenizer --plan --recipe --data --out --resume --steps --threads",
      .required = "--weights",
      .summary = "carry out a recipe: train a model",
      .description =
@@ -130,12 +130,12 @@ static const cli_command commands[] = {
      .run = cli_graph},
     {.name = "weights",
      .arguments = "ls FILE | save MODEL.dip --weights FILE --out FILE.safetensors",
-     .flags = MODEL_FLAGS " --out --dtype --json",
+     .flags = MODEL_FLAGS " --adapter --out --dtype --json",
      .summary = "list or save weights",
      .description =
          "ls: the tensors of a GGUF or safetensors file.\n"
          "save: all weights of the model as safetensors with Hugging Face's names, dequantized; --weights random:SEED\n"
-         "makes them.",
+         "makes them; with --adapter DIR they are those of the model with the adapter in them.",
      .examples = "  dipper weights ls model.gguf --json\n"
                  "  dipper weights save models/llama.dip --weights model.gguf --out model.safetensors --dtype f16\n",
      .least = 2,

@@ -39,6 +39,7 @@ static const flag flags[] = {
      AT(model.verify_each), 0, 0},
     {"--tokenizer", "FILE", "weights whose tokenizer and chat template are taken (default: those of --weights)", FLAG_TEXT,
      AT(model.tokenizer), 0, 0},
+    {"--adapter", "DIR", "a folder that PEFT or `dipper train` wrote: LoRA beside the weights", FLAG_TEXT, AT(model.adapter), 0, 0},
     {"--plan", "NAME", "the plan of the text (default: its last for the model)", FLAG_TEXT, AT(model.plan), 0, 0},
     {"--recipe", "NAME", "the recipe of the text (default: its last)", FLAG_TEXT, AT(model.recipe), 0, 0},
     {"--data", "FILE", "data instead of the recipe's: .txt, .jsonl, .bin, or a directory of those", FLAG_TEXT, AT(data), 0, 0},

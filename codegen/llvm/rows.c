@@ -275,10 +275,29 @@ static void transpose(ll *l, LLVMValueRef *v) {
   }
 }
 
-/* void turn(block of w, first k, how many, to): to[lane][0..64) = the block's elements of 64 k, for its 64 rows. */
-static LLVMValueRef turn_plain(ll *l, ir_dtype storage) {
-  char name[32];
+/* 16 vectors of the block's 16 rows from `lane` on: elements k, k + 1, ... of each; k is a multiple of 16, so that they are of
+ * one group. */
+static void load_sixteen(ll *l, ir_dtype storage, LLVMValueRef block, LLVMValueRef lane, LLVMValueRef k, LLVMValueRef *v) {
   int64_t bytes = ir_dtype_block_bytes(storage);
+  if (ir_dtype_block_elements(storage) == 1) {
+    LLVMValueRef from = ll_at(l, block, ll_muli(l, ll_add(l, ll_muli(l, k, TILE_BLOCK), lane), bytes));
+    for (int i = 0; i < TILE_LANES; i++) v[i] = ll_load_plain(l, storage, ll_at(l, from, ll_int(l, i * TILE_BLOCK * bytes)));
+    return;
+  }
+  ir_packing p = ir_packing_of(storage);
+  LLVMValueRef number = LLVMBuildUDiv(l->b, k, ll_int(l, p.elements), ""), within = LLVMBuildURem(l->b, k, ll_int(l, p.elements), "");
+  ll_run run;
+  ll_run_begin(&run, l, storage, 1, ll_at(l, block, ll_muli(l, number, (int64_t)p.lines * TILE_BLOCK)), lane);
+  if (p.groups != IR_GROUP_none) ll_run_group(&run, LLVMBuildUDiv(l->b, within, ll_int(l, p.group), ""));
+  int unit = ll_run_unit(&run);
+  LLVMValueRef first = LLVMBuildUDiv(l->b, within, ll_int(l, unit), "");
+  for (int i = 0; i < TILE_LANES; i++) ll_run_weights(&run, ll_addi(l, first, i / unit), i % unit, &v[i]);
+}
+
+/* void turn(block of w, first k, how many, to): to[lane][0..64) = the block's elements of 64 k, for its 64 rows. First and how
+ * many are multiples of 16. */
+static LLVMValueRef turn_sixteens(ll *l, ir_dtype storage) {
+  char name[32];
   snprintf(name, sizeof name, "turn.%s", ir_dtype_name(storage));
   LLVMValueRef found = LLVMGetNamedFunction(l->module, name);
   if (found) return found;
@@ -290,9 +309,8 @@ static LLVMValueRef turn_plain(ll *l, ir_dtype storage) {
   ll_loop over_k, over_lanes;
   ll_loop_begin(l, &over_k, "turn.k", ll_int(l, 0), LLVMGetParam(function, 2), TILE_LANES, NULL, 0);
   ll_loop_begin(l, &over_lanes, "turn.lane", ll_int(l, 0), ll_int(l, TILE_BLOCK), TILE_LANES, NULL, 0);
-  LLVMValueRef v[TILE_LANES], line = ll_muli(l, ll_add(l, LLVMGetParam(function, 1), over_k.index), TILE_BLOCK);
-  LLVMValueRef from = ll_at(l, LLVMGetParam(function, 0), ll_muli(l, ll_add(l, line, over_lanes.index), bytes));
-  for (int i = 0; i < TILE_LANES; i++) v[i] = ll_load_plain(l, storage, ll_at(l, from, ll_int(l, i * TILE_BLOCK * bytes)));
+  LLVMValueRef v[TILE_LANES];
+  load_sixteen(l, storage, LLVMGetParam(function, 0), over_lanes.index, ll_add(l, LLVMGetParam(function, 1), over_k.index), v);
   transpose(l, v);
   LLVMValueRef to = ll_at(l, LLVMGetParam(function, 3),
                           ll_muli(l, ll_add(l, ll_muli(l, over_lanes.index, TILE_BLOCK), over_k.index), 4));
@@ -305,7 +323,7 @@ static LLVMValueRef turn_plain(ll *l, ir_dtype storage) {
   return function;
 }
 
-/* The same one by one, of any storage and depth. */
+/* The same one by one, of rows of any length. */
 static LLVMValueRef turn_any(ll *l, ir_dtype storage) {
   char name[32];
   snprintf(name, sizeof name, "turn.any.%s", ir_dtype_name(storage));
@@ -337,27 +355,32 @@ void ll_back_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef base,
   ll *l = k->l;
   const tile_op *op = &k->kind->ops[index];
   const tile_weight *weight = &l->program->weights[op->ref];
-  bool fast = ir_dtype_block_elements(storage) == 1 && weight->cols % TILE_LANES == 0;
-  LLVMValueRef turn = fast ? turn_plain(l, storage) : turn_any(l, storage), product = ll_product(l, IR_f32);
+  LLVMValueRef turn = weight->cols % TILE_LANES == 0 ? turn_sixteens(l, storage) : turn_any(l, storage), product = ll_product(l, IR_f32);
   LLVMValueRef first = ll_column_of(k, op, ll_int(l, 0)), turned = ll_turned_at(k, index);
   LLVMValueRef columns = op->column_tile ? k->columns : ll_int(l, op->cols);
   ll_loop over_columns, over_rows;
   ll_loop_begin(l, &over_columns, "back.column", ll_int(l, 0), columns, TILE_BLOCK, NULL, 0);
   LLVMValueRef from = ll_add(l, first, over_columns.index);
   LLVMValueRef count = ll_min(l, LLVMBuildSub(l->b, ll_int(l, weight->cols), from, ""), ll_int(l, TILE_BLOCK));
-  ll_loop_begin(l, &over_rows, "back.row", ll_int(l, 0), ll_int(l, weight->rows), TILE_BLOCK, NULL, 0);
+  ll_loop_begin(l, &over_rows, "back.row", ll_int(l, 0), ll_int(l, weight->rows), LL_TURNED_BLOCKS * TILE_BLOCK, NULL, 0);
+  LLVMValueRef depth = ll_min(l, LLVMBuildSub(l->b, ll_int(l, weight->rows), over_rows.index, ""),
+                              ll_int(l, LL_TURNED_BLOCKS * TILE_BLOCK));
+  int64_t block_bytes = ir_packed_row_bytes(storage, weight->cols) * TILE_BLOCK;
   LLVMValueRef block = ll_at(l, base, ll_muli(l, over_rows.index, ir_packed_row_bytes(storage, weight->cols)));
-  LLVMValueRef turning[] = {block, from, count, turned};
+  ll_loop over_blocks;
+  ll_loop_begin(l, &over_blocks, "back.block", ll_int(l, 0), depth, TILE_BLOCK, NULL, 0);
+  LLVMValueRef turning[] = {ll_at(l, block, ll_muli(l, over_blocks.index, block_bytes / TILE_BLOCK)), from, count,
+                            ll_at(l, turned, ll_muli(l, over_blocks.index, TILE_BLOCK * 4))};
   ll_call(l, turn, turning, 4);
-  LLVMValueRef depth = ll_min(l, LLVMBuildSub(l->b, ll_int(l, weight->rows), over_rows.index, ""), ll_int(l, TILE_BLOCK));
-  /* The same columns of the next block are turned next: they are fetched meanwhile. */
+  ll_loop_end(l, &over_blocks, NULL);
+  /* The same columns of the next blocks are turned next: they are fetched meanwhile. */
   LLVMValueRef next = LLVMConstNull(l->ptr);
-  if (storage == IR_f32) next = ll_at(l, ll_at(l, block, ll_int(l, ir_packed_row_bytes(storage, weight->cols) * TILE_BLOCK)), ll_muli(l, from, TILE_BLOCK * 4));
+  if (storage == IR_f32) next = ll_at(l, ll_at(l, block, ll_int(l, LL_TURNED_BLOCKS * block_bytes)), ll_muli(l, from, TILE_BLOCK * 4));
   LLVMValueRef more = LLVMBuildZExt(l->b, LLVMBuildICmp(l->b, LLVMIntNE, over_rows.index, ll_int(l, 0), ""), l->i64, "");
   LLVMValueRef arguments[] = {ll_at(l, a, ll_muli(l, over_rows.index, 4)), lda, turned, ll_int(l, 0), depth,
                               ll_int(l, TILE_BLOCK / TILE_LANES), ll_scratch_at(k, index, ll_int(l, 0), over_columns.index),
-                              ll_int(l, k->stride[index]), k->rows, more, next};
-  ll_call(l, product, arguments, 11);
+                              ll_int(l, k->stride[index]), k->rows, more, next, ll_int(l, block_bytes)};
+  ll_call(l, product, arguments, 12);
   ll_loop_end(l, &over_rows, NULL);
   ll_loop_end(l, &over_columns, NULL);
 }

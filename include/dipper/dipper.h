@@ -39,6 +39,7 @@ void dp_tokens_free(dp_tokens *tokens);
 typedef struct dp_options {
   const char *path;        /* the .dip file */
   const char *weights;     /* a GGUF or safetensors file, or "random:SEED" for weights of the model's shapes */
+  const char *adapter;     /* a folder that PEFT or dipper wrote: LoRA beside the weights (Hu et al., 2021); NULL: none */
   const char *const *sets; /* "name=value": dimensions and constants; beats the weights file and the text */
   int set_count;
   int threads;           /* 0: one a core */
@@ -176,7 +177,7 @@ dp_status dp_dump_text(const dp_options *options, dp_dump what, const char *pass
 dp_status dp_compile_object(const dp_options *options, dp_text *object);
 
 dp_status dp_list_weights(const char *path, bool json, dp_text *text);
-/* All weights of the model as safetensors with HF's names. type: "f32", "f16", "bf16". */
+/* All weights of the model as safetensors with HF's names, with options->adapter added to them. type: "f32", "f16", "bf16". */
 dp_status dp_save_weights(const dp_options *options, const char *path, const char *type);
 
 /* ---- what the workers did

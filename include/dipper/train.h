@@ -29,7 +29,8 @@ typedef enum dp_recompute {
 
 /* Zero-initialize. */
 typedef struct dp_training {
-  dp_options model;   /* weights of any type: they become f32; context and step_tokens: tokens of a step, at most */
+  dp_options model;   /* weights of any type: what is trained becomes f32, or bf16 by the plan; context and step_tokens: tokens
+                         of a step, at most; adapter: what the plan's `adapt` begins with, NULL: a new one */
   dp_recompute recompute;
   uint64_t seed;      /* of the random rounding that the plan's `weights bf16 stochastic` asks for */
   dp_adamw optimizer; /* all 0: the defaults */
@@ -46,8 +47,8 @@ dp_model *dp_trainer_model(dp_trainer *trainer);
 /* One sequence: at each position the id that should come next, or a negative number where none counts. */
 typedef struct dp_example {
   const int32_t *ids, *targets; /* [count] */
-  const float *coefficients;    /* [count] slope of what is minimized along each token's score; NULL: 1 */
   size_t count;
+  const float *coefficients; /* [count] slope of what is minimized along each token's score; NULL: 1 */
 } dp_example;
 
 /* The score of a token is its loss: -log of the probability of its target, in nats, 0 where none counts; of a model with a
@@ -64,7 +65,8 @@ void dp_trainer_clear(dp_trainer *trainer); /* gradients to 0 */
 /* New weights of what has been added up, divided by `tokens` (those that count, of all calls since the last update), and
  * gradients to 0 again. norm: of all gradients so divided, before it is limited; may be NULL. */
 dp_status dp_trainer_update(dp_trainer *trainer, int64_t tokens, double lr, double *norm);
-/* The weights, or their gradients, as safetensors under Hugging Face's names, in f32. */
+/* The weights, or their gradients, as safetensors under Hugging Face's names, in f32. Weights of a plan that adapts: `path` is a
+ * folder for the adapter, as PEFT has it. */
 dp_status dp_trainer_save(dp_trainer *trainer, const char *path, bool gradients);
 /* A record of every task of the steps in between, as dp_trace_start of a model. The trace is freed before the trainer. */
 dp_status dp_trainer_trace_start(dp_trainer *trainer, int64_t max_tasks);
