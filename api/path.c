@@ -43,6 +43,7 @@ typedef struct last_tasks {
 static const rt_task_record **last_of(const last_tasks *l, int group, int64_t iteration, int64_t row_tile) {
   const tile_program *p = l->trace->program;
   const tile_section *section = &p->sections[p->groups[group].section];
+  if (section->window) iteration = 0; /* a row tile is in one window */
   int64_t instance =
       l->first_instance[p->groups[group].section] + iteration * section->count + (group - section->first);
   return &l->tasks[instance * l->row_tiles + row_tile];
@@ -113,7 +114,8 @@ static const rt_task_record *latest_dependency(const last_tasks *l, const rt_tas
     }
     for (int64_t row = wait->scope == TILE_ROW ? task->row_tile : 0; row < tiles; row++) {
       const rt_task_record *other = *last_of(l, wait->group, iteration, row);
-      if (other && (!latest || latest->end < other->end)) latest = other;
+      if (!other || other->end > task->begin) continue; /* of a later window */
+      if (!latest || latest->end < other->end) latest = other;
     }
   }
   return latest;

@@ -121,7 +121,8 @@ static int64_t sum_of(const int64_t *parts, size_t count) {
 static void take_sizes(const rt_engine_sizes *s, int64_t tokens, dp_run_plan *plan) {
   plan->weights = s->weights;
   plan->gradients = s->states[TILE_GRADIENT];
-  plan->optimizer = rt_bytes_plus(s->states[TILE_MOMENT1], s->states[TILE_MOMENT2]);
+  int64_t optimizer[] = {s->states[TILE_MOMENT1], s->states[TILE_MOMENT2], s->states[TILE_MASTER]};
+  plan->optimizer = sum_of(optimizer, DP_COUNT(optimizer));
   plan->windows = s->arena[TILE_WINDOW];
   for (int i = 0; i < TILE_SPACE_COUNT; i++)
     if (i != TILE_WINDOW) plan->activations = rt_bytes_plus(plan->activations, s->arena[i]);
@@ -221,6 +222,7 @@ dp_status api_follow_recipe(const dp_run *run, const ir_recipe *recipe, dp_train
   training->model.step_tokens = rt_bytes_times(recipe->length, sequences);
   training->model.context = training->model.step_tokens;
   training->scores = api_objective_from_scores(recipe->objective);
+  training->seed = recipe->seed;
   /* So many that documents of 64 tokens fill a step; of shorter ones more steps are made. */
   training->sequences = rt_bytes_plus(sequences, training->model.step_tokens / TILE_CHUNK);
   return recipe->objective == IR_DPO ? reference_bytes(run, training, &training->reserve) : DP_SUCCESS;

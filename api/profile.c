@@ -105,7 +105,8 @@ typedef struct readers {
 } readers;
 
 static bool reads_first(const readers *r, const extent *x, int64_t place) {
-  int64_t at = r->first[x->task->group] + (int64_t)x->task->iteration * (1 + x->kind->col_tasks) + place;
+  int64_t iteration = x->kind->window ? 0 : x->task->iteration; /* windows read the same weights */
+  int64_t at = r->first[x->task->group] + iteration * (1 + x->kind->col_tasks) + place;
   bool first = r->steps[at] != x->task->step + 1;
   if (x->rows > 0) r->steps[at] = x->task->step + 1;
   return first;

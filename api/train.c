@@ -20,7 +20,7 @@ static dp_status follow_plan(const api_source *source, bool *no_decay) {
   for (int i = 0; i < source->declared; i++) {
     ir_weight *weight = &source->module->weights[i];
     weight->frozen = plan->weights[i].frozen;
-    if (!weight->frozen) weight->storage = 1u << IR_f32;
+    if (!weight->frozen) weight->storage = 1u << (ir_weight_rank(weight) < 2 ? IR_f32 : plan->weight_type);
     no_decay[i] = source->recipe ? source->recipe->optimizer.no_decay[i] : ir_weight_rank(weight) < 2;
     for (int j = 0; j < 2 && plan->weights[i].lora_rank; j++) no_decay[adapter++] = no_decay[i];
   }
@@ -30,8 +30,6 @@ static dp_status follow_plan(const api_source *source, bool *no_decay) {
       return dp_fail(DP_INVALID, "'%s' stands for '%s' in these weights: the plan must freeze both or none",
                      source->module->weights[i].name, source->module->weights[tie].name);
   }
-  if (plan->weight_type != IR_f32 || plan->stochastic) return refuse("weights bf16");
-  if (plan->recompute == IR_RECOMPUTE_NONE) return refuse("recompute none");
   return plan->cache_type && strcmp(plan->cache_type, "f32") != 0 ? refuse("cache f16") : DP_SUCCESS;
 }
 
@@ -40,17 +38,40 @@ static dp_status add_update(const dp_adamw *o, const bool *no_decay, dp_trainer 
   int *ties = calloc((size_t)module->weight_count + 1, sizeof *ties);
   if (!ties) return dp_fail(DP_NO_MEMORY, "no memory for an update");
   for (int i = 0; i < module->weight_count; i++) ties[i] = rt_binding_tie(t->model.source.binding, i);
-  ps_update how = {.ties = ties, .no_decay = no_decay, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .clip = o->clip > 0};
+  ps_update how = {.ties = ties, .no_decay = no_decay, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .clip = o->clip > 0,
+                   .stochastic = t->stochastic};
   dp_status status = ps_add_update(module, &how);
   free(ties);
   return status;
+}
+
+static ir_recompute recompute_of(const dp_training *training, const ir_plan *plan) {
+  static const ir_recompute asked[] = {[DP_RECOMPUTE_BLOCK] = IR_RECOMPUTE_BLOCK, [DP_RECOMPUTE_SELECTIVE] = IR_RECOMPUTE_SELECTIVE,
+                                       [DP_RECOMPUTE_NONE] = IR_RECOMPUTE_NONE};
+  return training->recompute == DP_RECOMPUTE_AS_PLANNED ? plan->recompute : asked[training->recompute];
+}
+
+static void give(dp_trainer *t, const char *name, double value) {
+  float *number = rt_engine_number(t->model.engine, name);
+  if (number) *number = (float)value;
+}
+
+/* Of random rounding: two whole numbers below 2^24, others for each update of each seed (splitmix64). */
+static void give_keys(dp_trainer *t) {
+  uint64_t x = t->seed + 0x9E3779B97F4A7C15u * (uint64_t)t->steps;
+  x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+  x ^= x >> 31;
+  give(t, "key", (double)(x & 0xffffff));
+  give(t, "key2", (double)(x >> 24 & 0xffffff));
 }
 
 static dp_status make_program(const dp_training *training, const bool *no_decay, dp_trainer *t) {
   const dp_options *options = &training->model;
   ir_module **module = &t->model.source.module;
   if (!(*module)->graphs) return dp_fail(DP_INVALID, "model %s has no graph", (*module)->name);
-  ps_training how = {.recompute = training->recompute || t->model.source.plan->recompute == IR_RECOMPUTE_BLOCK};
+  ps_training how = {.recompute = recompute_of(training, t->model.source.plan)};
+  t->stochastic = t->model.source.plan->stochastic;
   t->model.source.plan = NULL; /* the passes may replace the module */
   t->model.source.recipe = NULL;
   DP_TRY(ps_differentiate(*module, &how));
@@ -105,6 +126,7 @@ dp_status api_trainer_open(const dp_training *training, api_source *source, dp_t
   dp_status status = t ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for a trainer");
   if (t) {
     t->optimizer = how.optimizer;
+    t->seed = how.seed;
     t->model.source = *source;
     *source = (api_source){0};
     status = open(&how, t);
@@ -153,11 +175,6 @@ dp_status dp_trainer_score(dp_trainer *t, const dp_example *examples, int count,
   return run(t, TRAINER_SCORE, examples, count, scores);
 }
 
-static void give(dp_trainer *t, const char *name, double value) {
-  float *number = rt_engine_number(t->model.engine, name);
-  if (number) *number = (float)value;
-}
-
 dp_status dp_trainer_update(dp_trainer *t, int64_t tokens, double lr, double *norm) {
   const dp_adamw *o = &t->optimizer;
   if (tokens < 1) return dp_fail(DP_INVALID, "an update of the gradients of no tokens");
@@ -168,6 +185,7 @@ dp_status dp_trainer_update(dp_trainer *t, int64_t tokens, double lr, double *no
   give(t, "keep", 1 - lr * o->decay);
   give(t, "rate", lr / (1 - pow(o->beta1, n)));
   give(t, "root", 1 / sqrt(1 - pow(o->beta2, n)));
+  give_keys(t);
   DP_TRY(rt_engine_run(t->model.engine, TRAINER_UPDATE, NULL, 0, NULL));
   const float *made = rt_engine_number(t->model.engine, "norm");
   if (norm) *norm = made ? (double)*made : 0;

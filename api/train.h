@@ -17,6 +17,8 @@ struct dp_trainer {
   dp_adamw optimizer;
   float *losses;
   int64_t steps; /* updates so far */
+  uint64_t seed; /* of random rounding */
+  bool stochastic;
 };
 
 /* The sequences in one step of the entry; rows: as rt_engine_run. */

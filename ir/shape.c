@@ -687,7 +687,7 @@ static bool state_type(ir_shaping *s, ir_type *type) {
   const ir_weight *weight = ir_find_weight(s->module, name);
   if (!weight) FAIL(s, "%s: there is no weight '%s'", name_of(s), name);
   int64_t state = find_attr(s, "state")->i;
-  if (state < 0 || state > 3) FAIL(s, "%s: there is no state %lld", name_of(s), (long long)state);
+  if (state < 0 || state > 4) FAIL(s, "%s: there is no state %lld", name_of(s), (long long)state);
   *type = weight->type;
   type->dtype = IR_f32;
   return true;
@@ -704,6 +704,14 @@ static bool ir_shape_assign(ir_shaping *s) {
   if (!state_type(s, &type)) return false;
   if (operand(s, 0)->rank == 0 || ir_type_equal(operand(s, 0), &type)) return true;
   FAIL(s, "assign: x is %s, but the weight is %s", type_text(s, operand(s, 0)), type_text(s, &type));
+}
+
+static bool ir_shape_round_random(ir_shaping *s) {
+  const char *name = find_attr(s, "weight")->s;
+  if (!ir_find_weight(s->module, name)) FAIL(s, "round_random: there is no weight '%s'", name);
+  for (int i = 1; i < 3; i++)
+    if (operand(s, i)->rank) FAIL(s, "round_random: a key is %s, not a number", type_text(s, operand(s, i)));
+  return set_result(s, operand(s, 0));
 }
 
 static bool ir_shape_total(ir_shaping *s) {

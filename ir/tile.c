@@ -75,6 +75,10 @@ int64_t tile_slot_floats(const tile_weight *weight) {
   return (weight->rows + TILE_BLOCK - 1) / TILE_BLOCK * TILE_BLOCK * weight->cols;
 }
 
+ir_dtype tile_state_type(const tile_weight *weight, tile_state state) {
+  return state == TILE_VALUE && weight->storage == 1u << IR_bf16 ? IR_bf16 : IR_f32;
+}
+
 tile_entry tile_entry_at(const tile_program *program, int index) {
   if (index < program->entry_count) return program->entries[index];
   return (tile_entry){.name = program->name, .count = program->section_count, .output = -1};

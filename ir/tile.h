@@ -74,12 +74,14 @@ typedef enum tile_weight_form {
   TILE_MATRIX, /* packed: blocks of TILE_BLOCK rows, each as ir/packing.h says, zero rows at the end */
 } tile_weight_form;
 
-/* What training keeps of a weight, each f32 in the layout of the weight, padded with zeros. */
+/* What training keeps of a weight, in the layout of the weight, padded with zeros: the value as it is stored (f32 or bf16: what is
+ * assigned is rounded to nearest even), all others as f32. */
 typedef enum tile_state {
   TILE_VALUE,
   TILE_GRADIENT,
   TILE_MOMENT1, /* Adam's running mean of the gradient, and of its square */
   TILE_MOMENT2,
+  TILE_MASTER, /* of a value in bf16: what it is rounded from (Micikevicius et al., 2018) */
   TILE_STATE_COUNT
 } tile_state;
 
@@ -284,6 +286,7 @@ tile_entry tile_entry_at(const tile_program *program, int index);
 int tile_find_entry(const tile_program *program, const char *name); /* -1 when there is none */
 bool tile_in_entry(const tile_program *program, const tile_entry *entry, int group);
 int64_t tile_slot_floats(const tile_weight *weight); /* of a slot's memory as f32, padding included */
+ir_dtype tile_state_type(const tile_weight *weight, tile_state state); /* of its elements: f32 or bf16 */
 int64_t tile_buffer_bytes(const tile_program *program, const tile_buffer *buffer); /* of a row tile's slab */
 /* The slab rows that a space's rows lie in: TOKENS, OUTPUTS or NUMBERS. */
 tile_space tile_slab_space(tile_space space);

@@ -184,7 +184,8 @@ static dp_status check_state_op(const place *at) {
   const tile_weight *weight = &p->weights[op->ref];
   EXPECT(at->kind->columns == tile_slot_floats(weight) && at->kind->slots == weight->count * weight->inner,
          "weight '%s' has other slots", weight->name);
-  EXPECT(op->part != TILE_VALUE || (weight->storage & ~(1u << IR_f32)) == 0, "weight '%s' is not f32", weight->name);
+  EXPECT(op->part != TILE_VALUE || (weight->storage & ~(1u << IR_f32)) == 0 || weight->storage == 1u << IR_bf16,
+         "weight '%s' is neither f32 nor bf16", weight->name);
   bool tiled = op->code == TILE_parameter ? op->column_tile : at->kind->ops[op->operands[0]].column_tile;
   EXPECT(tiled || op->code == TILE_assign, "it is no column tile");
   return DP_SUCCESS;
@@ -263,6 +264,13 @@ static dp_status check_value_op(const place *at, bool in_loop) {
   case TILE_input:
     EXPECT(op->ref >= 0 && op->ref < at->program->input_count, "there is no input %d", op->ref);
     EXPECT(op->cols == 1 && !op->one_row, "an input is [rows, 1]");
+    return DP_SUCCESS;
+  case TILE_random:
+    EXPECT(at->kind->space == TILE_STATES && op->ref >= 0 && op->ref < at->program->weight_count, "it is of no weight's state");
+    EXPECT(x->cols == 1 && y->cols == 1 && op->column_tile, "its keys are one number each");
+    return DP_SUCCESS;
+  case TILE_round_random:
+    EXPECT(op->column_tile && x->column_tile && y->column_tile, "it is no column tile");
     return DP_SUCCESS;
   case TILE_hot:
     EXPECT(x->cols == 1, "it takes one number a row, not %d", x->cols);

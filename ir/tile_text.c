@@ -192,7 +192,7 @@ static void add_head(dp_str *out, const tile_op *op) {
 
 /* What an op has beside its operands. */
 static void add_state(dp_str *out, const tile_program *p, const tile_op *op) {
-  static const char *const names[TILE_STATE_COUNT] = {"value", "gradient", "moment 1", "moment 2"};
+  static const char *const names[TILE_STATE_COUNT] = {"value", "gradient", "moment 1", "moment 2", "master"};
   dp_str_addf(out, "%s of ", names[op->part]);
   add_weight(out, p, op->ref);
 }
@@ -259,6 +259,10 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
     dp_str_add(out, ", ");
     add_weight(out, p, op->ref);
     add_columns(out, op, "columns");
+    break;
+  case TILE_random:
+    dp_str_add(out, " for ");
+    add_weight(out, p, op->ref);
     break;
   case TILE_parameter:
     add_state(out, p, op);

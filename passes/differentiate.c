@@ -2,7 +2,7 @@
  * (cross entropy with the ids in an input `targets`; none where an id is negative), then the ops in reverse, each by its
  * gradient rule, beginning with an input `coefficients`: what the objective's slope is along each token's loss. The layer loop stays rolled: a second loop, from the last layer to the first, makes again what the rules
  * need of the first one's values, from those that the first one kept: what it carries, and by choice the results of
- * products and attention. */
+ * products and attention, or all. */
 #include "passes/gradient.h"
 #include "passes/passes.h"
 
@@ -182,17 +182,17 @@ static void find_needed(gradient_state *g, ir_block *block) {
 
 /* ---- the ops of a block in reverse ------------------------------------------------------------------------------------------- */
 
-static dp_status reverse_loop(gradient_state *g, ir_op *loop, bool keep_products);
+static dp_status reverse_loop(gradient_state *g, ir_op *loop, ir_recompute recompute);
 
 /* Goes through `ops` from the last to the first; what is built stands at the end of g->block. */
-static dp_status reverse_ops(gradient_state *g, ir_op *const *ops, int count, bool keep_products) {
+static dp_status reverse_ops(gradient_state *g, ir_op *const *ops, int count, ir_recompute recompute) {
   for (int i = count - 1; i >= 0 && g->failure.code == DP_OK; i--) {
     ir_op *op = ops[i];
     g->loc = op->loc;
     if (op->code == IR_OP_loop) {
       bool needed = false;
       for (int r = 0; r < op->result_count; r++) needed |= gradient_needed(g, op->results[r]);
-      if (needed) DP_TRY(reverse_loop(g, op, keep_products));
+      if (needed) DP_TRY(reverse_loop(g, op, recompute));
       continue;
     }
     if (!op->result_count || ps_gradient_is_zero(op->code)) continue;
@@ -262,8 +262,21 @@ static bool is_adapted_product(const ir_op *op) {
   return true;
 }
 
+/* Is what the op makes kept for the second loop? By what a byte of it takes to be made again: an element of a product is as
+ * many multiply-adds as the product is deep, one of attention as many as there are positions and columns of a head, any
+ * other a few operations. What only looks at another value, or is of weights alone, is never kept. */
+static bool keeps(ir_recompute recompute, const ir_op *op) {
+  if (recompute == IR_RECOMPUTE_BLOCK) return false;
+  if (is_product(op->code) || is_adapted_product(op) || op->code == IR_OP_attend) return true;
+  bool view = op->code == IR_OP_reshape || op->code == IR_OP_slice || op->code == IR_OP_broadcast;
+  if (recompute == IR_RECOMPUTE_SELECTIVE || view) return false;
+  for (int i = 0; i < op->result_count; i++)
+    if (op->results[i]->type.dtype != IR_f32 || !has_rows(&op->results[i]->type)) return false;
+  return op->result_count > 0;
+}
+
 /* The ops of the first body stand in the second as copies, but for what is kept. `ops`: those whose gradients are wanted. */
-static void repeat_body(second_body *b, bool keep_products, ir_op ***ops, int *op_count) {
+static void repeat_body(second_body *b, ir_recompute recompute, ir_op ***ops, int *op_count) {
   gradient_state *g = b->g;
   ir_block *body = b->loop->body;
   int cap = 0;
@@ -275,13 +288,13 @@ static void repeat_body(second_body *b, bool keep_products, ir_op ***ops, int *o
       continue;
     }
     ir_op *copy = ir_clone(op, g->block, NULL, b->from, b->to, b->count);
-    bool keeps = keep_products && (is_product(op->code) || is_adapted_product(op) || op->code == IR_OP_attend);
+    bool kept = keeps(recompute, op);
     for (int i = 0; i < op->result_count; i++) { /* later ops read what was kept, its own rule too */
       copy->results[i]->id = 0;
-      if (keeps) copy->results[i] = restored(b, op->results[i]);
+      if (kept) copy->results[i] = restored(b, op->results[i]);
       stands_for(b, op->results[i], copy->results[i]);
     }
-    if (keeps) ir_unlink(copy); /* stands outside, for its rule to look at */
+    if (kept) ir_unlink(copy); /* stands outside, for its rule to look at */
     DP_PUSH(g->arena, *ops, *op_count, cap) = copy;
   }
 }
@@ -361,7 +374,7 @@ static ir_value *whole_gradient(gradient_state *g, ir_value *value) {
 }
 
 /* The second loop carries the gradients of what the first one carries. */
-static dp_status reverse_loop(gradient_state *g, ir_op *loop, bool keep_products) {
+static dp_status reverse_loop(gradient_state *g, ir_op *loop, ir_recompute recompute) {
   int carried = loop->operand_count;
   DP_TRY(sink_weights(g, loop->body, loop->body));
   DP_TRY(ask_for_sums(loop->body));
@@ -381,10 +394,10 @@ static dp_status reverse_loop(gradient_state *g, ir_op *loop, bool keep_products
   for (int i = 0; i < carried; i++) args[i] = ir_add_arg(body, &loop->operands[i]->type, "d");
   ir_op **ops = NULL;
   int op_count = 0;
-  repeat_body(&b, keep_products, &ops, &op_count);
+  repeat_body(&b, recompute, &ops, &op_count);
   const ir_op *yield = loop->body->last;
   for (int i = 0; i < carried; i++) gradient_add(g, mapped(&b, yield->operands[i]), args[i]);
-  DP_TRY(reverse_ops(g, ops, op_count, keep_products));
+  DP_TRY(reverse_ops(g, ops, op_count, recompute));
   ir_value **results = DP_NEW_ARRAY(g->arena, ir_value *, carried + 1);
   for (int i = 0; i < carried; i++) {
     results[i] = whole_gradient(g, mapped(&b, loop->body->args[i + 1]));
@@ -450,7 +463,7 @@ static dp_status return_scores(gradient_state *g, ir_value *scores) {
   return DP_SUCCESS;
 }
 
-static dp_status differentiate(gradient_state *g, ir_graph *graph, bool keep_products) {
+static dp_status differentiate(gradient_state *g, ir_graph *graph, ir_recompute recompute) {
   ir_block *block = graph->block;
   ir_value *scores;
   DP_TRY(make_scores(g, graph, &scores));
@@ -461,7 +474,7 @@ static dp_status differentiate(gradient_state *g, ir_graph *graph, bool keep_pro
   ir_type rows = {.dtype = IR_i32, .rank = 1, .dims = {scores->type.dims[0]}};
   ir_attr bits = ir_attr_i("bits", 1);
   gradient_of(g, scores)->gradient = one(g, IR_OP_number, ir_add_arg(block, &rows, "coefficients"), NULL, &bits);
-  DP_TRY(reverse_ops(g, ops, count, keep_products));
+  DP_TRY(reverse_ops(g, ops, count, recompute));
   g->block = block;
   return return_scores(g, scores);
 }
@@ -480,7 +493,7 @@ static dp_status add_graph(ir_module *module, const char *name, const ps_trainin
   if (status.code == DP_OK) status = pass_canonicalize(module);
   if (status.code == DP_OK) {
     ir_graph *graph = ir_clone_graph(module, module->graphs, name);
-    status = training ? differentiate(&g, graph, !training->recompute) : add_score(&g, graph);
+    status = training ? differentiate(&g, graph, training->recompute) : add_score(&g, graph);
   }
   if (status.code == DP_OK) status = ir_verify(module, "differentiate");
   dp_status_free(&g.failure);

@@ -39,7 +39,7 @@ dp_status ps_adapt(ir_module *module, const ir_adaptation *how);
  * to the gradients of the weights those of the sum of coefficient * loss. A graph that returns one number a token [T, 1]: the
  * same of that number, whatever the targets. Before the pipeline. */
 typedef struct ps_training {
-  bool recompute; /* keep between the loops only what the loop carries, and make the rest again, layer by layer */
+  ir_recompute recompute; /* what the layer loop keeps for the one back; no bit depends on it */
 } ps_training;
 dp_status ps_differentiate(ir_module *module, const ps_training *training);
 /* A graph `score`: what `train` returns, without gradients. */
@@ -62,10 +62,12 @@ typedef struct ps_update {
   const bool *no_decay;  /* [weight_count] */
   double beta1, beta2, eps;
   bool clip;             /* by the norm of all gradients */
+  bool stochastic;       /* weights in bf16 have no masters: they are rounded at random */
 } ps_update;
 dp_status ps_add_update(ir_module *module, const ps_update *update);
 /* Given: `scale` of gradients (1 / tokens), `rate` (lr over the first moment's correction), `keep` (1 - lr * decay), `root` (1 /
- * the root of the second moment's correction), `limit` of the norm. Left: `norm` of the scaled gradients. */
+ * the root of the second moment's correction), `limit` of the norm, `key` and `key2` of
+ * random rounding (whole numbers below 2^24, others each update). Left: `norm` of the scaled gradients. */
 
 #define PASS(name, doc) dp_status pass_##name(ir_module *module);
 #include "passes/passes.def"

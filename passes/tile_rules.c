@@ -297,6 +297,19 @@ static dp_status tile_rule_assign(ps_kind *k, const ir_op *op) {
   return DP_SUCCESS;
 }
 
+static dp_status tile_rule_round_random(ps_kind *k, const ir_op *op) {
+  tile_op random = ps_op(k, TILE_random, k->kind->col_tile, 0, 0);
+  DP_TRY(ps_state_weight(k, op, &random.ref));
+  DP_TRY(ps_whole_rows(k, op->operands[1], &random.operands[0]));
+  DP_TRY(ps_whole_rows(k, op->operands[2], &random.operands[1]));
+  random.column_tile = true;
+  tile_op rounded = ps_op(k, TILE_round_random, k->kind->col_tile, 0, ps_emit(k, random));
+  DP_TRY(ps_whole_rows(k, op->operands[0], &rounded.operands[0]));
+  rounded.column_tile = true;
+  ps_value_of(k, op->results[0])->full = ps_emit(k, rounded);
+  return DP_SUCCESS;
+}
+
 static dp_status tile_rule_given(ps_kind *k, const ir_op *op) {
   tile_op load = ps_op(k, TILE_load, 1, 0, 0);
   load.ref = ps_number(k->s, ir_get_string(op, "name", ""), 1);

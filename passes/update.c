@@ -1,6 +1,6 @@
 /* passes/update.c: the graph `update`: of the gradients that steps of training have added up, and two moments of each, new
  * weights by AdamW (Loshchilov and Hutter, 2019), in the order of operations of PyTorch's. A group a weight, which reads
- * and writes each element once; before them, when the norm is asked for or limited, a group a weight that sums squares. */
+ * and writes each element once (of a weight in bf16 its master too); before them, when the norm is asked for or limited, a group a weight that sums squares. */
 #include "passes/passes.h"
 
 #include <string.h>
@@ -155,16 +155,29 @@ static ir_value *factor(updating *u) {
   return end_group(u, "factor", result, "factor");
 }
 
+/* Without masters an update smaller than half of what bf16 tells apart would be lost; rounded so it comes in on average (Gupta et
+ * al., 2015). */
+static ir_value *rounded_at_random(updating *u, int weight, ir_value *x) {
+  ir_value *operands[] = {x, given(u, "key"), given(u, "key2")};
+  ir_attr name = ir_attr_s("weight", u->module->weights[weight].name);
+  ir_op *op = ir_emit(u->body, NULL, IR_OP_round_random, operands, 3, &name, 1, NULL, (dp_loc){0}, NULL);
+  u->failed |= !op;
+  return op ? op->results[0] : x;
+}
+
 static void update_weight(updating *u, int weight, ir_value *scale) {
   begin_group(u);
   ir_value *g = mul(u, gradient(u, weight), input(u, scale));
-  ir_value *w = state(u, weight, TILE_VALUE), *m = state(u, weight, TILE_MOMENT1), *v = state(u, weight, TILE_MOMENT2);
+  bool narrow = u->module->weights[weight].storage == 1u << IR_bf16, masters = narrow && !u->how->stochastic;
+  tile_state held = masters ? TILE_MASTER : TILE_VALUE;
+  ir_value *w = state(u, weight, held), *m = state(u, weight, TILE_MOMENT1), *v = state(u, weight, TILE_MOMENT2);
   if (!u->how->no_decay[weight]) w = mul(u, w, given(u, "keep"));
   m = add(u, m, mul(u, sub(u, g, m), constant(u, 1 - u->how->beta1)));
   v = add(u, mul(u, v, constant(u, u->how->beta2)), mul(u, mul(u, g, g), constant(u, 1 - u->how->beta2)));
   ir_value *denominator = add(u, mul(u, root(u, v), given(u, "root")), constant(u, u->how->eps));
   w = sub(u, w, mul(u, given(u, "rate"), emit(u, IR_OP_div, m, denominator, NULL, 0)));
-  assign(u, weight, TILE_VALUE, w);
+  assign(u, weight, held, narrow && !masters ? rounded_at_random(u, weight, w) : w);
+  if (masters) assign(u, weight, TILE_VALUE, w);
   assign(u, weight, TILE_MOMENT1, m);
   assign(u, weight, TILE_MOMENT2, v);
   for (int i = 0; i < u->module->weight_count; i++)

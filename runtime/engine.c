@@ -237,7 +237,8 @@ static dp_status set_up_step(rt_engine *e) {
 static dp_status set_up_state(rt_engine *e, tile_state state) {
   const tile_program *p = e->program;
   float **slots = e->states[state] = calloc((size_t)p->slot_count + 1, sizeof *slots);
-  static const char *const names[TILE_STATE_COUNT] = {"weights", "gradients", "the first moments", "the second moments"};
+  static const char *const names[TILE_STATE_COUNT] = {"weights", "gradients", "the first moments", "the second moments",
+                                                      "the masters"};
   if (!slots) return dp_fail(DP_NO_MEMORY, "no memory for the table of %s", names[state]);
   int64_t bytes = state_bytes(p, state), at = 0;
   if (!bytes) return DP_SUCCESS;
@@ -295,6 +296,7 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   if (status.code == DP_OK) status = set_up_states(e);
   rt_resident_options resident = {.workers = options->workers};
   if (status.code == DP_OK) status = rt_resident_new(program, binding, &resident, &e->weights);
+  if (status.code == DP_OK) status = rt_resident_masters(program, binding, e->states[TILE_MASTER]);
   if (status.code != DP_OK) {
     rt_engine_free(e);
     return status;

@@ -33,9 +33,10 @@ typedef struct packing {
   _Atomic bool no_memory;
 } packing;
 
-/* What the program wants as f32 alone is decoded, whatever the file has. */
+/* What the program wants as f32 alone is decoded, whatever the file has; as bf16 alone, rounded from that. */
 static ir_dtype slot_type(const tile_weight *weight, const rt_bound *bound) {
-  return weight->form == TILE_VECTOR || weight->storage == 1u << IR_f32 ? IR_f32 : bound->dtype;
+  if (weight->form == TILE_VECTOR || weight->storage == 1u << IR_f32) return IR_f32;
+  return weight->storage == 1u << IR_bf16 ? IR_bf16 : bound->dtype;
 }
 
 /* Rows [first, end) of a matrix that lies in rows are decoded alone; of another all of it, of which the blocks are then
@@ -47,20 +48,23 @@ static int64_t decoded_floats(const tile_weight *weight, const rt_bound *bound) 
   return rt_bytes_times(rows, bound->cols);
 }
 
-static dp_status pack_decoded(const job *j) {
-  const rt_bound *bound = j->bound;
-  int64_t first = in_pieces(j->weight) ? j->first * RT_PACK_ROWS : 0;
-  int64_t end = in_pieces(j->weight) ? (j->first + j->count) * RT_PACK_ROWS : bound->rows;
+/* Blocks [block, block + count), decoded and stored as `type`. */
+static dp_status pack_decoded(const tile_weight *weight, const rt_bound *bound, ir_dtype type, char *destination, int64_t block,
+                              int64_t count) {
+  int64_t first = in_pieces(weight) ? block * RT_PACK_ROWS : 0, bytes = ir_dtype_block_bytes(type);
+  int64_t end = in_pieces(weight) ? (block + count) * RT_PACK_ROWS : bound->rows;
   if (end > bound->rows) end = bound->rows;
-  float *elements = malloc(sizeof *elements * (size_t)((end - first) * bound->cols));
-  if (!elements) return dp_fail(DP_NO_MEMORY, "no memory to decode '%s'", j->weight->name);
+  size_t all = (size_t)((end - first) * bound->cols);
+  float *elements = malloc(sizeof *elements * all);
+  if (!elements) return dp_fail(DP_NO_MEMORY, "no memory to decode '%s'", weight->name);
   for (int64_t row = first; row < end; row++) rt_bound_row(bound, row, elements + (row - first) * bound->cols);
-  rt_bound decoded = {.data = (const uint8_t *)elements, .dtype = IR_f32, .plain = true, .rows = end - first,
-                      .cols = bound->cols, .row_bytes = bound->cols * 4};
-  char *destination = j->destination + (in_pieces(j->weight) ? first * bound->cols * 4 : 0);
-  dp_status status = rt_pack_bound(&decoded, j->weight->transposed, destination, in_pieces(j->weight) ? 0 : j->first, j->count);
+  if (type == IR_bf16) rt_quantize_row(IR_bf16, elements, elements, (int64_t)all); /* in place: from the first on */
+  rt_bound decoded = {.data = (const uint8_t *)elements, .dtype = type, .plain = true, .rows = end - first,
+                      .cols = bound->cols, .row_bytes = bound->cols * bytes};
+  if (in_pieces(weight)) destination += first * bound->cols * bytes;
+  dp_status status = rt_pack_bound(&decoded, weight->transposed, destination, in_pieces(weight) ? 0 : block, count);
   free(elements);
-  if (in_pieces(j->weight)) rt_bound_forget(bound, first, end);
+  if (in_pieces(weight)) rt_bound_forget(bound, first, end);
   return status;
 }
 
@@ -70,7 +74,10 @@ static dp_status do_job(const job *j) {
     rt_bound_to_f32(bound, (float *)(void *)j->destination);
     return DP_SUCCESS;
   }
-  if (slot_type(j->weight, bound) != bound->dtype) return pack_decoded(j);
+  if (slot_type(j->weight, bound) != bound->dtype) {
+    ir_dtype type = slot_type(j->weight, bound);
+    return pack_decoded(j->weight, bound, type, j->destination, j->first, j->count);
+  }
   DP_TRY(rt_pack_bound(bound, j->weight->transposed, j->destination, j->first, j->count));
   /* The file's pages of rows that have been packed are not needed in memory any more. */
   int64_t end = (j->first + j->count) * RT_PACK_ROWS;
@@ -220,6 +227,24 @@ dp_status rt_resident_new(const tile_program *program, const rt_binding *binding
 }
 
 int64_t rt_resident_size(const rt_resident *r) { return (int64_t)r->memory.size; }
+
+dp_status rt_resident_masters(const tile_program *p, const rt_binding *binding, float *const *slots) {
+  for (int w = 0; w < p->weight_count; w++) {
+    const tile_weight *weight = &p->weights[w];
+    for (int i = 0; i < weight->count * weight->inner && slots[weight->first_slot]; i++) {
+      const rt_bound *bound = rt_binding_get(binding, weight->weight, i);
+      float *slot = slots[weight->first_slot + i];
+      if (weight->form == TILE_VECTOR)
+        rt_bound_to_f32(bound, slot);
+      else
+        for (int64_t block = 0, blocks = rt_packed_blocks(weight->rows), some; block < blocks; block += some) {
+          some = in_pieces(weight) && blocks - block > BLOCKS ? BLOCKS : blocks - block;
+          DP_TRY(pack_decoded(weight, bound, IR_f32, (char *)slot, block, some));
+        }
+    }
+  }
+  return DP_SUCCESS;
+}
 
 void rt_resident_free(rt_resident *r) {
   if (!r) return;

@@ -18,6 +18,8 @@ dp_status rt_resident_new(const tile_program *program, const rt_binding *binding
 int64_t rt_resident_bytes(const tile_program *program, const rt_binding *binding);
 int64_t rt_resident_loading_bytes(const tile_program *program, const rt_binding *binding, int workers);
 int64_t rt_resident_size(const rt_resident *resident); /* what it took */
+/* The weights as f32, in the same layout, into those slots that are there. */
+dp_status rt_resident_masters(const tile_program *program, const rt_binding *binding, float *const *slots);
 void rt_resident_free(rt_resident *resident); /* NULL is fine */
 
 /* What a step wants: by slot, as in tile_step. */

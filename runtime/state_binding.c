@@ -7,12 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static rt_bound packed_bound(const tile_weight *weight, const float *data) {
+static rt_bound packed_bound(const tile_weight *weight, ir_dtype type, const float *data) {
   bool vector = weight->form == TILE_VECTOR;
-  rt_bound bound = {.data = (const uint8_t *)data, .dtype = IR_f32, .packed = !vector, .vector = vector,
+  rt_bound bound = {.data = (const uint8_t *)data, .dtype = type, .packed = !vector, .vector = vector,
                     .transposed = weight->transposed, .rows = weight->rows, .cols = weight->cols};
   if (weight->transposed) bound.rows = weight->cols, bound.cols = weight->rows;
-  bound.row_bytes = bound.cols * 4;
+  bound.row_bytes = bound.cols * ir_dtype_block_bytes(type);
   return bound;
 }
 
@@ -40,11 +40,16 @@ static dp_status add_ties(const tile_program *p, float *const *slots, const rt_b
   return DP_SUCCESS;
 }
 
+/* Is the engine's value of the weight what is trained, in f32 or bf16, and not what a file has? */
+static bool holds_value(const tile_weight *weight) {
+  return (weight->storage & ~(1u << IR_f32)) == 0 || weight->storage == 1u << IR_bf16;
+}
+
 void rt_engine_release(const rt_engine *engine, rt_binding *binding) {
   const tile_program *p = rt_engine_program(engine);
   for (int w = 0; w < p->weight_count; w++) {
     const tile_weight *weight = &p->weights[w];
-    if (!binding->memory || (weight->storage & ~(1u << IR_f32)) != 0) continue;
+    if (!binding->memory || !holds_value(weight)) continue;
     free(binding->memory[weight->weight]);
     binding->memory[weight->weight] = NULL;
   }
@@ -64,15 +69,17 @@ dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_mod
   for (int w = 0; w < p->weight_count; w++) {
     const tile_weight *weight = &p->weights[w];
     rt_bound_weight *to = &binding->weights[weight->weight];
-    float *const *slots = rt_engine_state(engine, state);
+    float *const *slots = rt_engine_state(engine, state), *const *masters = rt_engine_state(engine, TILE_MASTER);
+    tile_state held = state == TILE_VALUE && masters && masters[weight->first_slot] ? TILE_MASTER : state;
+    if (held == TILE_MASTER) slots = masters;
     if (!slots || !slots[weight->first_slot] || like->weights[weight->weight].tie >= 0) continue;
-    if (state == TILE_VALUE && (weight->storage & ~(1u << IR_f32)) != 0) continue;
+    if (state == TILE_VALUE && !holds_value(weight)) continue;
     int64_t count = (int64_t)weight->count * weight->inner;
     to->layers = DP_NEW_ARRAY(binding->arena, rt_bound, count);
     to->layer_count = count;
     float *const *gradients = rt_engine_state(engine, TILE_GRADIENT); /* what was made of a number and not trained stays so */
     to->filled = to->filled && !(gradients && gradients[weight->first_slot]);
-    for (int64_t i = 0; i < count; i++) to->layers[i] = packed_bound(weight, slots[weight->first_slot + i]);
+    for (int64_t i = 0; i < count; i++) to->layers[i] = packed_bound(weight, tile_state_type(weight, held), slots[weight->first_slot + i]);
     /* What is saved of a vector lacks its file's offset; of a gradient nothing is to be taken away. */
     const ir_weight *declared = &module->weights[weight->weight];
     for (int64_t i = 0; state != TILE_VALUE && declared->source_count && i < count; i++)

@@ -61,10 +61,12 @@ static void int4_to_f32(const rt_bound *bound, int64_t place, float *dst) {
 }
 
 static void packed_to_f32(const rt_bound *bound, int64_t row, float *dst) {
-  const float *from = (const float *)(const void *)bound->data;
-  for (int64_t c = 0; c < bound->cols; c++)
-    dst[c] = bound->transposed ? from[(c / RT_PACK_ROWS * bound->rows + row) * RT_PACK_ROWS + c % RT_PACK_ROWS]
-                               : from[(row / RT_PACK_ROWS * bound->cols + c) * RT_PACK_ROWS + row % RT_PACK_ROWS];
+  int64_t bytes = ir_dtype_block_bytes(bound->dtype);
+  for (int64_t c = 0; c < bound->cols; c++) {
+    int64_t at = bound->transposed ? (c / RT_PACK_ROWS * bound->rows + row) * RT_PACK_ROWS + c % RT_PACK_ROWS
+                                   : (row / RT_PACK_ROWS * bound->cols + c) * RT_PACK_ROWS + row % RT_PACK_ROWS;
+    rt_dequantize_row(bound->dtype, bound->data + at * bytes, dst + c, 1);
+  }
 }
 
 void rt_bound_row(const rt_bound *bound, int64_t row, float *dst) {

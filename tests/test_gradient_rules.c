@@ -275,12 +275,12 @@ START_TEST(the_rule_gives_the_slope_of_the_loss) {
   ck_assert_msg(has_op(forward->graphs->block, c->op), "there is no %s in: %s", c->op, c->text);
   double **weights = weights_of(forward, false), loss = loss_of(forward, weights),
          **expected = differences(forward, weights);
-  for (int recompute = 0; recompute < 2; recompute++) {
+  for (int recompute = 0; recompute < IR_RECOMPUTE_COUNT; recompute++) {
     static const char *const passes[] = {"canonicalize", "cse", "dce", "fuse"};
     ir_module *train = module_of(c);
-    ps_training training = {.recompute = recompute};
+    ps_training training = {.recompute = (ir_recompute)recompute};
     check_ok(ps_differentiate(train, &training), c->op);
-    compare(c, train, expected, weights, loss, recompute ? "made again" : "kept");
+    compare(c, train, expected, weights, loss, ir_recompute_names[recompute]);
     check_ok(ps_run(&train, passes, (int)DP_COUNT(passes), &(ps_options){.verify_each = true}), c->op);
     compare(c, train, expected, weights, loss, "fused");
     ir_module_free(train);
@@ -328,7 +328,7 @@ START_TEST(what_is_not_known_is_refused) {
   };
   for (size_t i = 0; i < DP_COUNT(refused); i++) {
     ir_module *module = module_of(&(rule_case){"refused", refused[i].weights, refused[i].text});
-    dp_status status = ps_differentiate(module, &(ps_training){.recompute = true});
+    dp_status status = ps_differentiate(module, &(ps_training){.recompute = IR_RECOMPUTE_BLOCK});
     ck_assert_msg(status.code == DP_UNSUPPORTED && strstr(dp_status_text(&status), refused[i].message), "%s: %s",
                   refused[i].text, dp_status_text(&status));
     dp_status_free(&status);

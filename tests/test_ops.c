@@ -200,7 +200,7 @@ END_TEST
 
 static int32_t target_at(int64_t i) { return i % 5 == 2 ? -1 : (int32_t)(i * 29 % 36); }
 
-static subject read_training_subject(const char *name, bool recompute) {
+static subject read_training_subject(const char *name, ir_recompute recompute) {
   ir_module *module = read_module(name);
   subject s = {0};
   check_ok(rt_bind_random(module, 7, IR_f32, &s.binding), name);
@@ -317,18 +317,21 @@ static void agree(const char *name, const subject *s, const ir_module *module, c
 START_TEST(every_cut_of_a_batch_gives_the_interpreter_s_gradients) {
   const char *name = files[_i];
   if (strstr(name, "f16")) return; /* what is rounded on its way into a cache has no gradient of its own */
-  subject kept = read_training_subject(name, false), again = read_training_subject(name, true);
+  subject kept = read_training_subject(name, IR_RECOMPUTE_SELECTIVE), again = read_training_subject(name, IR_RECOMPUTE_BLOCK),
+          all = read_training_subject(name, IR_RECOMPUTE_NONE);
   ir_module *module = read_module(name);
   result defined = train(&kept, module, "interp", 2, false);
   agree(name, &kept, module, &defined);
   same_bits(name, "LLVM", &defined, train(&kept, module, "llvm", 1, false));
   same_bits(name, "LLVM with 3 threads, in two steps", &defined, train(&kept, module, "llvm", 3, true));
   same_bits(name, "LLVM, made again", &defined, train(&again, module, "llvm", 2, false));
+  same_bits(name, "LLVM, all kept", &defined, train(&all, module, "llvm", 2, false));
   same_bits(name, "the interpreter in two steps, made again", &defined, train(&again, module, "interp", 1, true));
   free(defined.data);
   ir_module_free(module);
   free_subject(&kept);
   free_subject(&again);
+  free_subject(&all);
 }
 END_TEST
 

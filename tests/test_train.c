@@ -23,18 +23,38 @@ static void check_ok(dp_status status, const char *what) {
 enum { LENGTH = 50, STEPS = 50 };
 
 static const struct {
-  const char *name, *text;
-} models[] = {{"tiny_llama", "llama.dip"}, {"tiny_gpt2", "gpt2.dip"}, {"tiny_qwen3", "qwen3.dip"},
-              {"tiny_mixtral", "mixtral.dip"}, {"tiny_tied", "llama.dip"}};
+  const char *name, *model, *plan, *curve;
+  double rate;
+} models[] = {{"tiny_llama", "llama", "", "tiny_llama", 1e-3},
+              {"tiny_gpt2", "gpt2", "", "tiny_gpt2", 1e-3},
+              {"tiny_qwen3", "qwen3", "", "tiny_qwen3", 1e-3},
+              {"tiny_mixtral", "mixtral", "", "tiny_mixtral", 1e-3},
+              {"tiny_tied", "llama", "", "tiny_tied", 1e-3},
+              {"tiny_llama", "llama", "weights bf16;", "tiny_llama.bf16", 1e-4},
+              {"tiny_gpt2", "gpt2", "weights bf16;", "tiny_gpt2.bf16", 1e-4},
+              {"tiny_mixtral", "mixtral", "weights bf16;", "tiny_mixtral.bf16", 1e-4},
+              {"tiny_tied", "llama", "weights bf16;", "tiny_tied.bf16", 1e-4}};
 
-static dp_trainer *open_trainer(const char *text, const char *name, int threads, bool recompute, int64_t wide) {
-  char path[512], weights[512];
-  snprintf(path, sizeof path, MODELS "%s", text);
+/* How a trainer is made; `plan`: the statements of one. */
+typedef struct way {
+  const char *plan, *backend;
+  uint64_t seed;
+  int threads;
+  dp_recompute recompute;
+  int64_t wide;
+} way;
+
+static dp_trainer *open_trainer(const char *model, const char *name, way way) {
+  char path[] = "/tmp/dipper-text-XXXXXX", weights[512], text[1024];
+  close(mkstemp(path));
+  int size = snprintf(text, sizeof text, "import \"" MODELS "%s.dip\"; plan p for %s { %s }\n", model, model, way.plan ? way.plan : "");
+  check_ok(dp_write_file_atomic(path, text, (size_t)size), path);
   snprintf(weights, sizeof weights, GOLDEN "%s", name);
-  dp_training training = {.model = {.path = path, .weights = weights, .threads = threads, .verify_each = true},
-                          .recompute = recompute, .wide_columns = wide};
+  dp_training training = {.model = {.path = path, .weights = weights, .threads = way.threads, .backend = way.backend, .verify_each = true},
+                          .recompute = way.recompute, .wide_columns = way.wide, .seed = way.seed};
   dp_trainer *trainer;
   check_ok(dp_trainer_new(&training, &trainer), name);
+  unlink(path);
   return trainer;
 }
 
@@ -45,7 +65,7 @@ static void make_sequence(int64_t b, int32_t *ids, int32_t *targets) {
 }
 
 /* One update of two sequences, in one step or in one each; the mean loss. */
-static double train_step(dp_trainer *trainer, int n, bool cut, double *norm) {
+static double train_step(dp_trainer *trainer, int n, double rate, bool cut, double *norm) {
   int32_t ids[2][LENGTH], targets[2][LENGTH];
   dp_example examples[2];
   double sum = 0;
@@ -58,25 +78,25 @@ static double train_step(dp_trainer *trainer, int n, bool cut, double *norm) {
     check_ok(dp_trainer_add(trainer, examples + i, cut ? 1 : 2, &losses), "a step");
     for (int t = 0; t < (cut ? 1 : 2) * LENGTH; t++) sum += (double)losses[t];
   }
-  check_ok(dp_trainer_update(trainer, 2 * (LENGTH - 1), 1e-3, norm), "an update");
+  check_ok(dp_trainer_update(trainer, 2 * (LENGTH - 1), rate, norm), "an update");
   return sum / (2 * (LENGTH - 1));
 }
 
 START_TEST(fifty_updates_follow_pytorch_s) {
-  json_t *all = json_load_file(GOLDEN "curves.json", 0, NULL), *curve = json_object_get(all, models[_i].name);
-  ck_assert_msg(json_array_size(curve) == STEPS, "there is no curve of %s", models[_i].name);
-  dp_trainer *trainer = open_trainer(models[_i].text, models[_i].name, 2, false, 0);
+  json_t *all = json_load_file(GOLDEN "curves.json", 0, NULL), *curve = json_object_get(all, models[_i].curve);
+  ck_assert_msg(json_array_size(curve) == STEPS, "there is no curve of %s", models[_i].curve);
+  dp_trainer *trainer = open_trainer(models[_i].model, models[_i].name, (way){.plan = models[_i].plan, .threads = 2});
   double first = 0, loss = 0;
   for (int n = 0; n < STEPS; n++) {
     double norm, expected = json_number_value(json_array_get(json_array_get(curve, (size_t)n), 0));
     double expected_norm = json_number_value(json_array_get(json_array_get(curve, (size_t)n), 1));
-    loss = train_step(trainer, n, false, &norm);
+    loss = train_step(trainer, n, models[_i].rate, false, &norm);
     if (!n) first = loss;
-    if (!(fabs(loss - expected) <= 1e-3)) ck_abort_msg("%s: step %d: the loss is %.6f, not %.6f", models[_i].name, n, loss, expected);
+    if (!(fabs(loss - expected) <= 1e-3)) ck_abort_msg("%s: step %d: the loss is %.6f, not %.6f", models[_i].curve, n, loss, expected);
     if (!(fabs(norm - expected_norm) <= 1e-2 * expected_norm))
-      ck_abort_msg("%s: step %d: the norm is %.6f, not %.6f", models[_i].name, n, norm, expected_norm);
+      ck_abort_msg("%s: step %d: the norm is %.6f, not %.6f", models[_i].curve, n, norm, expected_norm);
   }
-  ck_assert_msg(loss < first, "%s: the loss went from %f to %f", models[_i].name, first, loss);
+  ck_assert_msg(loss < first, "%s: the loss went from %f to %f", models[_i].curve, first, loss);
   dp_trainer_free(trainer);
   json_decref(all);
 }
@@ -93,34 +113,127 @@ static char *read_saved(dp_trainer *trainer, size_t *size) {
   return bytes;
 }
 
-static char *weights_after(int threads, bool recompute, int64_t wide, bool cut, size_t *size) {
-  dp_trainer *trainer = open_trainer("llama.dip", "tiny_llama", threads, recompute, wide);
+static char *weights_after(const char *name, way way, bool cut, size_t *size) {
+  dp_trainer *trainer = open_trainer("llama", name, way);
   double norm;
-  for (int n = 0; n < 3; n++) train_step(trainer, n, cut, &norm);
+  for (int n = 0; n < 3; n++) train_step(trainer, n, 1e-3, cut, &norm);
   char *bytes = read_saved(trainer, size);
   dp_trainer_free(trainer);
   return bytes;
 }
 
+static const char *const plans[] = {"", "weights bf16;", "weights bf16 stochastic;"};
+
 START_TEST(weights_after_updates_do_not_depend_on_how_the_work_is_cut) {
   static const struct {
     const char *what;
-    int threads;
-    bool recompute;
-    int64_t wide;
+    way way;
     bool cut;
-  } ways[] = {{"2 threads", 2, false, 0, false}, {"made again", 1, true, 0, false}, {"windows of logits", 2, false, 97, false},
-              {"windows of all that is outside the layers", 2, true, 1, false}, {"a step for each sequence", 2, false, 97, true}};
+  } ways[] = {{"2 threads", {.threads = 2, .recompute = DP_RECOMPUTE_SELECTIVE}, false},
+              {"made again", {.threads = 1, .recompute = DP_RECOMPUTE_BLOCK}, false},
+              {"all kept", {.threads = 2, .recompute = DP_RECOMPUTE_NONE}, false},
+              {"windows of logits", {.threads = 2, .wide = 97}, false},
+              {"windows of all that is outside the layers", {.threads = 2, .recompute = DP_RECOMPUTE_BLOCK, .wide = 1}, false},
+              {"a step for each sequence", {.threads = 2, .wide = 97}, true},
+              {"the interpreter", {.threads = 2, .backend = "interp"}, false}};
   size_t size, other;
-  char *expected = weights_after(1, false, 0, false, &size);
+  char *expected = weights_after("tiny_llama", (way){.plan = plans[_i], .threads = 1}, false, &size);
   for (size_t i = 0; i < DP_COUNT(ways); i++) {
-    char *got = weights_after(ways[i].threads, ways[i].recompute, ways[i].wide, ways[i].cut, &other);
+    way way = ways[i].way;
+    way.plan = plans[_i];
+    char *got = weights_after("tiny_llama", way, ways[i].cut, &other);
     ck_assert_uint_eq(size, other);
     for (size_t at = 0; at < size; at++)
-      ck_assert_msg(got[at] == expected[at], "%s: byte %zu of the weights is another", ways[i].what, at);
+      ck_assert_msg(got[at] == expected[at], "%s: %s: byte %zu of the weights is another", plans[_i], ways[i].what, at);
     free(got);
   }
   free(expected);
+}
+END_TEST
+
+/* Of updates without gradients weights only decay, by less than bf16 tells apart: rounded to nearest none would change. */
+static char *decayed(uint64_t seed, double rate, size_t *size) {
+  dp_trainer *trainer = open_trainer("llama", "tiny_llama", (way){.plan = "weights bf16 stochastic;", .threads = 2, .seed = seed});
+  check_ok(dp_trainer_update(trainer, 1, rate, NULL), "an update");
+  char *bytes = read_saved(trainer, size);
+  dp_trainer_free(trainer);
+  return bytes;
+}
+
+static double distance_to_next(float x) { return ldexp(1, ilogbf(x) - 7); }
+
+START_TEST(random_rounding_keeps_the_mean_and_gives_neighbours) {
+  const double rate = 0.1, keep = 1 - rate * dp_adamw_defaults().decay;
+  size_t size, other;
+  char *before = decayed(1, 0, &size), *after = decayed(1, rate, &other), *again = decayed(1, rate, &other),
+       *seeded = decayed(2, rate, &other);
+  ck_assert_uint_eq(size, other);
+  ck_assert_msg(memcmp(after, again, size) == 0, "the same seed gives other weights");
+  uint64_t header;
+  memcpy(&header, before, sizeof header);
+  double sum = 0, moved = 0, count = 0, differ = 0;
+  for (size_t at = 8 + header; at < size; at += 4) {
+    float x, y, z;
+    uint32_t bits;
+    memcpy(&x, before + at, 4), memcpy(&y, after + at, 4), memcpy(&z, seeded + at, 4), memcpy(&bits, &y, 4);
+    if (x == 0 || fabsf(x) < 1e-30f || (x == y && x == 1)) continue;
+    double off = ((double)y - (double)x * keep) / distance_to_next(x), of_x = ((double)y - (double)x) / distance_to_next(x);
+    if (bits & 0xffff) { /* a vector, which stays f32 and does not decay */
+      ck_assert(y == x);
+      continue;
+    }
+    ck_assert_msg(fabs(off) < 1.001, "%a became %a", (double)x, (double)y);
+    sum += x > 0 ? off : -off, moved += of_x != 0, differ += y != z, count++;
+  }
+  ck_assert_msg(count > 50000, "%g elements", count);
+  ck_assert_msg(fabs(sum / count) < 0.01, "the mean is off by %g of a distance", sum / count); /* 5 deviations at most */
+  ck_assert_msg(moved > 0.1 * count && moved < 0.3 * count, "%g of %g moved", moved, count);
+  ck_assert_msg(differ > 0.1 * count, "another seed changes %g of %g", differ, count);
+  free(before);
+  free(after);
+  free(again);
+  free(seeded);
+}
+END_TEST
+
+/* Without masters: as near to the curve with them as rounding lets it be. */
+START_TEST(random_rounding_learns_as_masters_do) {
+  json_t *all = json_load_file(GOLDEN "curves.json", 0, NULL), *curve = json_object_get(all, "tiny_llama.bf16");
+  dp_trainer *trainer = open_trainer("llama", "tiny_llama", (way){.plan = "weights bf16 stochastic;", .threads = 2});
+  for (int n = 0; n < STEPS; n++) {
+    double norm, loss = train_step(trainer, n, 1e-4, false, &norm);
+    double expected = json_number_value(json_array_get(json_array_get(curve, (size_t)n), 0));
+    ck_assert_msg(fabs(loss - expected) < 0.05, "step %d: the loss is %.6f, with masters %.6f", n, loss, expected);
+  }
+  dp_trainer_free(trainer);
+  json_decref(all);
+}
+END_TEST
+
+/* A step in more windows of rows than one: its record is read back whole. */
+START_TEST(a_step_in_windows_can_be_traced) {
+  enum { LONG = 1000 };
+  char weights[] = GOLDEN "tiny_llama", path[] = MODELS "llama.dip";
+  dp_training training = {.model = {.path = path, .weights = weights, .threads = 2, .step_tokens = LONG}, .wide_columns = 97};
+  dp_trainer *trainer;
+  dp_trace *trace;
+  dp_text text;
+  int32_t ids[LONG];
+  int count;
+  for (int i = 0; i < LONG; i++) ids[i] = i * i % 97;
+  check_ok(dp_trainer_new(&training, &trainer), "a trainer");
+  check_ok(dp_trainer_trace_start(trainer, 0), "a trace");
+  check_ok(dp_trainer_add(trainer, &(dp_example){.ids = ids, .targets = ids, .count = LONG}, 1, NULL), "a step");
+  check_ok(dp_trainer_trace_stop(trainer, &trace), "the trace");
+  const dp_op_profile *ops = dp_trace_ops(trace, &count);
+  int64_t calls = 0;
+  for (int i = 0; i < count; i++) calls += ops[i].calls;
+  ck_assert_int_eq(calls, dp_trace_get_totals(trace).tasks);
+  check_ok(dp_trace_summary(trace, &text), "its summary");
+  ck_assert(strstr(text.text, "critical path") != NULL);
+  dp_text_free(&text);
+  dp_trace_free(trace);
+  dp_trainer_free(trainer);
 }
 END_TEST
 
@@ -170,10 +283,10 @@ static void ck_scored_alike(dp_trainer *trainer, uint64_t seed) {
 
 START_TEST(what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit) {
   for (int threads = 1; threads <= 2; threads++) {
-    dp_trainer *trainer = open_trainer("llama.dip", "tiny_llama", threads, false, 0);
+    dp_trainer *trainer = open_trainer("llama", "tiny_llama", (way){.plan = plans[_i], .threads = threads});
     double norm;
     ck_scored_alike(trainer, 3);
-    for (int n = 0; n < 3; n++) train_step(trainer, n, false, &norm);
+    for (int n = 0; n < 3; n++) train_step(trainer, n, 1e-3, false, &norm);
     ck_scored_alike(trainer, 4); /* on the very weights that the updates changed */
     dp_trainer_free(trainer);
   }
@@ -192,7 +305,7 @@ START_TEST(so_is_what_was_sampled_through_an_adapter) {
     dp_trainer *trainer;
     double norm;
     check_ok(dp_trainer_new(&training, &trainer), bases[i]);
-    for (int n = 0; n < 5; n++) train_step(trainer, n, false, &norm);
+    for (int n = 0; n < 5; n++) train_step(trainer, n, 1e-3, false, &norm);
     ck_scored_alike(trainer, 5);
     dp_trainer_free(trainer);
   }
@@ -208,7 +321,7 @@ typedef struct place {
 
 static void write_text(const char *path, const void *text, size_t size) { check_ok(dp_write_file_atomic(path, text, size), path); }
 
-static place make_place(const char *rate) {
+static place make_place(const char *rate, const char *plan) {
   place p = {.dir = "/tmp/dipper-run-XXXXXX"};
   ck_assert_ptr_nonnull(mkdtemp(p.dir));
   snprintf(p.recipe, sizeof p.recipe, "%s/tune.dip", p.dir);
@@ -218,9 +331,9 @@ static place make_place(const char *rate) {
   write_text(p.data, ids, sizeof ids);
   char text[1024];
   snprintf(text, sizeof text,
-           "import \"" MODELS "llama.dip\";\n"
+           "import \"" MODELS "llama.dip\"; plan p for llama { %s }\n"
            "recipe tune for llama { pretrain { data \"data.bin\"; optimizer adamw { lr cosine %s to 1e-4 warmup 2; } batch 4;\n"
-           "  accumulate 2; length 40; steps 8; seed 5; save every 2 keep 9; } }\n", rate);
+           "  accumulate 2; length 40; steps 8; seed 5; save every 2 keep 9; } }\n", plan, rate);
   write_text(p.recipe, text, strlen(text));
   return p;
 }
@@ -255,7 +368,7 @@ static void remove_place(const place *p) {
 }
 
 START_TEST(a_resumed_run_has_the_bits_of_an_unbroken_one) {
-  place p = make_place("1e-3");
+  place p = make_place("1e-3", plans[_i]);
   check_ok(run(&p, "whole", 2, -1, false), "unbroken");
   check_ok(run(&p, "broken", 1, 3, false), "until step 3");
   check_ok(run(&p, "broken", 2, 5, true), "until step 5");
@@ -269,7 +382,7 @@ START_TEST(a_resumed_run_has_the_bits_of_an_unbroken_one) {
 END_TEST
 
 START_TEST(a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint) {
-  place p = make_place("1e38");
+  place p = make_place("1e38", "");
   dp_status status = run(&p, "out", 2, -1, false);
   ck_assert_int_eq(status.code, DP_INVALID);
   ck_assert_msg(strstr(dp_status_text(&status), "step ") && strstr(dp_status_text(&status), "the first in"), "%s",
@@ -280,7 +393,7 @@ START_TEST(a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint) {
 END_TEST
 
 START_TEST(other_data_is_not_gone_on_with) {
-  place p = make_place("1e-3");
+  place p = make_place("1e-3", "");
   uint16_t ids[2000] = {1, 2, 3};
   check_ok(run(&p, "out", 2, 2, false), "until step 2");
   write_text(p.data, ids, sizeof ids);
@@ -297,10 +410,13 @@ int main(void) {
   TCase *tests = tcase_create("train");
   tcase_set_timeout(tests, 300);
   tcase_add_loop_test(tests, fifty_updates_follow_pytorch_s, 0, (int)DP_COUNT(models));
-  tcase_add_test(tests, weights_after_updates_do_not_depend_on_how_the_work_is_cut);
-  tcase_add_test(tests, what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit);
+  tcase_add_loop_test(tests, weights_after_updates_do_not_depend_on_how_the_work_is_cut, 0, (int)DP_COUNT(plans));
+  tcase_add_test(tests, random_rounding_keeps_the_mean_and_gives_neighbours);
+  tcase_add_test(tests, random_rounding_learns_as_masters_do);
+  tcase_add_test(tests, a_step_in_windows_can_be_traced);
+  tcase_add_loop_test(tests, what_was_sampled_is_scored_by_the_training_forward_to_the_last_bit, 0, (int)DP_COUNT(plans));
   tcase_add_test(tests, so_is_what_was_sampled_through_an_adapter);
-  tcase_add_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one);
+  tcase_add_loop_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one, 0, (int)DP_COUNT(plans));
   tcase_add_test(tests, a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint);
   tcase_add_test(tests, other_data_is_not_gone_on_with);
   suite_add_tcase(suite, tests);

@@ -239,6 +239,7 @@ dp_status cli_measure_limits(int threads, cli_limits *limits) {
   dp_status status = best_of(threads, data, size, NULL, &took);
   munmap(data, size);
   if (status.code != DP_OK) return status;
+  limits->read_bytes = (int64_t)size;
   limits->read_bytes_s = (double)size / took;
   double chains = operations(threads);
   if (dot_of(true)) DP_TRY(best_of(threads, NULL, 0, dot_of(true), &took));

@@ -119,20 +119,80 @@ static void store(const interp_task *task, int index) {
   }
 }
 
-/* The task's piece of a slot. */
-static float *state_of(const interp_task *task, const tile_op *op) {
-  int slot = task->program->weights[op->ref].first_slot + (int)task->row;
-  return task->step->states[op->part][slot] + task->col * task->kind->col_tile;
+/* The task's piece of a slot, and how its elements are stored. */
+static char *state_of(const interp_task *task, const tile_op *op, ir_dtype *storage) {
+  const tile_weight *weight = &task->program->weights[op->ref];
+  *storage = tile_state_type(weight, (tile_state)op->part);
+  char *slot = (char *)task->step->states[op->part][weight->first_slot + (int)task->row];
+  return slot + task->col * task->kind->col_tile * ir_dtype_block_bytes(*storage);
+}
+
+/* To nearest, of two equally near to the even one; NaN stays one. */
+static uint16_t bf16_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 static void parameter(const interp_task *task, int index) {
-  memcpy(interp_value(task, index), state_of(task, &task->kind->ops[index]), sizeof(float) * (size_t)task->columns);
+  ir_dtype storage;
+  const char *from = state_of(task, &task->kind->ops[index], &storage);
+  float *to = interp_value(task, index);
+  for (int64_t c = 0; c < task->columns; c++) {
+    uint32_t bits = 0;
+    if (storage == IR_f32) memcpy(&bits, from + c * 4, 4);
+    if (storage == IR_bf16) bits = (uint32_t)((const uint16_t *)(const void *)from)[c] << 16;
+    memcpy(&to[c], &bits, sizeof bits);
+  }
+}
+
+/* Threefry-2x32, 13 rounds (Salmon et al., 2011): the first word. */
+static uint32_t random_word(uint32_t x, uint32_t y, uint32_t key, uint32_t key2) {
+  static const int turns[] = {13, 15, 26, 6, 17, 29, 16, 24};
+  const uint32_t keys[] = {key, key2, 0x1BD11BDA ^ key ^ key2};
+  x += keys[0], y += keys[1];
+  for (uint32_t round = 0; round < 13; round++) {
+    x += y;
+    y = (y << turns[round % 8] | y >> (32 - turns[round % 8])) ^ x;
+    uint32_t s = round / 4 + 1;
+    if (round % 4 == 3) x += keys[s % 3], y += keys[(s + 1) % 3] + s;
+  }
+  return x;
+}
+
+static void random_bits(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  uint32_t slot = (uint32_t)(task->program->weights[op->ref].first_slot + task->row), keys[2];
+  for (int i = 0; i < 2; i++) keys[i] = (uint32_t)interp_element(task, op->operands[i], 0, 0, 1);
+  for (int64_t c = 0; c < task->columns; c++) {
+    uint32_t element = (uint32_t)(task->col * task->kind->col_tile + c);
+    interp_value(task, index)[c] = (float)(random_word(element, slot, keys[0], keys[1]) & 0xffff);
+  }
+}
+
+static void round_random(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  for (int64_t c = 0; c < task->columns; c++) {
+    float x = interp_element(task, op->operands[0], 0, c, op->cols), r = interp_element(task, op->operands[1], 0, c, op->cols);
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7f800000) != 0x7f800000) bits = (bits + (uint32_t)r) & 0xffff0000;
+    memcpy(&interp_value(task, index)[c], &bits, sizeof bits);
+  }
 }
 
 static void assign(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
-  float *to = state_of(task, op);
-  for (int64_t c = 0; c < task->columns; c++) to[c] = interp_element(task, op->operands[0], 0, c, task->kind->col_tile);
+  ir_dtype storage;
+  char *to = state_of(task, op, &storage);
+  for (int64_t c = 0; c < task->columns; c++) {
+    float value = interp_element(task, op->operands[0], 0, c, task->kind->col_tile);
+    if (storage == IR_bf16)
+      ((uint16_t *)(void *)to)[c] = bf16_of(value);
+    else
+      ((float *)(void *)to)[c] = value;
+  }
 }
 
 static void vector(const interp_task *task, int index) {
@@ -497,6 +557,7 @@ static void (*const functions[TILE_OPCODE_COUNT])(const interp_task *task, int i
     [TILE_mma_back] = mma_back,     [TILE_keys_row] = keys_row, [TILE_hot] = hot, [TILE_at] = at,
     [TILE_seen_by] = seen_by,       [TILE_mma_rows] = interp_mma_rows, [TILE_sum_rows] = interp_sum_rows,
     [TILE_scatter_rows] = interp_scatter_rows, [TILE_parameter] = parameter, [TILE_assign] = assign,
+    [TILE_random] = random_bits, [TILE_round_random] = round_random,
     [TILE_place] = place,
     [TILE_among] = among,           [TILE_pick] = pick,   [TILE_concat] = concat, [TILE_every] = every,
 };

@@ -127,6 +127,20 @@ LLVMValueRef ll_narrow_f16(ll *l, LLVMValueRef x) {
   return LLVMBuildFPTrunc(l->b, x, vector ? LLVMVectorType(l->f16, TILE_LANES) : l->f16, "");
 }
 
+/* 16 of them, to nearest even; NaN stays one. */
+LLVMValueRef ll_narrow_bf16(ll *l, LLVMValueRef x) {
+  LLVMTypeRef halves = LLVMVectorType(l->i16, TILE_LANES);
+#define C32(n) ll_splat(l, LLVMConstInt(l->i32, n, false))
+  LLVMValueRef bits = LLVMBuildBitCast(l->b, x, l->v_i32, ""), upper = LLVMBuildLShr(l->b, bits, C32(16), "");
+  LLVMValueRef up = LLVMBuildAdd(l->b, LLVMBuildAnd(l->b, upper, C32(1), ""), C32(0x7fff), "");
+  LLVMValueRef rounded = LLVMBuildLShr(l->b, LLVMBuildAdd(l->b, bits, up, ""), C32(16), "");
+  LLVMValueRef magnitude = LLVMBuildAnd(l->b, bits, C32(0x7fffffff), "");
+  LLVMValueRef nan = LLVMBuildICmp(l->b, LLVMIntUGT, magnitude, C32(0x7f800000), "");
+  rounded = LLVMBuildSelect(l->b, nan, LLVMBuildOr(l->b, upper, C32(0x40), ""), rounded, "");
+#undef C32
+  return LLVMBuildTrunc(l->b, rounded, halves, "");
+}
+
 /* ---- scalar functions */
 
 static LLVMValueRef less(ll *l, LLVMValueRef a, LLVMValueRef b, LLVMValueRef then, LLVMValueRef otherwise) {

@@ -408,7 +408,9 @@ static void assign(ll_kind *k, const tile_op *op) {
   ll_loop columns;
   ll_loop_begin(l, &columns, "assign", ll_int(l, 0), k->columns, TILE_LANES, NULL, 0);
   LLVMValueRef zero = ll_int(l, 0), at = k->kind->ops[op->operands[0]].column_tile ? columns.index : zero;
-  ll_store(l, ll_pull(k, op->operands[0], zero, at), ll_state_at(k, op, columns.index), 4);
+  bool narrow = ll_state_type(k, op) == IR_bf16;
+  LLVMValueRef value = ll_pull(k, op->operands[0], zero, at);
+  ll_store(l, narrow ? ll_narrow_bf16(l, value) : value, ll_state_at(k, op, columns.index), narrow ? 2 : 4);
   ll_loop_end(l, &columns, NULL);
 }
 

@@ -72,6 +72,7 @@ LLVMValueRef ll_intrinsic(ll *l, const char *name, LLVMTypeRef *overloads, int o
                           int count);
 /* f32, or 16 of them, to f16, to nearest even; as i16 where the machine has no such instruction. */
 LLVMValueRef ll_narrow_f16(ll *l, LLVMValueRef x);
+LLVMValueRef ll_narrow_bf16(ll *l, LLVMValueRef x);
 LLVMValueRef ll_scalar(ll *l, tile_opcode code, LLVMValueRef x, LLVMValueRef y);
 LLVMValueRef ll_tree(ll *l, LLVMValueRef v, bool greatest); /* the fixed tree over 16 lanes, to an f32 */
 LLVMValueRef ll_function(ll *l, const char *name, LLVMTypeRef *parameters, int count, bool exported);
@@ -179,6 +180,7 @@ LLVMValueRef ll_pull_operand(ll_kind *k, const tile_op *op, int which, LLVMValue
 LLVMValueRef ll_whole_number(ll_kind *k, int op); /* an i64 of a [1, 1] value */
 LLVMValueRef ll_pull_rows(ll_kind *k, int op, LLVMValueRef r);
 /* Element c of the task's piece of a slot. */
+ir_dtype ll_state_type(const ll_kind *k, const tile_op *op);
 LLVMValueRef ll_state_at(ll_kind *k, const tile_op *op, LLVMValueRef c);
 LLVMValueRef ll_scratch_at(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c);
 /* Address of element (r, c) of a load or store. */

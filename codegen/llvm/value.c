@@ -73,13 +73,18 @@ LLVMValueRef ll_weight_base(ll_kind *k, const tile_op *op, LLVMValueRef *slot) {
   return ll_load_constant(l, l->ptr, LLVMBuildGEP2(l->b, l->ptr, weights, slot, 1, ""), 8);
 }
 
+ir_dtype ll_state_type(const ll_kind *k, const tile_op *op) {
+  return tile_state_type(&k->l->program->weights[op->ref], (tile_state)op->part);
+}
+
 LLVMValueRef ll_state_at(ll_kind *k, const tile_op *op, LLVMValueRef c) {
   ll *l = k->l;
   LLVMValueRef slot = ll_addi(l, k->row, l->program->weights[op->ref].first_slot);
   size_t table = offsetof(tile_step, states) + sizeof(float *const *) * (size_t)op->part;
   LLVMValueRef memory = LLVMBuildGEP2(l->b, l->ptr, ll_step_ptr(l, k->step, table), &slot, 1, "");
   LLVMValueRef column = ll_add(l, ll_muli(l, k->col, k->kind->col_tile), c);
-  return ll_at(l, ll_load_constant(l, l->ptr, memory, 8), ll_muli(l, column, 4));
+  int64_t bytes = ir_dtype_block_bytes(ll_state_type(k, op));
+  return ll_at(l, ll_load_constant(l, l->ptr, memory, 8), ll_muli(l, column, bytes));
 }
 
 LLVMValueRef ll_scratch_at(ll_kind *k, int op, LLVMValueRef r, LLVMValueRef c) {
@@ -283,6 +288,45 @@ static LLVMValueRef table_at(ll_kind *k, const tile_op *op, LLVMValueRef c) {
   return ll_load(l, l->v_f32, LLVMBuildGEP2(l->b, l->f32, global, &c, 1, ""), 4);
 }
 
+static LLVMValueRef same_i32(ll *l, uint32_t n) { return ll_splat(l, LLVMConstInt(l->i32, n, false)); }
+
+static LLVMValueRef turned_left(ll *l, LLVMValueRef x, int bits) {
+  LLVMValueRef up = LLVMBuildShl(l->b, x, same_i32(l, (uint32_t)bits), "");
+  return LLVMBuildOr(l->b, up, LLVMBuildLShr(l->b, x, same_i32(l, (uint32_t)(32 - bits)), ""), "");
+}
+
+/* Threefry-2x32, 13 rounds (Salmon et al., 2011), of 16 neighbouring elements: the lower half of the first word. */
+static LLVMValueRef random_bits(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  static const int turns[] = {13, 15, 26, 6, 17, 29, 16, 24};
+  ll *l = k->l;
+  LLVMValueRef keys[3], element = ll_add(l, ll_muli(l, k->col, k->kind->col_tile), c);
+  LLVMValueRef slot = ll_addi(l, k->row, l->program->weights[op->ref].first_slot);
+  for (int i = 0; i < 2; i++) keys[i] = LLVMBuildFPToUI(l->b, ll_pull(k, op->operands[i], r, ll_int(l, 0)), l->v_i32, "");
+  keys[2] = LLVMBuildXor(l->b, LLVMBuildXor(l->b, keys[0], keys[1], ""), same_i32(l, 0x1BD11BDA), "");
+  LLVMValueRef x = LLVMBuildAdd(l->b, ll_splat(l, LLVMBuildTrunc(l->b, element, l->i32, "")), ll_lane_ids(l), "");
+  LLVMValueRef y = ll_splat(l, LLVMBuildTrunc(l->b, slot, l->i32, ""));
+  x = LLVMBuildAdd(l->b, x, keys[0], "");
+  y = LLVMBuildAdd(l->b, y, keys[1], "");
+  for (uint32_t round = 0; round < 13; round++) {
+    uint32_t s = round / 4 + 1;
+    x = LLVMBuildAdd(l->b, x, y, "");
+    y = LLVMBuildXor(l->b, turned_left(l, y, turns[round % 8]), x, "");
+    if (round % 4 != 3) continue;
+    x = LLVMBuildAdd(l->b, x, keys[s % 3], "");
+    y = LLVMBuildAdd(l->b, y, LLVMBuildAdd(l->b, keys[(s + 1) % 3], same_i32(l, s), ""), "");
+  }
+  return LLVMBuildUIToFP(l->b, LLVMBuildAnd(l->b, x, same_i32(l, 0xffff), ""), l->v_f32, "");
+}
+
+static LLVMValueRef rounded_at_random(ll *l, LLVMValueRef x, LLVMValueRef random) {
+  LLVMValueRef bits = LLVMBuildBitCast(l->b, x, l->v_i32, "");
+  LLVMValueRef exponent = LLVMBuildAnd(l->b, bits, same_i32(l, 0x7f800000), "");
+  LLVMValueRef stays = LLVMBuildICmp(l->b, LLVMIntEQ, exponent, same_i32(l, 0x7f800000), "");
+  LLVMValueRef rounded = LLVMBuildAdd(l->b, bits, LLVMBuildFPToUI(l->b, random, l->v_i32, ""), "");
+  rounded = LLVMBuildAnd(l->b, rounded, same_i32(l, 0xffff0000), "");
+  return LLVMBuildBitCast(l->b, LLVMBuildSelect(l->b, stays, bits, rounded, ""), l->v_f32, "");
+}
+
 static LLVMValueRef pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c);
 
 /* A value of one column is the same in all lanes, whatever lies beside it in memory. */
@@ -315,7 +359,11 @@ static LLVMValueRef pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) 
     return ll_load_constant(l, l->v_f32, ll_at(l, base, ll_muli(l, column, 4)), 4);
   }
   case TILE_parameter:
-    return ll_load(l, l->v_f32, ll_state_at(k, op, c), 4);
+    return ll_load_plain(l, ll_state_type(k, op), ll_state_at(k, op, c));
+  case TILE_random:
+    return random_bits(k, op, r, c);
+  case TILE_round_random:
+    return rounded_at_random(l, ll_pull_operand(k, op, 0, r, c), ll_pull_operand(k, op, 1, r, c));
   case TILE_rotate:
     return rotated(k, op, r, c);
   case TILE_causal:

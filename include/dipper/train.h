@@ -19,11 +19,20 @@ typedef struct dp_adamw {
 } dp_adamw;
 dp_adamw dp_adamw_defaults(void); /* lr 1e-3, betas 0.9 and 0.999, eps 1e-8, decay 0.01, clip 1 */
 
+/* What a layer keeps of its forward pass for the backward pass, and what it makes again. No bit depends on it. */
+typedef enum dp_recompute {
+  DP_RECOMPUTE_AS_PLANNED, /* what the text's plan says; without one selective */
+  DP_RECOMPUTE_BLOCK,      /* only what passes from layer to layer is kept (Chen et al., 2016): the least memory, one forward more */
+  DP_RECOMPUTE_SELECTIVE,  /* products and attention are kept, what is cheap is made again (Korthikanti et al., 2022) */
+  DP_RECOMPUTE_NONE,       /* all that the backward pass reads is kept */
+} dp_recompute;
+
 /* Zero-initialize. */
 typedef struct dp_training {
-  dp_options model;   /* weights of any type: what is trained becomes f32; context and step_tokens: tokens of a step, at
-                         most; adapter: what the plan's `adapt` begins with, NULL: a new one */
-  bool recompute;     /* keep only what passes from layer to layer and make the rest again: less memory, more work */
+  dp_options model;   /* weights of any type: what is trained becomes f32, or bf16 by the plan; context and step_tokens: tokens
+                         of a step, at most; adapter: what the plan's `adapt` begins with, NULL: a new one */
+  dp_recompute recompute;
+  uint64_t seed;      /* of the random rounding that the plan's `weights bf16 stochastic` asks for */
   dp_adamw optimizer; /* all 0: the defaults */
   int64_t sequences;    /* of a step, at most: each takes whole pages of 64 tokens of the cache; 0: many */
   int64_t wide_columns; /* logits of so many columns are made for some rows at a time; 0: 8192 */

@@ -1,6 +1,7 @@
 """Gradients of the small models by PyTorch: NAME/gradients.safetensors beside each one's weights. Hugging Face's own class in
 float64, two sequences of different lengths, the sum of the cross entropies of the tokens to come, some of which do not
-count. Beside make_models.py, with the same packages: python make_gradients.py [NAME ...]
+count. Of some models also gradients_long.safetensors, sequences over many pages and row tiles. Beside make_models.py, with the
+same packages: python make_gradients.py [NAME ...]
 
   sequence.I.ids, .targets, .losses   targets below 0 do not count
   gradient.TENSOR                     f32, under the name and in the layout of the model's file
@@ -20,6 +21,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 NAMES = ["tiny_llama", "tiny_tied", "tiny_llama3", "tiny_qwen2", "tiny_qwen3", "tiny_gpt2", "tiny_gemma3", "tiny_mixtral",
          "tiny_qwen3moe", "tiny_deepseek_lite", "tiny_deepseek"]
 LENGTHS = (70, 37)
+LONG, LONG_LENGTHS = ["tiny_llama", "tiny_gemma3"], (330, 170)
 MOST, SUMS = 2048, 64
 
 
@@ -34,9 +36,9 @@ def signs(count):
     return np.where(x >> np.uint64(63), 1.0, -1.0).reshape(count, SUMS)
 
 
-def sequences(vocabulary, seed):
+def sequences(vocabulary, seed, lengths):
     rng = np.random.default_rng(seed)
-    for length in LENGTHS:
+    for length in lengths:
         ids = rng.integers(0, vocabulary, length + 1)
         targets = np.where(rng.random(length) < 0.2, -1, ids[1:])
         yield ids[:-1].astype(np.int32), targets.astype(np.int32)
@@ -50,14 +52,14 @@ def stored(model):
         return {name: tensor for file in files for name, tensor in load_file(os.path.join(folder, file)).items()}
 
 
-def make(name, seed):
+def make(name, seed, lengths=LENGTHS, file="gradients.safetensors"):
     folder = os.path.join(HERE, name)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
     model.get_input_embeddings().padding_idx = None # it would take that row's gradient away
     out = {}
-    for i, (ids, targets) in enumerate(sequences(model.config.vocab_size, seed)):
+    for i, (ids, targets) in enumerate(sequences(model.config.vocab_size, seed, lengths)):
         logits = model(torch.tensor(ids[None], dtype=torch.long)).logits[0]
         losses = torch.nn.functional.cross_entropy(logits, torch.tensor(targets, dtype=torch.long), ignore_index=-1,
                                                    reduction="none")
@@ -74,9 +76,9 @@ def make(name, seed):
             out["gradient." + tensor] = gradient.astype(np.float32)
         else:
             out["projection." + tensor] = np.concatenate([[np.linalg.norm(flat)], flat @ signs(flat.size)])
-    save_file(out, os.path.join(folder, "gradients.safetensors"))
-    print(name, len(out), "tensors", os.path.getsize(os.path.join(folder, "gradients.safetensors")), "bytes, loss",
-          sum(out[f"sequence.{i}.losses"].sum() for i in range(len(LENGTHS))))
+    save_file(out, os.path.join(folder, file))
+    print(name, len(out), "tensors", os.path.getsize(os.path.join(folder, file)), "bytes, loss",
+          sum(out[f"sequence.{i}.losses"].sum() for i in range(len(lengths))))
 
 
 def main():
@@ -84,6 +86,8 @@ def main():
     for seed, name in enumerate(NAMES):
         if not sys.argv[1:] or name in sys.argv[1:]:
             make(name, 100 + seed)
+            if name in LONG:
+                make(name, 200 + seed, LONG_LENGTHS, "gradients_long.safetensors")
 
 
 if __name__ == "__main__":
