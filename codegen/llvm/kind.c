@@ -94,7 +94,7 @@ int64_t ll_place_values(const tile_kind *kind, int64_t *place, int64_t *stride) 
     if (stride) stride[i] = floats;
     /* Vectors may be read past a value's end (small heads, row vectors): a vector of slack. */
     bytes += round_up(rows * floats * 4 + TILE_LANES * 4, 64);
-    if (op->code == TILE_mma_back) bytes += TILE_BLOCK * TILE_BLOCK * 4; /* behind it, the block being turned */
+    if (op->code == TILE_mma_back) bytes += LL_TURNED_BLOCKS * TILE_BLOCK * TILE_BLOCK * 4; /* behind it, the blocks being turned */
     if (op->code == TILE_choose && kind->space == TILE_PARAMETERS) bytes += 2 * rows * 4; /* and where the rows lie */
   }
   return bytes;
@@ -248,8 +248,8 @@ static void weight_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef
   LLVMValueRef w = ll_at(l, base, ll_muli(l, ll_column_of(k, op, ll_int(l, 0)), row_bytes));
   LLVMValueRef arguments[] = {a, lda, w, ll_int(l, row_bytes * TILE_BLOCK), ll_int(l, weight->cols), blocks_of(k, op),
                               ll_scratch_at(k, index, ll_int(l, 0), ll_int(l, 0)), ll_int(l, k->stride[index]),
-                              k->rows, ll_int(l, 0), LLVMConstNull(l->ptr)};
-  ll_call(l, ll_product(l, storage), arguments, 11);
+                              k->rows, ll_int(l, 0), LLVMConstNull(l->ptr), ll_int(l, 0)};
+  ll_call(l, ll_product(l, storage), arguments, 12);
 }
 
 LLVMValueRef ll_turned_at(ll_kind *k, int index) {
@@ -329,8 +329,8 @@ static void cache_product(ll_kind *k, int index) {
   }
   LLVMValueRef lda, a = product_rows(k, op->operands[0], &lda);
   LLVMValueRef arguments[] = {a, lda, w, stride, depth, blocks, ll_scratch_at(k, index, ll_int(l, 0), ll_int(l, 0)),
-                              ll_int(l, k->stride[index]), k->rows, ll_int(l, keys ? 0 : 1), LLVMConstNull(l->ptr)};
-  ll_call(l, ll_product(l, cache->storage), arguments, 11);
+                              ll_int(l, k->stride[index]), k->rows, ll_int(l, keys ? 0 : 1), LLVMConstNull(l->ptr), ll_int(l, 0)};
+  ll_call(l, ll_product(l, cache->storage), arguments, 12);
 }
 
 /* One element, or 16 of one head, of row r, column c: keys lie a block apart from dim to dim, values side by side. */

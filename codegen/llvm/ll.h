@@ -118,7 +118,9 @@ LLVMValueRef ll_row_element(ll *l, ir_dtype storage, LLVMValueRef block, LLVMVal
 /* ---- product.c */
 
 /* void product(a, lda floats, w, bytes from block to block, k, vectors of 16 columns, c, ldc floats, rows, accumulate i64):
- * c (+)= a w, k in order; the vectors are a multiple of 4. A last argument: memory that is wanted after it, or NULL. */
+ * c (+)= a w, k in order; the vectors are a multiple of 4. Two more: memory that is
+ * wanted after it, or NULL; and `jump`. */
+enum { LL_NEXT_BYTES = TILE_BLOCK * TILE_BLOCK * 4, LL_TURNED_BLOCKS = 2 };
 LLVMValueRef ll_product(ll *l, ir_dtype storage);
 /* void embed(w, k, row, destination): one row of a packed matrix as f32. */
 LLVMValueRef ll_embed(ll *l, ir_dtype storage);
@@ -158,7 +160,7 @@ void ll_mma_rows(ll_kind *k, int index);
 void ll_sum_rows(ll_kind *k, int index);
 void ll_scatter_rows(ll_kind *k, int index);
 void ll_back_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef base, LLVMValueRef a, LLVMValueRef lda);
-LLVMValueRef ll_turned_at(ll_kind *k, int index); /* scratch for the 64 x 64 block that mma_back turns */
+LLVMValueRef ll_turned_at(ll_kind *k, int index); /* scratch for the LL_TURNED_BLOCKS blocks of 64 x 64 that mma_back turns at a time */
 
 /* Keys (part 0) or values of (page, head) of this layer; the page of this chunk; the head that a cache op means. */
 LLVMValueRef ll_cache_at(ll_kind *k, const tile_cache *cache, LLVMValueRef page, LLVMValueRef head, int part);

@@ -16,14 +16,13 @@ typedef struct tile_sums {
   LLVMValueRef ahead, ahead_step; /* what to fetch on the way: a line every lines_apart(shape) steps, so far apart */
 } tile_sums;
 
-/* The strip of weights that comes next, or what the caller says, is fetched while this one passes by the rows: of the
- * lines of 64 bytes each call of a tile fetches its share, when there are as many rows as a row tile has. Without, the first
+/* The strip of weights that comes next, or what the caller says, is fetched while this one passes by the rows: each call of
+ * a tile fetches its share, when there are as many rows as a row tile has. Without, the first
  * tile of each strip waits for memory: 62 GFLOP/s became 83 on a core whose peak is 97 (AVX2). 0: too few rows a tile for the
  * weights to be met again. */
 static int lines_apart(ll_register_tile shape) {
-  enum { ROWS = 96, LEAST = 4 };
-  int apart = ROWS / (shape.rows * shape.blocks);
-  return shape.rows < 3 ? 0 : apart > LEAST ? apart : LEAST;
+  enum { ROWS = 96 };
+  return shape.rows < 3 ? 0 : ROWS / shape.rows;
 }
 
 /* acc[m][v] += a[m][k] * weight[v], for each m and v. */
@@ -175,7 +174,7 @@ static LLVMValueRef register_tile(ll *l, ir_dtype storage, ll_register_tile shap
 typedef struct driver {
   ll *l;
   ir_dtype storage;
-  LLVMValueRef a, lda, w, block_stride, depth, blocks, c, ldc, accumulate, next;
+  LLVMValueRef a, lda, w, block_stride, depth, blocks, c, ldc, accumulate, next, jump;
 } driver;
 
 static LLVMValueRef strip_at(driver *d, LLVMValueRef block) {
@@ -185,7 +184,8 @@ static LLVMValueRef strip_at(driver *d, LLVMValueRef block) {
   return ll_at(l, w, ll_muli(l, lane, ir_dtype_block_bytes(d->storage)));
 }
 
-/* What the `number`th tile of a strip, one of `tiles`, fetches: a part of the next strip, or of `next`, line after line. */
+/* What the `number`th tile of a strip, one of `tiles`, fetches: a part of the next strip; or of `next`, LL_NEXT_BYTES there
+ * and as many `jump` bytes further on. */
 static void choose_ahead(driver *d, ll_register_tile shape, LLVMValueRef block, LLVMValueRef number, LLVMValueRef tiles,
                          LLVMValueRef *ahead, LLVMValueRef *step) {
   ll *l = d->l;
@@ -199,7 +199,10 @@ static void choose_ahead(driver *d, ll_register_tile shape, LLVMValueRef block, 
   LLVMValueRef last = LLVMBuildICmp(l->b, LLVMIntSGE, after, d->blocks, "");
   LLVMValueRef own = ll_at(l, strip_at(d, LLVMBuildSelect(l->b, last, block, after, "")), ll_muli(l, ll_mul(l, number, lines), line));
   LLVMValueRef calls = ll_add(l, ll_mul(l, LLVMBuildUDiv(l->b, block, ll_int(l, shape.blocks), ""), tiles), number);
-  LLVMValueRef given = ll_at(l, d->next, ll_muli(l, ll_mul(l, calls, lines), straight));
+  LLVMValueRef at = ll_muli(l, ll_mul(l, calls, lines), straight);
+  LLVMValueRef beyond = LLVMBuildICmp(l->b, LLVMIntSGE, at, ll_int(l, LL_NEXT_BYTES), "");
+  at = ll_add(l, at, LLVMBuildSelect(l->b, beyond, ll_addi(l, d->jump, -LL_NEXT_BYTES), ll_int(l, 0), ""));
+  LLVMValueRef given = ll_at(l, d->next, at);
   LLVMValueRef none = LLVMBuildICmp(l->b, LLVMIntEQ, d->next, LLVMConstNull(l->ptr), "");
   *ahead = LLVMBuildSelect(l->b, none, own, given, "");
   *step = LLVMBuildSelect(l->b, none, ll_int(l, line), ll_int(l, straight), "");
@@ -236,8 +239,8 @@ LLVMValueRef ll_product(ll *l, ir_dtype storage) {
   if (l->products[storage]) return l->products[storage];
   char name[64];
   snprintf(name, sizeof name, "product.%s", ir_dtype_name(storage));
-  LLVMTypeRef parameters[] = {l->ptr, l->i64, l->ptr, l->i64, l->i64, l->i64, l->ptr, l->i64, l->i64, l->i64, l->ptr};
-  LLVMValueRef function = ll_function(l, name, parameters, 11, false);
+  LLVMTypeRef parameters[] = {l->ptr, l->i64, l->ptr, l->i64, l->i64, l->i64, l->ptr, l->i64, l->i64, l->i64, l->ptr, l->i64};
+  LLVMValueRef function = ll_function(l, name, parameters, 12, false);
   l->products[storage] = function;
   LLVMValueRef outer = l->function;
   LLVMBasicBlockRef resume = LLVMGetInsertBlock(l->b);
@@ -246,7 +249,7 @@ LLVMValueRef ll_product(ll *l, ir_dtype storage) {
   driver d = {l, storage, LLVMGetParam(function, 0), LLVMGetParam(function, 1), LLVMGetParam(function, 2),
               LLVMGetParam(function, 3), LLVMGetParam(function, 4), LLVMGetParam(function, 5),
               LLVMGetParam(function, 6), LLVMGetParam(function, 7), LLVMGetParam(function, 9),
-              LLVMGetParam(function, 10)};
+              LLVMGetParam(function, 10), LLVMGetParam(function, 11)};
   LLVMValueRef rows = LLVMGetParam(function, 8), done = ll_int(l, 0);
   bool plain = ir_dtype_block_elements(storage) == 1;
   for (int i = 0; i < (plain ? l->numbers.plain_tile_count : l->numbers.tile_count); i++) {

@@ -362,19 +362,25 @@ void ll_back_product(ll_kind *k, int index, ir_dtype storage, LLVMValueRef base,
   ll_loop_begin(l, &over_columns, "back.column", ll_int(l, 0), columns, TILE_BLOCK, NULL, 0);
   LLVMValueRef from = ll_add(l, first, over_columns.index);
   LLVMValueRef count = ll_min(l, LLVMBuildSub(l->b, ll_int(l, weight->cols), from, ""), ll_int(l, TILE_BLOCK));
-  ll_loop_begin(l, &over_rows, "back.row", ll_int(l, 0), ll_int(l, weight->rows), TILE_BLOCK, NULL, 0);
+  ll_loop_begin(l, &over_rows, "back.row", ll_int(l, 0), ll_int(l, weight->rows), LL_TURNED_BLOCKS * TILE_BLOCK, NULL, 0);
+  LLVMValueRef depth = ll_min(l, LLVMBuildSub(l->b, ll_int(l, weight->rows), over_rows.index, ""),
+                              ll_int(l, LL_TURNED_BLOCKS * TILE_BLOCK));
+  int64_t block_bytes = ir_packed_row_bytes(storage, weight->cols) * TILE_BLOCK;
   LLVMValueRef block = ll_at(l, base, ll_muli(l, over_rows.index, ir_packed_row_bytes(storage, weight->cols)));
-  LLVMValueRef turning[] = {block, from, count, turned};
+  ll_loop over_blocks;
+  ll_loop_begin(l, &over_blocks, "back.block", ll_int(l, 0), depth, TILE_BLOCK, NULL, 0);
+  LLVMValueRef turning[] = {ll_at(l, block, ll_muli(l, over_blocks.index, block_bytes / TILE_BLOCK)), from, count,
+                            ll_at(l, turned, ll_muli(l, over_blocks.index, TILE_BLOCK * 4))};
   ll_call(l, turn, turning, 4);
-  LLVMValueRef depth = ll_min(l, LLVMBuildSub(l->b, ll_int(l, weight->rows), over_rows.index, ""), ll_int(l, TILE_BLOCK));
-  /* The same columns of the next block are turned next: they are fetched meanwhile. */
+  ll_loop_end(l, &over_blocks, NULL);
+  /* The same columns of the next blocks are turned next: they are fetched meanwhile. */
   LLVMValueRef next = LLVMConstNull(l->ptr);
-  if (storage == IR_f32) next = ll_at(l, ll_at(l, block, ll_int(l, ir_packed_row_bytes(storage, weight->cols) * TILE_BLOCK)), ll_muli(l, from, TILE_BLOCK * 4));
+  if (storage == IR_f32) next = ll_at(l, ll_at(l, block, ll_int(l, LL_TURNED_BLOCKS * block_bytes)), ll_muli(l, from, TILE_BLOCK * 4));
   LLVMValueRef more = LLVMBuildZExt(l->b, LLVMBuildICmp(l->b, LLVMIntNE, over_rows.index, ll_int(l, 0), ""), l->i64, "");
   LLVMValueRef arguments[] = {ll_at(l, a, ll_muli(l, over_rows.index, 4)), lda, turned, ll_int(l, 0), depth,
                               ll_int(l, TILE_BLOCK / TILE_LANES), ll_scratch_at(k, index, ll_int(l, 0), over_columns.index),
-                              ll_int(l, k->stride[index]), k->rows, more, next};
-  ll_call(l, product, arguments, 11);
+                              ll_int(l, k->stride[index]), k->rows, more, next, ll_int(l, block_bytes)};
+  ll_call(l, product, arguments, 12);
   ll_loop_end(l, &over_rows, NULL);
   ll_loop_end(l, &over_columns, NULL);
 }
