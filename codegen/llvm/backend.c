@@ -19,7 +19,7 @@
 static const char pipeline[] = "default<O2>";
 
 /* Raised whenever the code generated for the same tile program changes. */
-static const char version[] = "15";
+static const char version[] = "16";
 
 /* ---- targets */
 
