@@ -19,6 +19,31 @@ typedef struct cg_object {
 } cg_object;
 void cg_object_free(cg_object *object);
 
+/* What tells one tile program from every other: two hashes of its text. */
+typedef struct cg_program_key {
+  uint64_t first, second;
+} cg_program_key;
+dp_status cg_find_program_key(const tile_program *program, cg_program_key *key);
+
+/* The code of an ELF object that a back end compiled of `program`, here or elsewhere, for use in this process. Needs no
+ * LLVM. `object` need not outlive the call, `program` must outlive the code. DP_INVALID: it is damaged, or of another
+ * program; DP_UNSUPPORTED: for another machine or of another version of dipper. That this CPU has the instructions is for
+ * the caller to know: cg_runs_here. */
+dp_status cg_load_object(const tile_program *program, const cg_object *object, tile_code **code);
+
+/* A CPU that code may be made for by name, or this machine's. A requirement is a line of text: the architecture and the
+ * words of its feature registers that code for it may count on. */
+typedef struct cg_cpu {
+  const char *name; /* "x86-64-v3", "znver4", "aarch64" */
+  const char *triple, *cpu; /* LLVM's names, for cg_target */
+} cg_cpu;
+const cg_cpu *cg_find_cpu(const char *name); /* NULL when there is none of that name */
+const cg_cpu *cg_cpu_at(int index);          /* NULL behind the last */
+dp_status cg_cpu_requirement(const cg_cpu *cpu, dp_str *out); /* cpu NULL: all that this machine has */
+/* Has this machine all of it? rank: how much it is, to choose by (may be NULL). False for text of another form too. */
+bool cg_runs_here(const char *requirement, int *rank);
+uint16_t cg_elf_machine(const char *requirement); /* the ELF machine; 0: unknown */
+
 typedef enum cg_text { CG_TEXT_IR, CG_TEXT_ASSEMBLY } cg_text;
 
 typedef struct cg_backend {

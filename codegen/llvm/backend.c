@@ -1,11 +1,9 @@
-/* codegen/llvm/backend.c: tile program to object file through LLVM, and an object file to callable code through ORC.
- * The object is the product: the JIT loads it, the cache keeps it, ahead-of-time compilation writes it. */
-#include "codegen/codegen.h"
+/* codegen/llvm/backend.c: tile program to object file through LLVM. The object is the product: the JIT loads it
+ * (codegen/object.c), the cache keeps it, ahead-of-time compilation writes it. */
 #include "codegen/llvm/ll.h"
+#include "codegen/object.h"
 
 #include <llvm-c/Analysis.h>
-#include <llvm-c/LLJIT.h>
-#include <llvm-c/Orc.h>
 #include <llvm-c/Target.h>
 #include <llvm-c/TargetMachine.h>
 #include <llvm-c/Transforms/PassBuilder.h>
@@ -19,7 +17,7 @@
 static const char pipeline[] = "default<O2>";
 
 /* Raised whenever the code generated for the same tile program changes. */
-static const char version[] = "22";
+static const char version[] = "23";
 
 /* ---- targets */
 
@@ -202,8 +200,26 @@ static dp_status optimize(ll *l, const machine *m) {
   return status;
 }
 
+/* What the object says of itself: codegen/object.h. */
+static dp_status add_note(ll *l) {
+  int64_t scratch = 0;
+  for (int i = 0; i < l->program->kind_count; i++) {
+    int64_t bytes = ll_place_values(&l->program->kinds[i], NULL, NULL);
+    if (bytes > scratch) scratch = bytes;
+  }
+  cg_note note;
+  DP_TRY(cg_make_note(l->program, (size_t)scratch, &note));
+  LLVMValueRef bytes = LLVMConstStringInContext2(l->context, (const char *)&note, sizeof note, true);
+  LLVMValueRef global = LLVMAddGlobal(l->module, LLVMTypeOf(bytes), "dipper_note");
+  LLVMSetInitializer(global, bytes);
+  LLVMSetGlobalConstant(global, true);
+  LLVMSetAlignment(global, 8);
+  return DP_SUCCESS;
+}
+
 static dp_status build_module(ll *l, const machine *m) {
   for (int i = 0; i < l->program->kind_count; i++) ll_emit_kind(l, i);
+  DP_TRY(add_note(l));
   char *message = NULL;
   if (LLVMVerifyModule(l->module, LLVMReturnStatusAction, &message)) {
     dp_status status = dp_fail(DP_BUG, "internal error: the generated LLVM module is not sound: %.2000s", message);
@@ -289,80 +305,11 @@ static dp_status text(const tile_program *program, const cg_target *target, cg_t
   return status;
 }
 
-/* ---- loading */
-
-typedef void kind_code(const tile_step *step, int64_t layer, int64_t row, int64_t col, void *scratch, int64_t reuse);
-
-typedef struct loaded {
-  tile_code code;
-  LLVMOrcLLJITRef jit;
-  kind_code *kinds[];
-} loaded;
-
-static void run(const tile_code *code, int kind, const tile_step *step, int64_t layer, int64_t row, int64_t col,
-                void *scratch, int64_t reuse) {
-  ((const loaded *)code->self)->kinds[kind](step, layer, row, col, scratch, reuse);
-}
-
-static void unload(tile_code *code) {
-  loaded *self = code->self;
-  LLVMErrorRef error = self->jit ? LLVMOrcDisposeLLJIT(self->jit) : NULL;
-  if (error) LLVMConsumeError(error);
-  free(self);
-}
-
-static dp_status orc_failure(LLVMErrorRef error, const char *doing) {
-  char *message = LLVMGetErrorMessage(error);
-  dp_status status = dp_fail(DP_INVALID, "the JIT failed at %s: %s", doing, message);
-  LLVMDisposeErrorMessage(message);
-  return status;
-}
-
-static dp_status link_object(loaded *self, const tile_program *program, const cg_object *object) {
-  LLVMErrorRef error = LLVMOrcCreateLLJIT(&self->jit, NULL);
-  if (error) return orc_failure(error, "starting");
-  LLVMOrcJITDylibRef library = LLVMOrcLLJITGetMainJITDylib(self->jit);
-  LLVMOrcDefinitionGeneratorRef process = NULL;
-  error = LLVMOrcCreateDynamicLibrarySearchGeneratorForProcess(&process, LLVMOrcLLJITGetGlobalPrefix(self->jit), NULL, NULL);
-  if (error) return orc_failure(error, "finding the process's symbols");
-  LLVMOrcJITDylibAddGenerator(library, process);
-  LLVMMemoryBufferRef buffer = LLVMCreateMemoryBufferWithMemoryRangeCopy(object->bytes, object->size, program->name);
-  error = LLVMOrcLLJITAddObjectFile(self->jit, library, buffer);
-  if (error) return orc_failure(error, "adding the object");
-  for (int i = 0; i < program->kind_count; i++) {
-    char name[32];
-    LLVMOrcExecutorAddress address = 0;
-    snprintf(name, sizeof name, "kind_%d", i);
-    error = LLVMOrcLLJITLookup(self->jit, &address, name);
-    if (error) return orc_failure(error, name);
-    self->kinds[i] = (kind_code *)(uintptr_t)address;
-  }
-  return DP_SUCCESS;
-}
-
-static dp_status load(const tile_program *program, const cg_object *object, tile_code **code) {
-  need_targets();
-  loaded *self = calloc(1, sizeof *self + sizeof(kind_code *) * (size_t)program->kind_count);
-  if (!self) return dp_fail(DP_NO_MEMORY, "no memory to load code");
-  self->code = (tile_code){.run = run, .free = unload, .self = self};
-  for (int i = 0; i < program->kind_count; i++) {
-    int64_t bytes = ll_place_values(&program->kinds[i], NULL, NULL);
-    if ((size_t)bytes > self->code.scratch_bytes) self->code.scratch_bytes = (size_t)bytes;
-  }
-  dp_status status = link_object(self, program, object);
-  if (status.code != DP_OK) {
-    unload(&self->code);
-    return status;
-  }
-  *code = &self->code;
-  return DP_SUCCESS;
-}
-
 const cg_backend cg_llvm = {
     .name = "llvm",
     .doc = "native code through LLVM " LLVM_VERSION_STRING ": x86-64 (AVX-512, AVX2, SSE) and AArch64",
     .fingerprint = fingerprint,
     .compile = compile,
-    .load = load,
+    .load = cg_load_object,
     .text = text,
 };
