@@ -58,6 +58,54 @@ dp_status api_trace_stop(rt_engine *engine, int threads, rt_trace **records, dp_
 void api_dot(dp_str *out, const ir_module *module);
 dp_status api_take_text(dp_str *from, dp_text *text);
 
+/* ---- packages: what ahead-of-time compilation puts behind a launcher, or into a file of weights (api/package.c) */
+
+typedef enum api_part {
+  API_PART_MODULE = 1, /* the text of the graph IR, storage types included */
+  API_PART_OBJECT,     /* ELF; named by what it requires of a CPU (codegen.h) */
+  API_PART_BESIDE,     /* the name of the weights file that it was compiled for */
+  API_PART_METADATA,   /* of that file: rt_save_metadata */
+  API_PART_TOKENIZER,  /* tokenizer.json */
+  API_PART_WEIGHTS,    /* rt_resident_write's */
+} api_part;
+
+typedef struct api_package_entry {
+  uint64_t part, offset, size, hash; /* offset from the file's begin; hash 0 of weights: they are not read through */
+  char name[96];
+} api_package_entry;
+
+/* A file with a package at its end, mapped. {0}: none. */
+typedef struct api_package {
+  dp_mapping file;
+  const api_package_entry *entries;
+  int count;
+} api_package;
+/* DP_NOT_FOUND: the file has none. `path` may be /proc/self/exe. */
+dp_status api_open_package(const char *path, api_package *package);
+void api_close_package(api_package *package);
+
+/* Writes a file atomically, of the mode given: `head` first, parts after it, each at a multiple of 4096. */
+typedef struct api_package_writer api_package_writer;
+dp_status api_package_begin(const char *path, unsigned mode, const void *head, size_t size, api_package_writer **writer);
+dp_status api_package_add(api_package_writer *writer, api_part part, const char *name, const void *data, size_t size);
+/* A part that is written piece by piece. */
+dp_status api_package_begin_part(api_package_writer *writer, api_part part, const char *name);
+dp_status api_package_write(void *writer, const void *data, size_t size);
+/* Ends the file, or after a failure removes it; frees the writer. Returns the first failure. */
+dp_status api_package_end(api_package_writer *writer, dp_status status);
+
+/* Packed weights. */
+typedef struct api_image {
+  const void *bytes;
+  size_t size;
+  uint64_t key[2];
+} api_image;
+/* The engine of a model whose program and code are there, and what is told of it. image NULL: the source's weights. */
+dp_status api_start_model(const dp_options *options, const api_image *image, dp_model *model);
+/* A tokenizer.json's text, with the ends that the metadata name. */
+dp_status api_tokenizer_from_text(const rt_weights_file *file, const char *name, const char *text, size_t length,
+                                  dp_tokenizer **tokenizer);
+
 struct dp_model {
   api_source source;
   tile_program *program;
@@ -68,6 +116,7 @@ struct dp_model {
   dp_model_info info;
   rt_trace *trace; /* while it is being traced */
   dp_str note;
+  api_package packages[2]; /* of a model compiled ahead of time: itself, and its weights; mapped as long as it lives */
 };
 
 void api_close_model(dp_model *model); /* what is in it */

@@ -2,6 +2,7 @@
 #include "api/internal.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { DEFAULT_CONTEXT = 4096 };
 
@@ -42,6 +43,27 @@ dp_status api_open_text(const dp_options *options, dp_model *model) {
   return status;
 }
 
+dp_status api_start_model(const dp_options *options, const api_image *image, dp_model *model) {
+  rt_engine_options engine = {.workers = api_threads(options),
+                              .context = context_of(options, model->source.file),
+                              .max_tokens = options->step_tokens};
+  if (image) engine.image = image->bytes, engine.image_bytes = image->size;
+  if (image) memcpy(engine.image_key, image->key, sizeof engine.image_key);
+  DP_TRY(rt_engine_new(model->program, model->code, model->source.binding, &engine, &model->engine));
+  if (model->tokenizer && dp_tokenizer_size(model->tokenizer) > rt_engine_vocabulary(model->engine))
+    return dp_fail(DP_INVALID, "the tokenizer has %d tokens, the model's vocabulary is %lld",
+                   dp_tokenizer_size(model->tokenizer), (long long)rt_engine_vocabulary(model->engine));
+  model->info.vocabulary = rt_engine_vocabulary(model->engine);
+  model->info.columns = rt_engine_columns(model->engine);
+  model->info.context = rt_engine_context(model->engine);
+  model->info.step_tokens = rt_engine_max_tokens(model->engine);
+  model->info.threads = engine.workers;
+  const char *unused = model->source.binding ? rt_binding_note(model->source.binding) : NULL;
+  if (unused) dp_str_addf(&model->note, "%s%s", model->note.length ? "; " : "", unused);
+  model->info.note = model->note.text;
+  return DP_SUCCESS;
+}
+
 static dp_status open(const dp_options *options, dp_model *model) {
   double begin = api_seconds();
   DP_TRY(api_open_source(options, API_WEIGHTS, &model->source));
@@ -50,24 +72,9 @@ static dp_status open(const dp_options *options, dp_model *model) {
   DP_TRY(compile(options, model));
   double compiled = api_seconds();
   DP_TRY(api_open_text(options, model));
-  rt_engine_options engine = {.workers = api_threads(options),
-                              .context = context_of(options, model->source.file),
-                              .max_tokens = options->step_tokens};
-  DP_TRY(rt_engine_new(model->program, model->code, model->source.binding, &engine, &model->engine));
-  if (model->tokenizer && dp_tokenizer_size(model->tokenizer) > rt_engine_vocabulary(model->engine))
-    return dp_fail(DP_INVALID, "the tokenizer has %d tokens, the model's vocabulary is %lld",
-                   dp_tokenizer_size(model->tokenizer), (long long)rt_engine_vocabulary(model->engine));
-  double ready = api_seconds();
-  model->info.load_s = opened - begin + (ready - compiled);
+  DP_TRY(api_start_model(options, NULL, model));
+  model->info.load_s = opened - begin + (api_seconds() - compiled);
   model->info.compile_s = compiled - opened;
-  model->info.vocabulary = rt_engine_vocabulary(model->engine);
-  model->info.columns = rt_engine_columns(model->engine);
-  model->info.context = rt_engine_context(model->engine);
-  model->info.step_tokens = rt_engine_max_tokens(model->engine);
-  model->info.threads = engine.workers;
-  const char *unused = rt_binding_note(model->source.binding);
-  if (unused) dp_str_addf(&model->note, "%s%s", model->note.length ? "; " : "", unused);
-  model->info.note = model->note.text;
   return DP_SUCCESS;
 }
 
@@ -92,6 +99,7 @@ void api_close_model(dp_model *model) {
   dp_chat_template_free(model->chat);
   api_close_source(&model->source);
   dp_str_free(&model->note);
+  for (size_t i = 0; i < DP_COUNT(model->packages); i++) api_close_package(&model->packages[i]);
 }
 
 void dp_model_free(dp_model *model) {

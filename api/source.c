@@ -263,17 +263,25 @@ static dp_status add_ends(const rt_weights_file *file, const char *key, dp_token
   return DP_SUCCESS;
 }
 
+static dp_status with_ends(const rt_weights_file *file, dp_status status, dp_tokenizer **tokenizer) {
+  if (status.code == DP_OK) status = add_ends(file, "eos_token_id", *tokenizer);
+  if (status.code == DP_OK) status = add_ends(file, "generation_config.eos_token_id", *tokenizer);
+  return status;
+}
+
 static dp_status tokenizer_from_json(const rt_weights_file *file, dp_tokenizer **tokenizer) {
   dp_str beside = {0};
   dp_str_addf(&beside, "%stokenizer.json", rt_weights_directory(file));
   dp_status status = DP_SUCCESS;
-  if (beside.text && access(beside.text, F_OK) == 0) {
-    status = dp_tokenizer_from_json(beside.text, tokenizer);
-    if (status.code == DP_OK) status = add_ends(file, "eos_token_id", *tokenizer);
-    if (status.code == DP_OK) status = add_ends(file, "generation_config.eos_token_id", *tokenizer);
-  }
+  if (beside.text && access(beside.text, F_OK) == 0)
+    status = with_ends(file, dp_tokenizer_from_json(beside.text, tokenizer), tokenizer);
   dp_str_free(&beside);
   return status;
+}
+
+dp_status api_tokenizer_from_text(const rt_weights_file *file, const char *name, const char *text, size_t length,
+                                  dp_tokenizer **tokenizer) {
+  return with_ends(file, dp_tokenizer_from_json_text(name, text, length, tokenizer), tokenizer);
 }
 
 dp_status api_open_tokenizer(const rt_weights_file *file, dp_tokenizer **tokenizer) {

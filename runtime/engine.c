@@ -296,7 +296,10 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
     status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
   if (status.code == DP_OK) status = set_up_states(e);
   rt_resident_options resident = {.workers = options->workers};
-  if (status.code == DP_OK) status = rt_resident_new(program, binding, &resident, &e->weights);
+  if (status.code == DP_OK && options->image)
+    status = rt_resident_map(program, options->image_key, options->image, options->image_bytes, &e->weights);
+  else if (status.code == DP_OK)
+    status = rt_resident_new(program, binding, &resident, &e->weights);
   if (status.code == DP_OK) status = rt_resident_masters(program, binding, e->states[TILE_MASTER]);
   if (status.code != DP_OK) {
     rt_engine_free(e);

@@ -15,6 +15,10 @@ typedef struct rt_engine_options {
   int workers;        /* threads of a step, the caller included; >= 1 */
   int64_t context;    /* tokens of all sequences together that the KV cache can hold */
   int64_t max_tokens; /* new tokens a step, at most; 0: 512 */
+  /* Weights that are packed already (rt_resident_map), which outlive the engine; NULL: the binding's. */
+  const void *image;
+  size_t image_bytes;
+  uint64_t image_key[2];
 } rt_engine_options;
 
 /* The bytes that an engine takes from the system, by what for; rt_engine_new takes them by this very account. What is more
@@ -36,7 +40,7 @@ rt_engine_sizes rt_engine_measure(const tile_program *program, const tile_code *
 int64_t rt_engine_sizes_sum(const rt_engine_sizes *sizes); /* without loading and logits: what training touches */
 
 /* Packs the weights (all workers at it) and sets up memory. `program` and `code` must outlive the engine; the binding
- * and its file need not. */
+ * and its file need not. binding: NULL when there is an image and nothing is trained. */
 dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,
                         const rt_engine_options *options, rt_engine **engine);
 void rt_engine_free(rt_engine *engine); /* NULL is fine; frees its sequences too */

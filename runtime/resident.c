@@ -7,11 +7,12 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { BLOCKS = 16 }; /* of a job */
 
 struct rt_resident {
-  rt_region memory;
+  rt_region memory; /* owned; {0} when the weights lie in an image */
   const void **slots;
   uint8_t *types;
 };
@@ -95,11 +96,13 @@ static void *pack_worker(void *argument) {
   return NULL;
 }
 
-static int64_t slot_bytes(const tile_weight *weight, const rt_bound *bound) {
+static int64_t bytes_as(const tile_weight *weight, ir_dtype type) {
   int64_t bytes = weight->form == TILE_VECTOR ? (weight->cols + TILE_LANES) * 4
-                                              : rt_packed_size(slot_type(weight, bound), weight->rows, weight->cols);
+                                              : rt_packed_size(type, weight->rows, weight->cols);
   return bytes < 0 ? INT64_C(1) << RT_MEMORY_BITS : (bytes + 127) / 64 * 64;
 }
+
+static int64_t slot_bytes(const tile_weight *weight, const rt_bound *bound) { return bytes_as(weight, slot_type(weight, bound)); }
 
 /* An earlier tile weight that holds the very memory this one needs: a tied weight in the same form. */
 static int shared_with(const tile_program *program, const rt_binding *binding, int index) {
@@ -244,6 +247,101 @@ dp_status rt_resident_masters(const tile_program *p, const rt_binding *binding, 
     }
   }
   return DP_SUCCESS;
+}
+
+/* ---- images: head, a row a slot, then the memory as it is */
+
+enum { IMAGE_FORMAT = 1, IMAGE_PAGE = 4096 };
+
+typedef struct image_head {
+  char magic[8]; /* "dipperW" */
+  uint64_t format, key[2];
+  uint64_t slots, first, bytes; /* of the memory: where in the image, a multiple of IMAGE_PAGE, and how much */
+  uint64_t hash;                /* of the rows */
+} image_head;
+
+typedef struct image_row {
+  uint64_t offset, type; /* offset: from the memory's begin */
+} image_row;
+
+static uint64_t image_first(const tile_program *program) {
+  uint64_t bytes = sizeof(image_head) + (uint64_t)program->slot_count * sizeof(image_row);
+  return (bytes + IMAGE_PAGE - 1) / IMAGE_PAGE * IMAGE_PAGE;
+}
+
+int64_t rt_resident_image_bytes(const rt_resident *r, const tile_program *program) {
+  return (int64_t)(image_first(program) + r->memory.size);
+}
+
+dp_status rt_resident_write(const rt_resident *r, const tile_program *program, const uint64_t key[2],
+                            dp_status (*write)(void *user, const void *data, size_t size), void *user) {
+  size_t slots = (size_t)program->slot_count, first = image_first(program);
+  char *table = calloc(1, first);
+  if (!table) return dp_fail(DP_NO_MEMORY, "no memory for a table of weights");
+  image_head head = {.magic = "dipperW", .format = IMAGE_FORMAT, .key = {key[0], key[1]}, .slots = slots, .first = first,
+                     .bytes = r->memory.size};
+  image_row *rows = (image_row *)(void *)(table + sizeof head);
+  for (size_t i = 0; i < slots; i++)
+    if (r->slots[i]) rows[i] = (image_row){(uint64_t)((const char *)r->slots[i] - r->memory.data), r->types[i]};
+  head.hash = dp_hash(0, rows, slots * sizeof *rows);
+  memcpy(table, &head, sizeof head);
+  dp_status status = write(user, table, first);
+  free(table);
+  return status.code == DP_OK ? write(user, r->memory.data, r->memory.size) : status;
+}
+
+static bool is_of_weight(const tile_weight *weight, uint64_t type) {
+  if (type >= IR_DTYPE_COUNT) return false;
+  if (weight->form == TILE_VECTOR) return type == IR_f32;
+  return weight->storage ? weight->storage >> type & 1 : type == IR_f32;
+}
+
+static dp_status map_slots(rt_resident *r, const tile_program *program, const image_head *head, const char *image) {
+  const image_row *rows = (const image_row *)(const void *)(image + sizeof *head);
+  uint64_t readable = head->bytes - IMAGE_PAGE; /* vectors may be read a little past the end */
+  for (int w = 0; w < program->weight_count; w++) {
+    const tile_weight *weight = &program->weights[w];
+    for (int i = weight->first_slot; i < weight->first_slot + weight->count * weight->inner; i++) {
+      bool fits = is_of_weight(weight, rows[i].type) && rows[i].offset % 64 == 0 && rows[i].offset <= readable &&
+                  (uint64_t)bytes_as(weight, (ir_dtype)rows[i].type) <= readable - rows[i].offset;
+      if (!fits) return dp_fail(DP_INVALID, "the packed weights are damaged at '%s'", weight->name);
+      r->slots[i] = image + head->first + rows[i].offset;
+      r->types[i] = (uint8_t)rows[i].type;
+    }
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status check_image(const tile_program *program, const uint64_t key[2], const void *image, size_t size) {
+  image_head head;
+  if (size < sizeof head) return dp_fail(DP_INVALID, "the packed weights are cut short");
+  memcpy(&head, image, sizeof head);
+  if (memcmp(head.magic, "dipperW", 8) != 0 || head.format != IMAGE_FORMAT)
+    return dp_fail(DP_INVALID, "these are no packed weights of this version of dipper");
+  if (head.key[0] != key[0] || head.key[1] != key[1])
+    return dp_fail(DP_INVALID, "the packed weights are of another model, or were packed for another program of it");
+  if (head.slots != (uint64_t)program->slot_count || head.first != image_first(program) || head.first > size ||
+      head.bytes != size - head.first || head.bytes < IMAGE_PAGE || (uintptr_t)image % 64 || head.hash != dp_hash(0, (const char *)image + sizeof head, head.slots * sizeof(image_row)))
+    return dp_fail(DP_INVALID, "the packed weights are cut short or damaged");
+  return DP_SUCCESS;
+}
+
+dp_status rt_resident_map(const tile_program *program, const uint64_t key[2], const void *image, size_t size,
+                          rt_resident **resident) {
+  *resident = NULL;
+  DP_TRY(check_image(program, key, image, size));
+  image_head head;
+  memcpy(&head, image, sizeof head);
+  rt_resident *r = calloc(1, sizeof *r);
+  if (r) r->slots = calloc((size_t)program->slot_count + 1, sizeof *r->slots);
+  if (r) r->types = calloc((size_t)program->slot_count + 1, 1);
+  dp_status status = r && r->slots && r->types ? map_slots(r, program, &head, image)
+                                               : dp_fail(DP_NO_MEMORY, "no memory for the table of weights");
+  if (status.code == DP_OK)
+    *resident = r;
+  else
+    rt_resident_free(r);
+  return status;
 }
 
 void rt_resident_free(rt_resident *r) {

@@ -22,6 +22,16 @@ int64_t rt_resident_size(const rt_resident *resident); /* what it took */
 dp_status rt_resident_masters(const tile_program *program, const rt_binding *binding, float *const *slots);
 void rt_resident_free(rt_resident *resident); /* NULL is fine */
 
+/* An image: packed weights as bytes of a file that other processes map and share. `key`: of the program that they are
+ * packed for. Written in order through `write`, rt_resident_image_bytes in all. */
+int64_t rt_resident_image_bytes(const rt_resident *resident, const tile_program *program);
+dp_status rt_resident_write(const rt_resident *resident, const tile_program *program, const uint64_t key[2],
+                            dp_status (*write)(void *user, const void *data, size_t size), void *user);
+/* The weights of an image where it lies, at a multiple of 64, which must stay mapped and is only read. DP_INVALID: it is
+ * damaged, or of another program. The bytes of elements are not looked at. */
+dp_status rt_resident_map(const tile_program *program, const uint64_t key[2], const void *image, size_t size,
+                          rt_resident **resident);
+
 /* What a step wants: by slot, as in tile_step. */
 const void *const *rt_resident_slots(const rt_resident *resident);
 const uint8_t *rt_resident_types(const rt_resident *resident);

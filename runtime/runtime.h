@@ -9,6 +9,7 @@
 #include "runtime/data.h"
 #include "runtime/engine.h"
 #include "runtime/memory.h"
+#include "runtime/resident.h"
 #include "runtime/sampler.h"
 #include "runtime/tokenizer.h"
 #include "runtime/weights.h"

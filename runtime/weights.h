@@ -113,6 +113,10 @@ bool rt_weights_bool(const rt_weights_file *file, const char *key, bool *value);
 const char *rt_weights_string(const rt_weights_file *file, const char *key);     /* NUL-terminated; NULL when absent */
 const rt_text *rt_weights_strings(const rt_weights_file *file, const char *key, int64_t *count); /* NULL when absent */
 
+/* Appends a GGUF file that has the metadata and no tensors: rt_weights_open_memory reads it back. Values of kind
+ * RT_META_OTHER are left out. */
+dp_status rt_save_metadata(const rt_weights_file *file, dp_str *out);
+
 /* What `dipper weights ls FILE` shows, appended to out: name, type, shape and bytes of every tensor and the totals; as
  * one JSON object (with the scalar metadata) when `json`. */
 void rt_weights_list(const rt_weights_file *file, bool json, dp_str *out);

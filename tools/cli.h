@@ -9,6 +9,7 @@
  *   trace.c    trace: a timeline of a run
  *   profile.c  profile: time and work of each op, beside the limits that limits.c measures
  *   plot.c     plot: a bench's figures as a picture; plot_run.c: a training run's; svg.c
+ *   compile.c  compile: a model to an object, an executable, a library; launcher/ is what those begin with
  *   train.c    train: a recipe, with its progress
  *   plan.c     plan: a recipe's memory and time before it runs
  *   look.c     check, ir, graph, weights, tokenize: looking inside */
@@ -44,6 +45,11 @@ typedef struct cli_args {
   const char *data;
   bool resume;
   int64_t steps;
+  /* compile */
+  const char *emit, *launcher;
+  bool embed;
+  const char *targets[16];
+  int target_count;
   /* embed: texts a step, 0: as many as fit */
   int64_t together;
 } cli_args;
@@ -87,6 +93,11 @@ dp_status cli_prompt_tokens(const cli_args *args, const dp_model *model, const c
 int64_t cli_peak_bytes(void); /* the most memory that was resident, of this program alone */
 
 int cli_run(const cli_args *args);
+/* The same of a model that `open` opens. */
+typedef dp_status cli_open(const dp_options *options, dp_model **model);
+int cli_run_model(const cli_args *args, cli_open *open);
+int cli_logits_model(const cli_args *args, cli_open *open);
+int cli_compile(const cli_args *args);
 int cli_logits(const cli_args *args);
 int cli_eval(const cli_args *args);
 int cli_bench(const cli_args *args);

@@ -57,7 +57,9 @@ static int write_logits(const cli_args *args, dp_session *session, const int32_t
   return good ? CLI_OK : cli_complain("cannot write '%s': %s", args->out, strerror(reason));
 }
 
-int cli_logits(const cli_args *args) {
+int cli_logits(const cli_args *args) { return cli_logits_model(args, dp_model_open); }
+
+int cli_logits_model(const cli_args *args, cli_open *open) {
   int32_t *ids = NULL;
   size_t count = 0;
   int code = cli_read_ids(args->tokens, &ids, &count);
@@ -68,7 +70,7 @@ int cli_logits(const cli_args *args) {
   if (step > options.step_tokens) step = options.step_tokens;
   dp_model *model = NULL;
   dp_session *session = NULL;
-  dp_status status = dp_model_open(&options, &model);
+  dp_status status = open(&options, &model);
   if (status.code == DP_OK) status = dp_session_new(model, &session);
   if (status.code == DP_OK) {
     dp_model_info info = dp_model_get_info(model);

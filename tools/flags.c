@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum flag_kind { FLAG_BOOL, FLAG_TEXT, FLAG_INTEGER, FLAG_NUMBER, FLAG_INT, FLAG_SIZE, FLAG_SET } flag_kind;
+typedef enum flag_kind { FLAG_BOOL, FLAG_TEXT, FLAG_INTEGER, FLAG_NUMBER, FLAG_INT, FLAG_SIZE, FLAG_SET, FLAG_TARGET } flag_kind;
 
 typedef struct flag {
   const char *name, *value, *doc;
@@ -73,6 +73,12 @@ static const flag flags[] = {
     {"--llvm", NULL, "the LLVM IR", FLAG_BOOL, AT(llvm), 0, 0},
     {"--asm", NULL, "the assembly", FLAG_BOOL, AT(assembly), 0, 0},
     {"--prefill", "N", "prompt tokens (default 512)", FLAG_INTEGER, AT(prefill), 1, 1 << 20},
+    {"--emit", "KIND", "exe, so, obj, header or weights", FLAG_TEXT, AT(emit), 0, 0},
+    {"--target", "CPU", "code for x86-64-v3, x86-64-v4, znver4, aarch64, ...; may be repeated (default: this machine's CPU)",
+     FLAG_TARGET, 0, 0, 0},
+    {"--embed", NULL, "the weights, packed, and their tokenizer go into the file", FLAG_BOOL, AT(embed), 0, 0},
+    {"--launcher", "FILE", "what an executable or library begins with (default: the one that came with dipper)", FLAG_TEXT,
+     AT(launcher), 0, 0},
     {"--steps", "N", "updates in all, instead of the recipe's", FLAG_INTEGER, AT(steps), 1, 99999999},
     {"--repeat", "N", "measurements (default 3)", FLAG_INTEGER, AT(repeat), 1, 1000},
     {"--together", "N", "texts a step (default: as many as fit)", FLAG_INTEGER, AT(together), 1, 4096},
@@ -165,6 +171,10 @@ static int set_flag(const cli_command *command, const flag *f, const char *value
     if (!strchr(value, '=')) return cli_usage(command->name, "--set wants NAME=VALUE, not '%s'", value);
     if (args->model.set_count == (int)DP_COUNT(args->sets)) return cli_usage(command->name, "too many --set");
     args->sets[args->model.set_count++] = value;
+    return CLI_OK;
+  case FLAG_TARGET:
+    if (args->target_count == (int)DP_COUNT(args->targets)) return cli_usage(command->name, "too many --target");
+    args->targets[args->target_count++] = value;
     return CLI_OK;
   case FLAG_INTEGER:
   case FLAG_INT:

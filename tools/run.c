@@ -244,7 +244,9 @@ static int converse(const cli_args *args, dp_model *model) {
   return c.lost ? CLI_FAILURE : CLI_OK;
 }
 
-int cli_run(const cli_args *args) {
+int cli_run(const cli_args *args) { return cli_run_model(args, dp_model_open); }
+
+int cli_run_model(const cli_args *args, cli_open *open) {
   dp_str piped = {0};
   dp_model *model = NULL;
   if (args->chat && args->prompt) return cli_usage("run", "-p and --chat exclude each other");
@@ -257,7 +259,7 @@ int cli_run(const cli_args *args) {
       return cli_fail(status);
     }
   }
-  dp_status status = dp_model_open(&args->model, &model);
+  dp_status status = open(&args->model, &model);
   if (status.code != DP_OK) {
     dp_str_free(&piped);
     return cli_fail(status);
