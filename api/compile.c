@@ -209,6 +209,9 @@ dp_status dp_compile(const dp_options *options, const dp_compilation *how, const
     case DP_EMIT_WEIGHTS:
       status = write_weights(&c, path);
       break;
+    case DP_EMIT_HEADER:
+      status = api_write_header(c.source.module, c.program, path);
+      break;
     }
   }
   free_all(&c);

@@ -94,6 +94,9 @@ dp_status api_package_write(void *writer, const void *data, size_t size);
 /* Ends the file, or after a failure removes it; frees the writer. Returns the first failure. */
 dp_status api_package_end(api_package_writer *writer, dp_status status);
 
+/* The C header of a compiled model. */
+dp_status api_write_header(const ir_module *module, const tile_program *program, const char *path);
+
 /* Packed weights. */
 typedef struct api_image {
   const void *bytes;
