@@ -285,8 +285,16 @@ static name_entry *find_name(parser *p, const char *name) {
   return NULL;
 }
 
-/* Values that had no hint were printed as numbers. */
-static const char *hint_of(const char *name) { return name[strspn(name, "0123456789")] ? name : NULL; }
+/* What the printer made "x.3" of, "x"; values that had no hint were printed as numbers. */
+static const char *hint_of(parser *p, const char *name) {
+  size_t length = strlen(name), end = length;
+  for (;;) {
+    while (end > 0 && name[end - 1] >= '0' && name[end - 1] <= '9') end--;
+    if (end == 0) return NULL;
+    if (end == length || name[end - 1] != '.') return dp_arena_strndup(p->arena, name, length);
+    length = --end;
+  }
+}
 
 static bool define(parser *p, const token *t, ir_value *value) {
   name_entry *other = find_name(p, t->text);
@@ -405,7 +413,7 @@ static bool arguments(parser *p, ir_block *block) {
     token t;
     ir_type arg;
     if (!expect_kind(p, TOKEN_VALUE, "an argument", &t) || !expect(p, ':') || !value_type(p, &arg)) return false;
-    if (!define(p, &t, ir_add_arg(block, &arg, hint_of(t.text)))) return false;
+    if (!define(p, &t, ir_add_arg(block, &arg, hint_of(p, t.text)))) return false;
   } while (accept(p, ','));
   return expect(p, ')');
 }
@@ -485,7 +493,7 @@ static bool op(parser *p, ir_block *parent, ir_opcode *code) {
     FAIL(p, o.loc, "%s has %d result%s but %d %s named", ir_op_info_of(o.code)->name, made->result_count,
          made->result_count == 1 ? "" : "s", o.name_count, o.name_count == 1 ? "is" : "are");
   for (int i = 0; i < o.name_count; i++) {
-    const char *hint = hint_of(o.names[i].text);
+    const char *hint = hint_of(p, o.names[i].text);
     made->results[i]->name = hint ? dp_arena_strdup(p->module->arena, hint) : NULL;
     if (!define(p, &o.names[i], made->results[i])) return false;
   }

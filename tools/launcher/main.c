@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #define SELF "/proc/self/exe"
@@ -20,17 +21,18 @@ static const cli_command command = {
     .most = 0,
 };
 
-/* Where this file lies by the name that it was started by: weights are beside it. */
+/* Where this file lies: weights are beside it. Without /proc, what it was started by. */
 static const char *own_path(char path[PATH_MAX]) {
   ssize_t n = readlink(SELF, path, PATH_MAX - 1);
-  if (n <= 0) return SELF;
+  if (n <= 0) return (const char *)getauxval(AT_EXECFN);
   path[n] = '\0';
   return path;
 }
 
 static dp_status open_self(const dp_options *options, dp_model **model) {
   char path[PATH_MAX];
-  return dp_model_open_package(SELF, own_path(path), options, model);
+  const char *own = own_path(path);
+  return dp_model_open_package(own == path ? SELF : own, own, options, model);
 }
 
 static int help(void) {
