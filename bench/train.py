@@ -1,24 +1,25 @@
-"""Training steps beside PyTorch's and llm.c's, f32: forward, backward and AdamW of the same shape and as many tokens. Rounds in
-which each program takes its steps, every other round in the opposite order, so that what else the machine does hits all alike.
+"""Training steps beside PyTorch's and llm.c's, f32: forward, backward and AdamW of the same shape and as many tokens. Rounds
+in which each program takes its steps, every other one in the opposite order, so that what else the machine does hits all alike.
 
     python bench/train.py DIPPER OUT.json [--threads 2] [--rounds 3] [--steps 2] [--shapes 1x256,4x128,1x2048,gpt2:4x64]
                           [--python PYTHON [--compile]] [--llmc BINARY]
 
-A shape is BATCHxLENGTH of SmolLM2-135M, or gpt2:BATCHxLENGTH of GPT-2 124M, weights at random. --steps: that count, of a program
-in a round. Shapes of 1,024 tokens and more: half the steps, at most two rounds.
+A shape is BATCHxLENGTH of SmolLM2-135M, or gpt2:BATCHxLENGTH of GPT-2 124M, weights at random. --steps: that count, of a
+program in a round. Shapes of 1,024 tokens and more: half the steps, at most two rounds.
 
 - dipper: a process a round; its first step does not count. Times are those between its lines, data and all.
-- PYTHON has torch and transformers: PyTorch with scaled_dot_product_attention and fused AdamW; with --compile also torch.compile
-  of model and loss (it needs a C++ compiler). A process a shape, which waits while others run; two steps first, not counted, and
-  with them the time to compile.
+- PYTHON has torch and transformers: PyTorch with scaled_dot_product_attention and fused AdamW; with --compile also
+  torch.compile of model and loss (it needs a C++ compiler). A process a shape, which waits while others run; two steps first,
+  not counted, and with them the time to compile.
 - BINARY is llm.c's train_gpt2, run where it lies: gpt2_124M.bin and the token files are there, in its formats. For gpt2:4x64
-  only, which is written into it. A process that is stopped while others run; its first step does not count, then half the steps.
+  only, which is written into it. A process that is stopped while others run; its first step does not count, then half the
+  steps.
 
-JSON: {"date", "cpu", "threads", "rounds", "peak_gflop_s" (multiply-adds, the best that `dipper plan` measured), "rows":
-[{"program", "shape", "tokens_per_s", "median_s", "seconds" (of the steps that count, a list a round), "peak_mb" (the most that the
-process had resident; of a compiled one with the compiler), "gflop" (of a step: products and attention, forward and backward,
-nothing that is computed again), "share_of_peak"}], "ratios": [{"shape", "peer", "ratio" (median step of the peer by dipper's: above 1
-dipper is faster), "lowest", "highest" (of the rounds' medians)}]}. It is written after each shape."""
+JSON: {"date", "cpu", "threads", "rounds", "peak_gflop_s" (multiply-adds, the best that `dipper plan` measured in any round),
+"rows": [{"program", "shape", "tokens_per_s", "median_s", "seconds" (of the steps that count, a list a round), "peak_mb" (the
+most that the process had resident; of a compiled one with the compiler), "gflop" (of a step: products and attention, forward
+and backward, nothing that is computed again), "share_of_peak"}], "ratios": [{"shape", "peer", "ratio" (median step of the
+peer by dipper's: above 1 dipper is faster), "lowest", "highest" (of the rounds' medians)}]}. It is written after each shape."""
 import argparse
 import array
 import datetime
@@ -35,7 +36,9 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RECIPE = """import "{model}";
-recipe bench for {name} {{ pretrain {{ data "data.bin"; optimizer adamw {{ lr 1e-4; }} batch {batch}; length {length}; steps {steps}; }} }}
+recipe bench for {name} {{
+  pretrain {{ data "data.bin"; optimizer adamw {{ lr 1e-4; }} batch {batch}; length {length}; steps {steps}; }}
+}}
 """
 # Takes the number of steps from each line that it reads, and writes the seconds of each.
 TORCH = """
@@ -91,10 +94,11 @@ class Shape:
         """A recipe of so many steps, and tokens for them."""
         rng = random.Random(1)
         with open(f"{folder}/data.bin", "wb") as out:
-            array.array("H", (rng.randrange(1, 49000) for _ in range(self.batch * (self.length + 1) * (steps + 2)))).tofile(out)
+            count = self.batch * (self.length + 1) * (steps + 2)
+            array.array("H", (rng.randrange(1, 49000) for _ in range(count))).tofile(out)
         with open(f"{folder}/bench.dip", "w") as out:
-            out.write(RECIPE.format(model=os.path.abspath(os.path.join(HERE, f"../models/{self.name}.dip")), name=self.name,
-                                    batch=self.batch, length=self.length, steps=steps))
+            model = os.path.abspath(os.path.join(HERE, f"../models/{self.name}.dip"))
+            out.write(RECIPE.format(model=model, name=self.name, batch=self.batch, length=self.length, steps=steps))
 
 
 class Dipper:
@@ -140,8 +144,9 @@ class Torch:
     def __init__(self, args, shape, compiled):
         self.title, self.shape = "PyTorch, compiled" if compiled else "PyTorch", shape
         words = [shape.name, shape.batch, shape.length, args.threads, int(compiled)]
-        self.process = subprocess.Popen([args.python, "-c", TORCH, *map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, env={**os.environ, "OMP_NUM_THREADS": str(args.threads)})
+        self.process = subprocess.Popen([args.python, "-c", TORCH, *map(str, words)], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True,
+                                        env={**os.environ, "OMP_NUM_THREADS": str(args.threads)})
         self.take(2)
 
     def take(self, steps):
@@ -214,7 +219,7 @@ def ratio_of(peer, dipper):
 
 def measure(args, shape):
     """Rows, dipper's first, and the measured peak."""
-    flop, peak = Dipper(args, shape).plan()
+    flop, peak = Dipper(args, shape).plan()  # before all, as it compiles
     programs = [Dipper(args, shape)]
     if args.python:
         programs += [Torch(args, shape, compiled) for compiled in [False] + [True] * args.compile]
@@ -222,6 +227,7 @@ def measure(args, shape):
         programs.append(Llmc(args, shape))
     rounds = [[] for _ in programs]
     for i in range(shape.rounds):
+        peak = max(peak, Dipper(args, shape).plan()[1])
         for j in range(len(programs)) if i % 2 == 0 else reversed(range(len(programs))):
             rounds[j].append(programs[j].round())
     for program in programs:
