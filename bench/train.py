@@ -1,5 +1,5 @@
 """Training steps beside PyTorch's and llm.c's, f32: forward, backward and AdamW of the same shape and as many tokens. Rounds
-in which each program takes its steps, every other one in the opposite order, so that what else the machine does hits all alike.
+in which each program takes its steps, every other one in the opposite order: what else the machine does hits all alike.
 
     python bench/train.py DIPPER OUT.json [--threads 2] [--rounds 3] [--steps 2] [--shapes 1x256,4x128,1x2048,gpt2:4x64]
                           [--python PYTHON [--compile]] [--llmc BINARY]
@@ -9,8 +9,8 @@ program in a round. Shapes of 1,024 tokens and more: half the steps, at most two
 
 - dipper: a process a round; its first step does not count. Times are those between its lines, data and all.
 - PYTHON has torch and transformers: PyTorch with scaled_dot_product_attention and fused AdamW; with --compile also
-  torch.compile of model and loss (it needs a C++ compiler). A process a shape, which waits while others run; two steps first,
-  not counted, and with them the time to compile.
+  torch.compile of model and loss (it needs a C++ compiler). A process a shape, which waits while others run; two steps
+  first, not counted, and with them the time to compile.
 - BINARY is llm.c's train_gpt2, run where it lies: gpt2_124M.bin and the token files are there, in its formats. For gpt2:4x64
   only, which is written into it. A process that is stopped while others run; its first step does not count, then half the
   steps.
@@ -19,7 +19,8 @@ JSON: {"date", "cpu", "threads", "rounds", "peak_gflop_s" (multiply-adds, the be
 "rows": [{"program", "shape", "tokens_per_s", "median_s", "seconds" (of the steps that count, a list a round), "peak_mb" (the
 most that the process had resident; of a compiled one with the compiler), "gflop" (of a step: products and attention, forward
 and backward, nothing that is computed again), "share_of_peak"}], "ratios": [{"shape", "peer", "ratio" (median step of the
-peer by dipper's: above 1 dipper is faster), "lowest", "highest" (of the rounds' medians)}]}. It is written after each shape."""
+peer by dipper's: above 1 dipper is faster), "lowest", "highest" (of the rounds' medians)}]}. It is written after each
+shape."""
 import argparse
 import array
 import datetime
@@ -175,8 +176,8 @@ class Llmc:
         self.steps, path = max(1, shape.steps // 2), os.path.abspath(args.llmc)
         if 1 + self.steps * shape.rounds > 10:
             sys.exit("llm.c looks at other data again after 10 steps: take fewer --steps or --rounds")
-        self.process = subprocess.Popen(["stdbuf", "-oL", path], cwd=os.path.dirname(path), stdout=subprocess.PIPE, text=True,
-                                        env={**os.environ, "OMP_NUM_THREADS": str(args.threads)})
+        self.process = subprocess.Popen(["stdbuf", "-oL", path], cwd=os.path.dirname(path), stdout=subprocess.PIPE,
+                                        text=True, env={**os.environ, "OMP_NUM_THREADS": str(args.threads)})
         self.resumed = self.paused = time.perf_counter()
         self.take(1)
 
