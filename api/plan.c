@@ -78,6 +78,7 @@ static void add_work(const tile_program *p, ir_objective objective, int64_t toke
   for (int scored = api_objective_from_scores(objective) + (objective == IR_DPO); scored > 0; scored--) /* the reference too */
     add_entry(&w, TRAINER_SCORE, plan);
   add_entry(&w, TRAINER_TRAIN, plan);
+  add_entry(&w, TRAINER_NORM, plan);
   add_entry(&w, TRAINER_UPDATE, plan);
 }
 

@@ -116,29 +116,10 @@ static double rate_of(const ir_recipe *recipe, int64_t step) {
   return o->lr;
 }
 
-/* The first number that is none among what the engine keeps, for the message. */
-static void find_broken(const rt_engine *engine, dp_str *out) {
-  const tile_program *p = rt_engine_program(engine);
-  static const char *const what[] = {"weight", "gradient of"};
-  for (int state = TILE_VALUE; state <= TILE_GRADIENT; state++)
-    for (int w = 0; w < p->weight_count; w++) {
-      const tile_weight *weight = &p->weights[w];
-      float *const *slots = rt_engine_state(engine, (tile_state)state);
-      if (!slots || (state == TILE_VALUE && (weight->storage & ~(1u << IR_f32)))) continue;
-      for (int i = 0; i < weight->count * weight->inner && slots[weight->first_slot + i]; i++)
-        for (int64_t j = 0; j < tile_slot_floats(weight); j++) {
-          if (isfinite(slots[weight->first_slot + i][j])) continue;
-          dp_str_addf(out, "; the first in %s '%s'", what[state], weight->name);
-          if (weight->count > 1) dp_str_addf(out, ", layer %d", weight->first_layer + i / weight->inner);
-          return;
-        }
-    }
-}
-
-static dp_status broken_loss(const running *r, double loss, const rt_example *sequence, int64_t token) {
+static dp_status broken_loss(const running *r, const dp_example *examples, int count, double loss, const rt_example *sequence,
+                             int64_t token) {
   dp_str where = {0};
-  find_broken(r->trainer->model.engine, &where);
-  if (!where.text) dp_str_add(&where, "; weights and gradients are finite");
+  DP_TRY(api_find_broken(r->trainer, examples, count, &where));
   dp_status status = dp_fail(DP_INVALID, "step %lld: the loss is %g, from token %lld of a sequence of %lld on%s; the last "
                              "checkpoint is as it was: a lower learning rate, or a clip, may help",
                              (long long)r->state.step + 1, loss, (long long)token, (long long)sequence->count,
@@ -156,7 +137,7 @@ static dp_status find_slopes(running *r, const rt_batch *batch, int from, int to
   int64_t rows = 0;
   for (int i = from; i < to; i++)
     for (int64_t t = 0; t < batch->sequences[i].count; t++, rows++)
-      if (!isfinite(scores[rows])) return broken_loss(r, (double)scores[rows], &batch->sequences[i], t);
+      if (!isfinite(scores[rows])) return broken_loss(r, examples, to - from, (double)scores[rows], &batch->sequences[i], t);
   dp_logits own = {scores, rows, 1, 1};
   api_objective(&r->recipe, batch->sequences + from, to - from, &own, &reference, r->coefficients, sums);
   float *coefficients = r->coefficients;
@@ -164,24 +145,33 @@ static dp_status find_slopes(running *r, const rt_batch *batch, int from, int to
   return DP_SUCCESS;
 }
 
-/* Sequences [from, to) in one step; their losses are added to *sums. */
-static dp_status add_sequences(running *r, const rt_batch *batch, int from, int to, api_objective_sums *sums) {
+/* Sequences [from, to) of the batch, with their slopes where the objective has such; the caller's. */
+static dp_status make_examples(running *r, const rt_batch *batch, int from, int to, api_objective_sums *sums, dp_example **out) {
   dp_example *examples = calloc((size_t)(to - from) + 1, sizeof *examples);
-  const float *losses;
-  bool from_scores = api_objective_from_scores(r->recipe.objective);
   if (!examples) return dp_fail(DP_NO_MEMORY, "no memory for a step");
   for (int i = from; i < to; i++)
     examples[i - from] = (dp_example){.ids = batch->sequences[i].ids, .targets = batch->sequences[i].targets,
                                       .count = (size_t)batch->sequences[i].count};
-  dp_status status = from_scores ? find_slopes(r, batch, from, to, examples, sums) : DP_SUCCESS;
-  if (status.code == DP_OK) status = dp_trainer_add(r->trainer, examples, to - from, &losses);
-  free(examples);
+  dp_status status = api_objective_from_scores(r->recipe.objective) ? find_slopes(r, batch, from, to, examples, sums) : DP_SUCCESS;
+  if (status.code != DP_OK) free(examples);
+  *out = status.code == DP_OK ? examples : NULL;
+  return status;
+}
+
+/* Those sequences in one step; their losses are added to *sums. */
+static dp_status add_sequences(running *r, const rt_batch *batch, int from, int to, api_objective_sums *sums) {
+  dp_example *examples;
+  const float *losses;
+  DP_TRY(make_examples(r, batch, from, to, sums, &examples));
+  dp_status status = dp_trainer_add(r->trainer, examples, to - from, &losses);
+  bool from_scores = api_objective_from_scores(r->recipe.objective);
   for (int i = from; i < to && status.code == DP_OK && !from_scores; i++)
     for (int64_t t = 0; t < batch->sequences[i].count && status.code == DP_OK; t++, losses++) {
       sums->loss += (double)*losses;
       sums->units += batch->sequences[i].targets[t] >= 0;
-      if (!isfinite(*losses)) status = broken_loss(r, (double)*losses, &batch->sequences[i], t);
+      if (!isfinite(*losses)) status = broken_loss(r, examples, to - from, (double)*losses, &batch->sequences[i], t);
     }
+  free(examples);
   return status;
 }
 
@@ -200,6 +190,25 @@ static int end_of_step(const running *r, const rt_batch *batch, int from, int to
   return to;
 }
 
+/* Losses are numbers, the gradients' norm is none. */
+static dp_status broken_norm(running *r, const rt_batch *batch, double norm) {
+  int together = api_objective_in_pairs(r->recipe.objective) ? 2 : 1;
+  dp_str where = {0};
+  for (int from = 0, to; from < batch->count && !where.text; from = to) {
+    api_objective_sums sums = {0};
+    dp_example *examples;
+    to = end_of_step(r, batch, from, together);
+    DP_TRY(make_examples(r, batch, from, to, &sums, &examples));
+    dp_status status = api_find_broken(r->trainer, examples, to - from, &where);
+    free(examples);
+    DP_TRY(status);
+  }
+  dp_status status = dp_fail(DP_INVALID, "step %lld: the norm of the gradients is %g%s; weights and the last checkpoint are as they were",
+                             (long long)r->state.step + 1, norm, where.text ? where.text : "");
+  dp_str_free(&where);
+  return status;
+}
+
 static dp_status update(running *r, dp_run_step *step) {
   rt_batch batch;
   api_objective_sums sums = {0};
@@ -215,15 +224,12 @@ static dp_status update(running *r, dp_run_step *step) {
                         .accuracy = (double)sums.correct / pairs, .margin = sums.margin / pairs,
                         .lr = rate_of(&r->recipe, r->state.step), .flop = r->flop_a_token * (double)batch.tokens};
   step->loss = sums.loss / (double)sums.units;
-  DP_TRY(dp_trainer_update(r->trainer, sums.units, step->lr, &step->norm));
-  if (!isfinite(step->norm)) {
-    dp_str where = {0};
-    find_broken(r->trainer->model.engine, &where);
-    dp_status status = dp_fail(DP_INVALID, "step %lld: the gradient's norm is %g%s; the last checkpoint is as it was",
-                               (long long)r->state.step + 1, step->norm, where.text ? where.text : "");
-    dp_str_free(&where);
-    return status;
+  dp_status status = dp_trainer_update(r->trainer, sums.units, step->lr, &step->norm);
+  if (status.code == DP_INVALID && !isfinite(step->norm)) {
+    dp_status_free(&status);
+    return broken_norm(r, &batch, step->norm);
   }
+  DP_TRY(status);
   r->state.loss = step->loss;
   r->state.position = rt_data_tell(r->data);
   step->step = ++r->state.step;

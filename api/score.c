@@ -8,7 +8,8 @@ struct dp_scorer {
   dp_model model;
 };
 
-dp_status api_run_examples(rt_engine *engine, int entry, const dp_example *examples, int count, rt_logits *rows) {
+/* broken NULL: rows are wanted. */
+static dp_status run_or_walk(rt_engine *engine, int entry, const dp_example *examples, int count, rt_logits *rows, rt_broken *broken) {
   rt_request *requests = calloc((size_t)count + 1, sizeof *requests);
   dp_status status = requests ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for a step");
   int made = 0;
@@ -17,10 +18,19 @@ dp_status api_run_examples(rt_engine *engine, int entry, const dp_example *examp
                                   .coefficients = examples[made].coefficients, .count = (int64_t)examples[made].count};
     status = rt_sequence_new(engine, &requests[made].sequence);
   }
-  if (status.code == DP_OK) status = rt_engine_run(engine, entry, requests, count, rows);
+  if (status.code == DP_OK)
+    status = broken ? rt_engine_find_broken(engine, entry, requests, count, broken) : rt_engine_run(engine, entry, requests, count, rows);
   for (int i = 0; i < made; i++) rt_sequence_free(engine, requests[i].sequence);
   free(requests);
   return status;
+}
+
+dp_status api_run_examples(rt_engine *engine, int entry, const dp_example *examples, int count, rt_logits *rows) {
+  return run_or_walk(engine, entry, examples, count, rows, NULL);
+}
+
+dp_status api_walk_examples(rt_engine *engine, int entry, const dp_example *examples, int count, rt_broken *broken) {
+  return run_or_walk(engine, entry, examples, count, NULL, broken);
 }
 
 rt_engine_options api_engine_options(const dp_options *options, int64_t sequences) {

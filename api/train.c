@@ -38,7 +38,7 @@ static dp_status add_update(const dp_adamw *o, const bool *no_decay, dp_trainer 
   int *ties = calloc((size_t)module->weight_count + 1, sizeof *ties);
   if (!ties) return dp_fail(DP_NO_MEMORY, "no memory for an update");
   for (int i = 0; i < module->weight_count; i++) ties[i] = rt_binding_tie(t->model.source.binding, i);
-  ps_update how = {.ties = ties, .no_decay = no_decay, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .clip = o->clip > 0,
+  ps_update how = {.ties = ties, .no_decay = no_decay, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
                    .stochastic = t->stochastic};
   dp_status status = ps_add_update(module, &how);
   free(ties);
@@ -81,7 +81,7 @@ static dp_status make_program(const dp_training *training, const bool *no_decay,
   DP_TRY(add_update(&t->optimizer, no_decay, t));
   tile_target target = {.cores = 2, .task_bytes = 32768, .wide_columns = training->wide_columns};
   const char *const entries[] = {[TRAINER_FORWARD] = (*module)->graphs->name, [TRAINER_TRAIN] = "train",
-                                 [TRAINER_UPDATE] = "update", [TRAINER_SCORE] = "score"};
+                                 [TRAINER_NORM] = "norm", [TRAINER_UPDATE] = "update", [TRAINER_SCORE] = "score"};
   DP_TRY(ps_schedule_all(*module, entries, training->scores ? TRAINER_SCORE + 1 : TRAINER_SCORE, &target, &t->model.program));
   if (!options->verify_each) return DP_SUCCESS;
   DP_TRY(tile_check(t->model.program, 2 * t->model.program->row_tile + 1, 2, 2, 0));
@@ -179,16 +179,56 @@ dp_status dp_trainer_update(dp_trainer *t, int64_t tokens, double lr, double *no
   const dp_adamw *o = &t->optimizer;
   if (tokens < 1) return dp_fail(DP_INVALID, "an update of the gradients of no tokens");
   if (!(lr >= 0) || isinf(lr)) return dp_fail(DP_INVALID, "a learning rate of %g", lr);
+  const float scale = (float)(1 / (double)tokens), limit = (float)o->clip;
+  give(t, "scale", (double)scale);
+  DP_TRY(rt_engine_run(t->model.engine, TRAINER_NORM, NULL, 0, NULL));
+  const float size = *rt_engine_number(t->model.engine, "norm");
+  if (norm) *norm = (double)size;
+  if (!isfinite(size))
+    return dp_fail(DP_INVALID, "the norm of the gradients is %g: the weights are left as they were", (double)size);
+  float factor = scale;
+  if (o->clip > 0 && limit / (size + 1e-6f) < 1) factor = scale * (limit / (size + 1e-6f));
   double n = (double)++t->steps;
-  give(t, "scale", 1 / (double)tokens);
-  give(t, "limit", o->clip);
+  give(t, "factor", (double)factor);
   give(t, "keep", 1 - lr * o->decay);
   give(t, "rate", lr / (1 - pow(o->beta1, n)));
   give(t, "root", 1 / sqrt(1 - pow(o->beta2, n)));
   give_keys(t);
-  DP_TRY(rt_engine_run(t->model.engine, TRAINER_UPDATE, NULL, 0, NULL));
-  const float *made = rt_engine_number(t->model.engine, "norm");
-  if (norm) *norm = made ? (double)*made : 0;
+  return rt_engine_run(t->model.engine, TRAINER_UPDATE, NULL, 0, NULL);
+}
+
+/* ---- where numbers end */
+
+static void find_broken_state(const rt_engine *engine, tile_state state, dp_str *out) {
+  const tile_program *p = rt_engine_program(engine);
+  float *const *slots = rt_engine_state(engine, state);
+  for (int w = 0; w < p->weight_count && slots; w++) {
+    const tile_weight *weight = &p->weights[w];
+    if (state == TILE_VALUE && weight->form != TILE_VECTOR && (weight->storage & ~(1u << IR_f32))) continue;
+    for (int i = 0; i < weight->count * weight->inner && slots[weight->first_slot + i]; i++)
+      for (int64_t j = 0; j < tile_slot_floats(weight); j++) {
+        if (isfinite(slots[weight->first_slot + i][j])) continue;
+        dp_str_addf(out, "; the first such number is in %s'%s'", state == TILE_VALUE ? "weight " : "the gradient of ", weight->name);
+        if (weight->count > 1) dp_str_addf(out, ", layer %d", weight->first_layer + i / weight->inner);
+        return;
+      }
+  }
+}
+
+/* In the order in which they come up: weights, values on the way, sums into gradients. */
+dp_status api_find_broken(dp_trainer *t, const dp_example *examples, int count, dp_str *where) {
+  rt_broken broken;
+  find_broken_state(t->model.engine, TILE_VALUE, where);
+  if (where->length) return DP_SUCCESS;
+  DP_TRY(api_walk_examples(t->model.engine, TRAINER_TRAIN, examples, count, &broken));
+  if (!broken.made_by) {
+    find_broken_state(t->model.engine, TILE_GRADIENT, where);
+    return DP_SUCCESS;
+  }
+  dp_str_addf(where, "; the first such number, %g, is made by '%s'", (double)broken.number, broken.made_by);
+  if (broken.value && strcmp(broken.value, broken.made_by) != 0) dp_str_addf(where, " (as '%s')", broken.value);
+  if (broken.layer >= 0) dp_str_addf(where, " in layer %lld%s", (long long)broken.layer, broken.back ? " of the backward pass" : "");
+  dp_str_addf(where, ", at token %lld of the step", (long long)broken.row);
   return DP_SUCCESS;
 }
 

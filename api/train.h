@@ -10,7 +10,7 @@
 #include "api/internal.h"
 #include "dipper/train.h"
 
-enum { TRAINER_FORWARD, TRAINER_TRAIN, TRAINER_UPDATE, TRAINER_SCORE /* where it was asked for */ };
+enum { TRAINER_FORWARD, TRAINER_TRAIN, TRAINER_NORM, TRAINER_UPDATE, TRAINER_SCORE /* where it was asked for */ };
 
 struct dp_trainer {
   dp_model model; /* its weights are what is trained: sessions of it see them as they are */
@@ -21,8 +21,13 @@ struct dp_trainer {
   bool stochastic;
 };
 
+/* Where the numbers that are none begin in a step of the sequences, for a message: "; first in ...", or NULL when there are
+ * none. Gradients are spoilt. */
+dp_status api_find_broken(dp_trainer *trainer, const dp_example *examples, int count, dp_str *where);
 /* The sequences in one step of the entry; rows: as rt_engine_run. */
 dp_status api_run_examples(rt_engine *engine, int entry, const dp_example *examples, int count, rt_logits *rows);
+/* The same to find the first number that is none. */
+dp_status api_walk_examples(rt_engine *engine, int entry, const dp_example *examples, int count, rt_broken *broken);
 /* For steps of whole sequences, of at most so many, 0: many. */
 rt_engine_options api_engine_options(const dp_options *options, int64_t sequences);
 /* An engine, and what it says of itself. */

@@ -1,5 +1,4 @@
-/* ir/tile_access.h: which memory each op of a task kind touches, and what makes a tile program well-formed. Inside ir/.
- */
+/* ir/tile_access.h: which memory each op of a task kind touches, and what makes a tile program well-formed. */
 #ifndef DIPPER_IR_TILE_ACCESS_H
 #define DIPPER_IR_TILE_ACCESS_H
 

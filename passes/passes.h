@@ -55,19 +55,19 @@ dp_status ps_schedule(const ir_module *module, const char *graph, const tile_tar
 dp_status ps_schedule_all(const ir_module *module, const char *const *graphs, int count, const tile_target *target,
                           tile_program **program);
 
-/* Adds a graph `update`: AdamW for every weight with a gradient. It leaves gradients at 0, and takes the
- * numbers named below. Behind the other passes: it is made of groups already. */
+/* Adds graphs `norm`, which changes nothing, and `update`: AdamW for every weight with a gradient; it leaves gradients at 0.
+ * They take the numbers named below. Behind the other passes: they are made of groups already. */
 typedef struct ps_update {
   const int *ties;       /* [weight_count] the weight whose memory and moments it shares, or -1 */
   const bool *no_decay;  /* [weight_count] */
   double beta1, beta2, eps;
-  bool clip;             /* by the norm of all gradients */
   bool stochastic;       /* weights in bf16 have no masters: they are rounded at random */
 } ps_update;
 dp_status ps_add_update(ir_module *module, const ps_update *update);
-/* Given: `scale` of gradients (1 / tokens), `rate` (lr over the first moment's correction), `keep` (1 - lr * decay), `root` (1 /
- * the root of the second moment's correction), `limit` of the norm, `key` and `key2` of
- * random rounding (whole numbers below 2^24, others each update). Left: `norm` of the scaled gradients. */
+/* Given to `norm`: `scale` of gradients (1 / tokens); left by it: `norm` of the scaled gradients. Given to `update`: `factor` of
+ * gradients (the scale, and what brings the norm down to a limit), `rate` (lr over the first moment's correction), `keep`
+ * (1 - lr * decay), `root` (1 / the root of the second moment's correction), `key` and `key2` of random rounding (whole numbers
+ * below 2^24, others each update). */
 
 #define PASS(name, doc) dp_status pass_##name(ir_module *module);
 #include "passes/passes.def"

@@ -1,6 +1,6 @@
-/* passes/update.c: the graph `update`: of the gradients that steps of training have added up, and two moments of each, new
- * weights by AdamW (Loshchilov and Hutter, 2019), in the order of operations of PyTorch's. A group a weight, which reads
- * and writes each element once (of a weight in bf16 its master too); before them, when the norm is asked for or limited, a group a weight that sums squares. */
+/* passes/update.c: the graphs `norm` and `update`: of the gradients that steps of training have added up, and two moments of
+ * each, new weights by AdamW (Loshchilov and Hutter, 2019), in the order of operations of PyTorch's. A group a weight, which
+ * reads and writes each element once (of a weight in bf16 its master too); for the norm a group a weight that sums squares. */
 #include "passes/passes.h"
 
 #include <string.h>
@@ -127,8 +127,8 @@ static ir_value *add_squares(updating *u, ir_value *const *parts, int count) {
   return end_group(u, "squares", sum, dp_arena_printf(u->module->arena, "squares.%d", count));
 }
 
-/* What gradients are multiplied with: `scale`, and what brings their norm down to `limit`. */
-static ir_value *factor(updating *u) {
+/* The norm of all gradients times `scale`. False: there are none. */
+static bool add_norm(updating *u) {
   enum { TOGETHER = 60 };
   ir_value *parts[TOGETHER], *squares = NULL;
   int count = 0;
@@ -139,20 +139,11 @@ static ir_value *factor(updating *u) {
     parts[0] = add_squares(u, parts, count);
     count = 1;
   }
-  if (!count) return NULL;
+  if (!count) return false;
   squares = count > 1 ? add_squares(u, parts, count) : parts[0];
   begin_group(u);
-  ir_value *norm = mul(u, root(u, input(u, squares)), given(u, "scale"));
-  norm = end_group(u, "norm", norm, "norm");
-  begin_group(u);
-  ir_value *scale = given(u, "scale"), *result = scale;
-  if (u->how->clip) {
-    ir_value *shrunk = emit(u, IR_OP_div, given(u, "limit"), add(u, input(u, norm), constant(u, 1e-6)), NULL, 0);
-    result = mul(u, scale, emit(u, IR_OP_min, shrunk, constant(u, 1), NULL, 0));
-  } else {
-    result = mul(u, scale, constant(u, 1));
-  }
-  return end_group(u, "factor", result, "factor");
+  end_group(u, "norm", mul(u, root(u, input(u, squares)), given(u, "scale")), "norm");
+  return true;
 }
 
 /* Without masters an update smaller than half of what bf16 tells apart would be lost; rounded so it comes in on average (Gupta et
@@ -165,9 +156,9 @@ static ir_value *rounded_at_random(updating *u, int weight, ir_value *x) {
   return op ? op->results[0] : x;
 }
 
-static void update_weight(updating *u, int weight, ir_value *scale) {
+static void update_weight(updating *u, int weight) {
   begin_group(u);
-  ir_value *g = mul(u, gradient(u, weight), input(u, scale));
+  ir_value *g = mul(u, gradient(u, weight), given(u, "factor"));
   bool narrow = u->module->weights[weight].storage == 1u << IR_bf16, masters = narrow && !u->how->stochastic;
   tile_state held = masters ? TILE_MASTER : TILE_VALUE;
   ir_value *w = state(u, weight, held), *m = state(u, weight, TILE_MOMENT1), *v = state(u, weight, TILE_MOMENT2);
@@ -185,14 +176,18 @@ static void update_weight(updating *u, int weight, ir_value *scale) {
   end_group(u, dp_arena_printf(u->module->arena, "update_%s", u->module->weights[weight].name), NULL, NULL);
 }
 
+static bool end_graph(updating *u) {
+  return ir_emit(u->block, NULL, IR_OP_return, NULL, 0, NULL, 0, NULL, (dp_loc){0}, NULL) != NULL;
+}
+
 dp_status ps_add_update(ir_module *module, const ps_update *how) {
-  ir_graph *graph = ir_add_graph(module, "update");
-  updating u = {.module = module, .how = how, .block = graph->block};
-  ir_value *scale = factor(&u);
-  if (!scale) return dp_fail(DP_INVALID, "nothing is trained: every weight is frozen");
+  updating u = {.module = module, .how = how, .block = ir_add_graph(module, "norm")->block};
+  if (!add_norm(&u)) return dp_fail(DP_INVALID, "nothing is trained: every weight is frozen");
+  u.failed |= !end_graph(&u);
+  u.block = ir_add_graph(module, "update")->block;
   for (int i = 0; i < module->weight_count; i++)
-    if (has_gradient(&u, i)) update_weight(&u, i, scale);
-  u.failed |= !ir_emit(graph->block, NULL, IR_OP_return, NULL, 0, NULL, 0, NULL, (dp_loc){0}, NULL);
+    if (has_gradient(&u, i)) update_weight(&u, i);
+  u.failed |= !end_graph(&u);
   DP_CHECK(!u.failed, "update: a group could not be made");
   return ir_verify(module, "update");
 }

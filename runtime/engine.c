@@ -1,5 +1,6 @@
 /* runtime/engine.c: turns a ragged batch of tokens into the arguments of a tile program's step: positions, cache slots,
  * segments of attention, page tables; and owns the memory that a step works in. A step allocates nothing. */
+#include "runtime/broken.h"
 #include "runtime/engine.h"
 #include "runtime/executor.h"
 #include "runtime/memory.h"
@@ -421,7 +422,8 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
   return rt_engine_run(e, 0, requests, count, logits);
 }
 
-dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int count, rt_logits *logits) {
+/* The requests as the arguments of a step; pages are given to their sequences. */
+static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *requests, int count, tile_step *out) {
   DP_TRY(check_requests(e, entry, requests, count));
   const tile_program *p = e->program;
   int64_t rows = 0, outputs = 0, segments = 0, pages = 0;
@@ -470,10 +472,24 @@ dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int
                     .kv = e->kv.data};
   for (int i = 0; i < TILE_SPACE_COUNT; i++) step.arena[i] = e->arena[i].data;
   for (int i = 0; i < TILE_STATE_COUNT; i++) step.states[i] = rt_engine_state(e, (tile_state)i);
+  *out = step;
+  return DP_SUCCESS;
+}
+
+dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int count, rt_logits *logits) {
+  tile_step step;
+  DP_TRY(lay_out_step(e, entry, requests, count, &step));
   rt_executor_run(e->executor, &step);
-  const tile_buffer *output = output_of(p, entry);
+  const tile_buffer *output = output_of(e->program, entry);
   if (logits && output)
-    *logits = (rt_logits){e->output_rows[output->output], output->space == TILE_TOKENS ? rows : outputs, output->cols,
-                          output->stride};
+    *logits = (rt_logits){e->output_rows[output->output], step.rows[output->space == TILE_TOKENS ? TILE_TOKENS : TILE_OUTPUTS],
+                          output->cols, output->stride};
+  return DP_SUCCESS;
+}
+
+dp_status rt_engine_find_broken(rt_engine *e, int entry, const rt_request *requests, int count, rt_broken *broken) {
+  tile_step step;
+  DP_TRY(lay_out_step(e, entry, requests, count, &step));
+  rt_find_broken(e->executor, e->program, &step, broken);
   return DP_SUCCESS;
 }

@@ -4,6 +4,7 @@
 #define DIPPER_RUNTIME_ENGINE_H
 
 #include "ir/ir.h"
+#include "runtime/broken.h"
 #include "runtime/trace.h"
 #include "runtime/weights.h"
 
@@ -74,6 +75,9 @@ typedef struct rt_logits {
 dp_status rt_engine_step(rt_engine *engine, const rt_request *requests, int count, rt_logits *logits);
 /* The same of any entry of the program; of entry 0 is rt_engine_step. Of one without tokens (an update) count is 0. */
 dp_status rt_engine_run(rt_engine *engine, int entry, const rt_request *requests, int count, rt_logits *rows);
+
+/* The same step by one thread, to find where the first number comes up that is none (NaN, infinity). */
+dp_status rt_engine_find_broken(rt_engine *engine, int entry, const rt_request *requests, int count, rt_broken *broken);
 
 const tile_program *rt_engine_program(const rt_engine *engine);
 /* [slots], NULL where nothing is kept; NULL when the program keeps no such state. Zero at first, but for values. */

@@ -461,6 +461,17 @@ void rt_executor_run(rt_executor *e, const tile_step *step) {
   if (paced) rt_paces_took(&e->paces, tokens, nanoseconds() - begin);
 }
 
+void rt_executor_walk(rt_executor *e, const tile_step *step, rt_after_bundle *after, void *user) {
+  bundle b;
+  plan_step(e, step);
+  e->trace_step = -1;
+  for (bool more = first_bundle(e, &b); more; more = next_bundle(e, &b)) {
+    int32_t tasks = tasks_of_bundle(e, b.group, b.row_tile);
+    for (int32_t i = 0; i < tasks; i++) run_task(e, &e->workers[0], &b, i);
+    if (!after(user, b.group, tile_layer(&e->program->sections[b.section], b.iteration), b.row_tile)) return;
+  }
+}
+
 void rt_executor_use_all(rt_executor *e, bool all) { e->use_all = all; }
 void rt_executor_trace(rt_executor *e, rt_trace *trace) { e->trace = trace; }
 int rt_executor_workers(const rt_executor *executor) { return executor->worker_count; }

@@ -19,6 +19,10 @@ int64_t rt_executor_size(const rt_executor *executor);
 void rt_executor_free(rt_executor *executor); /* NULL is fine; not while a step runs */
 /* Runs one step to its end; allocates nothing. One thread at a time. Results do not depend on who runs what. */
 void rt_executor_run(rt_executor *executor, const tile_step *step);
+/* The same by the calling thread alone, bundle by bundle (the tasks of a group's row tile), in program order; behind each
+ * `after` is asked whether to go on. */
+typedef bool rt_after_bundle(void *user, int group, int64_t layer, int64_t row_tile);
+void rt_executor_walk(rt_executor *executor, const tile_step *step, rt_after_bundle *after, void *user);
 int rt_executor_workers(const rt_executor *executor);
 /* How many workers a step gets: all of them (true), or as many as have lately been the fastest (false, at first). */
 void rt_executor_use_all(rt_executor *executor, bool all);

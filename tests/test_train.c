@@ -385,10 +385,81 @@ START_TEST(a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint) {
   place p = make_place("1e38", "");
   dp_status status = run(&p, "out", 2, -1, false);
   ck_assert_int_eq(status.code, DP_INVALID);
-  ck_assert_msg(strstr(dp_status_text(&status), "step ") && strstr(dp_status_text(&status), "the first in"), "%s",
+  ck_assert_msg(strstr(dp_status_text(&status), "step ") && strstr(dp_status_text(&status), "the first such number is in weight"), "%s",
                 dp_status_text(&status));
   dp_status_free(&status);
   remove_place(&p);
+}
+END_TEST
+
+/* tiny_llama's file with every element of a tensor (f32) set to `value`, in a folder of its own. */
+static void spoil(const place *p, const char *tensor, float value) {
+  char path[256], command[512], *bytes;
+  size_t size;
+  snprintf(command, sizeof command, "mkdir %s/spoilt && cp " GOLDEN "tiny_llama/* %s/spoilt/", p->dir, p->dir);
+  ck_assert_int_eq(system(command), 0);
+  snprintf(path, sizeof path, "%s/spoilt/model.safetensors", p->dir);
+  check_ok(dp_read_file(path, &bytes, &size), path);
+  uint64_t header;
+  memcpy(&header, bytes, sizeof header);
+  json_t *root = json_loadb(bytes + 8, header, 0, NULL), *offsets = json_object_get(json_object_get(root, tensor), "data_offsets");
+  ck_assert_msg(json_is_array(offsets), "there is no tensor %s", tensor);
+  for (json_int_t at = json_integer_value(json_array_get(offsets, 0)); at < json_integer_value(json_array_get(offsets, 1)); at += 4)
+    memcpy(bytes + 8 + header + at, &value, sizeof value);
+  write_text(path, bytes, size);
+  json_decref(root);
+  free(bytes);
+}
+
+/* Weights are numbers, and what they make in layer 1 is none: the message names the place. */
+START_TEST(a_number_that_ends_on_the_way_is_told_with_its_layer_and_value) {
+  static const struct {
+    const char *tensor, *says;
+  } cases[] = {{"model.layers.1.mlp.up_proj.weight", "made by 'gate_up'"}, {"model.layers.1.self_attn.o_proj.weight", "layer 1"},
+               {"model.layers.0.mlp.down_proj.weight", "layer 0"}};
+  for (size_t i = 0; i < DP_COUNT(cases); i++) {
+    place p = make_place("1e-3", "");
+    char weights[256];
+    spoil(&p, cases[i].tensor, 3e38f);
+    snprintf(weights, sizeof weights, "%s/spoilt", p.dir);
+    dp_run how = {.model = {.path = p.recipe, .weights = weights, .threads = 2}};
+    dp_status status = dp_run_recipe(&how);
+    const char *text = dp_status_text(&status);
+    ck_assert_int_eq(status.code, DP_INVALID);
+    ck_assert_msg(strstr(text, "step 1: the loss is") && strstr(text, "the first such number") && strstr(text, cases[i].says) &&
+                      !strstr(text, "backward"), "%s: %s", cases[i].tensor, text);
+    dp_status_free(&status);
+    remove_place(&p);
+  }
+}
+END_TEST
+
+/* Losses are numbers, gradients are none: nothing is changed. */
+START_TEST(an_update_by_what_is_no_number_is_refused) {
+  dp_trainer *trainer = open_trainer("llama", "tiny_llama", (way){.threads = 2});
+  int32_t ids[LENGTH], targets[LENGTH];
+  float coefficients[LENGTH];
+  size_t size, after;
+  make_sequence(1, ids, targets);
+  for (int i = 0; i < LENGTH; i++) coefficients[i] = 3e38f;
+  char *before = read_saved(trainer, &size);
+  dp_example example = {ids, targets, LENGTH, coefficients};
+  const float *losses;
+  double norm;
+  check_ok(dp_trainer_add(trainer, &example, 1, &losses), "a step");
+  for (int i = 0; i < LENGTH; i++) ck_assert(isfinite(losses[i]));
+  dp_status status = dp_trainer_update(trainer, LENGTH - 1, 1e-3, &norm);
+  ck_assert_int_eq(status.code, DP_INVALID);
+  ck_assert(!isfinite(norm));
+  dp_status_free(&status);
+  char *saved = read_saved(trainer, &after);
+  ck_assert(size == after && memcmp(before, saved, size) == 0);
+  dp_trainer_clear(trainer);
+  train_step(trainer, 0, 1e-3, false, &norm); /* and training goes on */
+  ck_assert(isfinite(norm));
+  free(before);
+  free(saved);
+  dp_trainer_free(trainer);
 }
 END_TEST
 
@@ -418,6 +489,8 @@ int main(void) {
   tcase_add_test(tests, so_is_what_was_sampled_through_an_adapter);
   tcase_add_loop_test(tests, a_resumed_run_has_the_bits_of_an_unbroken_one, 0, (int)DP_COUNT(plans));
   tcase_add_test(tests, a_loss_that_is_no_number_stops_the_run_and_leaves_the_checkpoint);
+  tcase_add_test(tests, a_number_that_ends_on_the_way_is_told_with_its_layer_and_value);
+  tcase_add_test(tests, an_update_by_what_is_no_number_is_refused);
   tcase_add_test(tests, other_data_is_not_gone_on_with);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);

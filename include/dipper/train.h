@@ -67,7 +67,8 @@ dp_status dp_trainer_add(dp_trainer *trainer, const dp_example *examples, int co
 dp_status dp_trainer_score(dp_trainer *trainer, const dp_example *examples, int count, const float **scores);
 void dp_trainer_clear(dp_trainer *trainer); /* gradients to 0 */
 /* New weights of what has been added up, divided by `tokens` (those that count, of all calls since the last update), and
- * gradients to 0 again. norm: of all gradients so divided, before it is limited; may be NULL. */
+ * gradients to 0 again. norm: of all gradients so divided, before it is limited; may be NULL. DP_INVALID when it is no finite
+ * number: then nothing was changed. */
 dp_status dp_trainer_update(dp_trainer *trainer, int64_t tokens, double lr, double *norm);
 /* The weights, or their gradients, as safetensors under Hugging Face's names, in f32. Weights of a plan that adapts: `path` is a
  * folder for the adapter, as PEFT has it. */
