@@ -1,5 +1,6 @@
-"""Training steps beside PyTorch's and llm.c's, f32: forward, backward and AdamW of the same shape and as many tokens. Rounds
-in which each program takes its steps, every other one in the opposite order: what else the machine does hits all alike.
+"""Training steps beside PyTorch's and llm.c's, f32: forward, backward and AdamW of the same shape and as many tokens.
+Rounds in which each program takes its steps, every other one in the opposite order: what else the machine does hits
+all alike.
 
     python bench/train.py DIPPER OUT.json [--threads 2] [--rounds 3] [--steps 2] [--shapes 1x256,4x128,1x2048,gpt2:4x64]
                           [--python PYTHON [--compile]] [--llmc BINARY]
