@@ -1,18 +1,11 @@
-/* api/plan.c: the memory and the work of a training run before it runs. Memory is what the engine's own account says, and
- * what this process has already, with the code compiled and loaded: measured, as nothing else knows it. When that does not
- * fit, statements of recipe and plan are tried through the same account. */
+/* api/plan.c: the memory and the work of a training run before it runs. When it does not fit, statements of recipe and plan
+ * are tried through the same account (account.c). */
 #include "api/objective.h"
 #include "api/train.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Batches, their order, a window of JSON: what data takes besides mapped files. */
-enum { DATA_BYTES = 4 << 20 };
-
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- work */
 
@@ -82,113 +75,6 @@ static void add_work(const tile_program *p, ir_objective objective, int64_t toke
   add_entry(&w, TRAINER_UPDATE, plan);
 }
 
-static bool is_trained(const tile_program *p, int weight) {
-  for (int k = 0; k < p->kind_count; k++)
-    for (int i = 0; i < p->kinds[k].op_count; i++) {
-      const tile_op *op = &p->kinds[k].ops[i];
-      if (op->code == TILE_assign && op->part == TILE_VALUE && p->weights[op->ref].weight == weight) return true;
-    }
-  return false;
-}
-
-/* Of a file's weights: what a text gives a number for where the file has none is none of them. */
-static void count_parameters(const dp_trainer *t, dp_run_plan *plan) {
-  const ir_module *module = t->model.source.module;
-  for (int i = 0; i < module->weight_count; i++) {
-    const rt_binding *binding = t->model.source.binding;
-    if (rt_binding_tie(binding, i) >= 0 || module->weights[i].filled) continue;
-    int64_t layers = rt_binding_layers(binding, i);
-    const rt_bound *one = layers ? rt_binding_get(binding, i, 0) : NULL;
-    int64_t count = one ? rt_bytes_times(layers, rt_bytes_times(one->rows, one->cols)) : 0;
-    plan->parameters = rt_bytes_plus(plan->parameters, count);
-    if (is_trained(t->model.program, i)) plan->trained = rt_bytes_plus(plan->trained, count);
-  }
-}
-
-/* ---- memory */
-
-/* What weights made at random take before they are packed. */
-static int64_t random_bytes(const dp_training *training, int64_t parameters) {
-  const char *weights = training->model.weights;
-  return weights && strncmp(weights, "random:", 7) == 0 ? rt_bytes_times(4, parameters) : 0;
-}
-
-static int64_t sum_of(const int64_t *parts, size_t count) {
-  int64_t sum = 0;
-  for (size_t i = 0; i < count; i++) sum = rt_bytes_plus(sum, parts[i]);
-  return sum;
-}
-
-static void take_sizes(const rt_engine_sizes *s, int64_t tokens, dp_run_plan *plan) {
-  plan->weights = s->weights;
-  plan->gradients = s->states[TILE_GRADIENT];
-  int64_t optimizer[] = {s->states[TILE_MOMENT1], s->states[TILE_MOMENT2], s->states[TILE_MASTER]};
-  plan->optimizer = sum_of(optimizer, DP_COUNT(optimizer));
-  plan->windows = s->arena[TILE_WINDOW];
-  for (int i = 0; i < TILE_SPACE_COUNT; i++)
-    if (i != TILE_WINDOW) plan->activations = rt_bytes_plus(plan->activations, s->arena[i]);
-  plan->cache = s->cache;
-  int64_t small[] = {s->workers, s->arguments, s->results, rt_bytes_times(tokens, 4)};
-  plan->workers = sum_of(small, DP_COUNT(small));
-}
-
-void api_plan_trainer(const dp_training *training, const dp_trainer *t, int64_t own, dp_run_plan *plan) {
-  const tile_program *p = t->model.program;
-  rt_engine_options engine = api_engine_options(&training->model, training->sequences);
-  rt_engine_sizes sizes = rt_engine_measure(p, t->model.code, t->model.source.binding, &engine);
-  *plan = (dp_run_plan){.program = own, .data = DATA_BYTES, .reference = training->reserve, .tokens = engine.max_tokens, .steps = 1};
-  take_sizes(&sizes, engine.max_tokens, plan);
-  count_parameters(t, plan);
-  int64_t loading[] = {plan->weights, sizes.loading, random_bytes(training, plan->parameters), plan->workers, plan->program};
-  plan->loading = sum_of(loading, DP_COUNT(loading));
-  int64_t all[] = {plan->weights, plan->gradients, plan->optimizer, plan->activations, plan->windows,
-                   plan->cache, plan->workers, plan->program, plan->reference, plan->data};
-  plan->peak = larger(sum_of(all, DP_COUNT(all)), plan->loading);
-  int64_t left = rt_memory_available(), limit = training->model.memory_limit;
-  plan->available = left > 0 ? rt_bytes_plus(left, own) : INT64_C(1) << RT_MEMORY_BITS;
-  if (limit > 0) plan->available = smaller(plan->available, limit);
-  plan->fits = plan->peak <= plan->available;
-}
-
-static void add_bytes(dp_str *out, int64_t bytes) {
-  if (bytes >= INT64_C(1) << RT_MEMORY_BITS) dp_str_add(out, "more than 288 PB");
-  else if (bytes >= 999500000) dp_str_addf(out, "%.2f GB", (double)bytes * 1e-9);
-  else dp_str_addf(out, "%.0f MB", (double)bytes * 1e-6);
-}
-
-static void add_part(dp_str *out, const char *name, int64_t bytes) {
-  if (bytes < 1000000) return;
-  dp_str_addf(out, ", %s ", name);
-  add_bytes(out, bytes);
-}
-
-dp_status api_check_plan(const dp_run_plan *plan) {
-  if (plan->fits) return DP_SUCCESS;
-  dp_str text = {0};
-  dp_str_add(&text, "this does not fit into memory: at its peak training takes ");
-  add_bytes(&text, plan->peak);
-  dp_str_add(&text, ", ");
-  add_bytes(&text, plan->available);
-  dp_str_add(&text, " are available, ");
-  add_bytes(&text, plan->peak - plan->available);
-  dp_str_add(&text, " are missing (");
-  size_t begin = text.length;
-  add_part(&text, "weights", plan->weights);
-  add_part(&text, "gradients", plan->gradients);
-  add_part(&text, "optimizer", plan->optimizer);
-  add_part(&text, "activations", plan->activations);
-  add_part(&text, "windows of logits", plan->windows);
-  add_part(&text, "cache", plan->cache);
-  add_part(&text, "workers", plan->workers);
-  add_part(&text, "reference", plan->reference);
-  add_part(&text, "program", plan->program);
-  dp_str_add(&text, ")");
-  if (text.text && text.length > begin + 3) memmove(text.text + begin, text.text + begin + 2, text.length - begin - 1);
-  dp_status status = dp_fail(DP_NO_MEMORY, "%s", text.text ? text.text : "this does not fit into memory");
-  dp_str_free(&text);
-  return status;
-}
-
 /* ---- of a recipe */
 
 /* Statements in place of the recipe's and the plan's. */
@@ -208,8 +94,8 @@ static dp_status reference_bytes(const dp_run *run, const dp_training *training,
     rt_engine_options engine = api_engine_options(&options, training->sequences);
     rt_engine_sizes sizes = rt_engine_measure(model.program, NULL, model.source.binding, &engine);
     dp_training as_stored = {.model = options};
-    int64_t parts[] = {rt_engine_sizes_sum(&sizes), sizes.logits, sizes.loading, random_bytes(&as_stored, sizes.weights / 4)};
-    *bytes = sum_of(parts, DP_COUNT(parts));
+    int64_t parts[] = {rt_engine_sizes_sum(&sizes), sizes.logits, sizes.loading, api_random_bytes(&as_stored, sizes.weights / 4)};
+    *bytes = api_sum_bytes(parts, DP_COUNT(parts));
   }
   api_close_model(&model);
   return status;
@@ -367,7 +253,7 @@ static bool fits_with(advising *a, const change *c) {
   dp_str_add(&a->text, a->found++ ? "; or " : "it fits with ");
   add_statements(a, c, &a->text);
   dp_str_add(&a->text, ": ");
-  add_bytes(&a->text, made.plan.peak);
+  api_add_bytes(&a->text, made.plan.peak);
   return true;
 }
 
@@ -416,7 +302,7 @@ static void advise(advising *a) {
   const dp_run_plan *p = &a->base->plan;
   int64_t fixed[] = {p->weights, p->gradients, p->optimizer, p->program};
   dp_str_add(&a->text, "no smaller batch or length helps: weights, gradients, moments and the program alone take ");
-  add_bytes(&a->text, sum_of(fixed, DP_COUNT(fixed)));
+  api_add_bytes(&a->text, api_sum_bytes(fixed, DP_COUNT(fixed)));
   dp_str_add(&a->text, "; take a smaller model, or freeze more of it");
 }
 

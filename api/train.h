@@ -1,5 +1,6 @@
 /* api/train.h: private to api/: a trainer, and what a run does with it.
  *   train.c  the program of its entries, sums of gradients, updates
+ *   account.c  the memory that a trainer will take
  *   score.c  scores without a trainer
  *   objective.c  what a recipe minimizes, as a function of scores
  *   plan.c   the memory and work of a run before it runs, and what would make it fit
@@ -45,6 +46,10 @@ dp_status api_follow_recipe(const dp_run *run, const ir_recipe *recipe, dp_train
 
 /* The plan of a trainer that is prepared; `own`: the bytes that are this process's already. */
 void api_plan_trainer(const dp_training *training, const dp_trainer *trainer, int64_t own, dp_run_plan *plan);
+/* What weights made at random take before they are packed; a sum that stays at the most there can be; "1.50 GB". */
+int64_t api_random_bytes(const dp_training *training, int64_t parameters);
+int64_t api_sum_bytes(const int64_t *parts, size_t count);
+void api_add_bytes(dp_str *out, int64_t bytes);
 /* DP_NO_MEMORY with the figures when it does not fit. */
 dp_status api_check_plan(const dp_run_plan *plan);
 /* Takes a failure for want of memory; adds what would make the run fit. */

@@ -220,6 +220,7 @@ static const char *const training =
     "    %p = element %y, %ids : f32[T, 1]\n"
     "    %hot = one_hot %ids {count = 8} : f32[T, 8]\n"
     "    %number = number %ids : f32[T, 1]\n"
+    "    %bits = number %ids {bits = 1} : f32[T, 1]\n"
     "    %whole = broadcast %number {to = f32[T, d:8]} : f32[T, d:8]\n"
     "    %log = log %whole : f32[T, d:8]\n"
     "    %erf = erf %log : f32[T, d:8]\n"
@@ -255,7 +256,8 @@ static const char *const training =
     "    %t = total %w : f32[]\n"
     "    %s = mul %t, %rate : f32[]\n"
     "    %n = mul %w, %s : f32[layers:2, d:8, d:8]\n"
-    "    assign %n {weight = \"w\", state = 2}\n"
+    "    %down = round_random %n, %rate, %t {weight = \"w\"} : f32[layers:2, d:8, d:8]\n"
+    "    assign %down {weight = \"w\", state = 2}\n"
     "    return\n"
     "  }\n"
     "}\n";

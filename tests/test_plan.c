@@ -209,8 +209,9 @@ START_TEST(a_batch_that_does_not_fit_is_refused_and_the_advice_makes_it_fit) {
   ck_assert_msg(strstr(advice.text, "`recompute block`") != NULL, "%s", advice.text);
   dp_status status = try_run(&p, limit);
   ck_assert_int_eq(status.code, DP_NO_MEMORY);
-  ck_assert_msg(strstr(dp_status_text(&status), "are missing (weights ") && strstr(dp_status_text(&status), advice.text), "%s",
-                dp_status_text(&status));
+  ck_assert_msg(strstr(dp_status_text(&status), "are missing (weights ") &&
+                    strstr(dp_status_text(&status), "it fits with `accumulate "), /* figures: what the process takes by now */
+                "%s", dp_status_text(&status));
   dp_status_free(&status);
   dp_text_free(&advice);
   write_recipe(&p, "", "batch 8; accumulate 4; length 128;");

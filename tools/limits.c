@@ -25,41 +25,43 @@ static double seconds(void) {
   return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* ---- multiplying: what every one of them does is `rounds` times 16 chains of x = x * a + b */
+/* ---- multiplying: what every one of them does is `rounds` times 16 chains of x = x * a + b; 12 where there are 16 registers in
+ * all, as a chain that does not lie in one waits for memory */
 
 typedef float multiply_loop(int64_t rounds, float a, float b);
 
-#define CHAINS(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15)
-#define DEFINE_MULTIPLY(name, attribute, vector, spread, first)                                                        \
+#define CHAINS12(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+#define CHAINS16(DO) CHAINS12(DO) DO(12) DO(13) DO(14) DO(15)
+#define DEFINE_MULTIPLY(name, attribute, vector, spread, first, chains)                                                \
   attribute static float name(int64_t rounds, float a, float b) {                                                      \
-    vector x[16], va = spread(a), vb = spread(b);                                                                      \
-    CHAINS(SET_##name)                                                                                                 \
-    for (int64_t i = 0; i < rounds; i++) { CHAINS(STEP_##name) }                                                       \
+    vector x[chains], va = spread(a), vb = spread(b);                                                                  \
+    CHAINS##chains(SET_##name)                                                                                         \
+    for (int64_t i = 0; i < rounds; i++) { CHAINS##chains(STEP_##name) }                                               \
     float sum = 0;                                                                                                     \
-    for (int i = 0; i < 16; i++) sum += first(x[i]);                                                                   \
+    for (int i = 0; i < chains; i++) sum += first(x[i]);                                                                 \
     return sum;                                                                                                        \
   }
 
 #if defined(__x86_64__)
 #define SET_multiply_avx512(i) x[i] = _mm512_set1_ps(b * (float)(i));
 #define STEP_multiply_avx512(i) x[i] = _mm512_fmadd_ps(x[i], va, vb);
-DEFINE_MULTIPLY(multiply_avx512, __attribute__((target("avx512f"))), __m512, _mm512_set1_ps, _mm512_cvtss_f32)
+DEFINE_MULTIPLY(multiply_avx512, __attribute__((target("avx512f"))), __m512, _mm512_set1_ps, _mm512_cvtss_f32, 16)
 #define SET_multiply_avx2(i) x[i] = _mm256_set1_ps(b * (float)(i));
 #define STEP_multiply_avx2(i) x[i] = _mm256_fmadd_ps(x[i], va, vb);
-DEFINE_MULTIPLY(multiply_avx2, __attribute__((target("avx2,fma"))), __m256, _mm256_set1_ps, _mm256_cvtss_f32)
+DEFINE_MULTIPLY(multiply_avx2, __attribute__((target("avx2,fma"))), __m256, _mm256_set1_ps, _mm256_cvtss_f32, 12)
 #define SET_multiply_plain(i) x[i] = _mm_set1_ps(b * (float)(i));
 #define STEP_multiply_plain(i) x[i] = _mm_add_ps(_mm_mul_ps(x[i], va), vb);
-DEFINE_MULTIPLY(multiply_plain, , __m128, _mm_set1_ps, _mm_cvtss_f32)
+DEFINE_MULTIPLY(multiply_plain, , __m128, _mm_set1_ps, _mm_cvtss_f32, 12)
 #elif defined(__aarch64__)
 #define FIRST_LANE(x) vgetq_lane_f32(x, 0)
 #define SET_multiply_plain(i) x[i] = vdupq_n_f32(b * (float)(i));
 #define STEP_multiply_plain(i) x[i] = vfmaq_f32(vb, x[i], va);
-DEFINE_MULTIPLY(multiply_plain, , float32x4_t, vdupq_n_f32, FIRST_LANE)
+DEFINE_MULTIPLY(multiply_plain, , float32x4_t, vdupq_n_f32, FIRST_LANE, 16)
 #else
 #define SAME(x) (x)
 #define SET_multiply_plain(i) x[i] = b * (float)(i);
 #define STEP_multiply_plain(i) x[i] = x[i] * va + vb;
-DEFINE_MULTIPLY(multiply_plain, , float, SAME, SAME)
+DEFINE_MULTIPLY(multiply_plain, , float, SAME, SAME, 12)
 #endif
 
 /* Dot products of what four bytes hold, 16 at a time: AVX512-BF16's and AVX512-VNNI's. */
@@ -69,8 +71,8 @@ DEFINE_MULTIPLY(multiply_plain, , float, SAME, SAME)
 __attribute__((target("avx512f,avx512bf16"))) static float dot_bf16(int64_t rounds, float a, float b) {
   __m512 x[16];
   __m512bh pa = _mm512_cvtne2ps_pbh(_mm512_set1_ps(a), _mm512_set1_ps(b)), pb = pa;
-  CHAINS(SET_dot_bf16)
-  for (int64_t i = 0; i < rounds; i++) { CHAINS(STEP_dot_bf16) }
+  CHAINS16(SET_dot_bf16)
+  for (int64_t i = 0; i < rounds; i++) { CHAINS16(STEP_dot_bf16) }
   float sum = 0;
   for (int i = 0; i < 16; i++) sum += _mm512_cvtss_f32(x[i]);
   return sum;
@@ -79,8 +81,8 @@ __attribute__((target("avx512f,avx512bf16"))) static float dot_bf16(int64_t roun
 #define STEP_dot_int8(i) x[i] = _mm512_dpbusd_epi32(x[i], pa, pb);
 __attribute__((target("avx512f,avx512vnni"))) static float dot_int8(int64_t rounds, float a, float b) {
   __m512i x[16], pa = _mm512_set1_epi8((char)(a * 100)), pb = _mm512_set1_epi8((char)(b * 100));
-  CHAINS(SET_dot_int8)
-  for (int64_t i = 0; i < rounds; i++) { CHAINS(STEP_dot_int8) }
+  CHAINS16(SET_dot_int8)
+  for (int64_t i = 0; i < rounds; i++) { CHAINS16(STEP_dot_int8) }
   int sum = 0;
   for (int i = 0; i < 16; i++) sum ^= _mm_cvtsi128_si32(_mm512_castsi512_si128(x[i]));
   return (float)sum;
@@ -98,25 +100,26 @@ static multiply_loop *dot_of(bool bf16) {
 #endif
 }
 
-static multiply_loop *widest_multiply(int *lanes, const char **how) {
+/* elements: products and sums, each, of a round */
+static multiply_loop *widest_multiply(int *elements, const char **how) {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f")) {
-    *lanes = 16;
+    *elements = 16 * 16;
     *how = "AVX-512 fused multiply-add";
     return multiply_avx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    *lanes = 8;
+    *elements = 12 * 8;
     *how = "AVX2 fused multiply-add";
     return multiply_avx2;
   }
-  *lanes = 4;
+  *elements = 12 * 4;
   *how = "SSE multiply, then add";
 #elif defined(__aarch64__)
-  *lanes = 4;
+  *elements = 16 * 4;
   *how = "NEON fused multiply-add";
 #else
-  *lanes = 1;
+  *elements = 12;
   *how = "scalar multiply, then add";
 #endif
   return multiply_plain;
@@ -215,15 +218,16 @@ static size_t buffer_size(void) {
   return size > LEAST ? size : LEAST;
 }
 
-static double operations(int threads) { return 2.0 * 16 * FMA_ROUNDS * threads; } /* a product and a sum each */
+/* Of so many products and as many sums a round. */
+static double operations(int threads, int elements) { return 2.0 * elements * FMA_ROUNDS * threads; }
 
 dp_status cli_measure_flop(int threads, cli_limits *limits) {
   *limits = (cli_limits){.threads = threads};
-  int lanes;
+  int elements;
   double took = 1;
-  multiply_loop *multiply = widest_multiply(&lanes, &limits->flop_how);
+  multiply_loop *multiply = widest_multiply(&elements, &limits->flop_how);
   DP_TRY(best_of(threads, NULL, 0, multiply, &took));
-  limits->flop_s = operations(threads) * lanes / took;
+  limits->flop_s = operations(threads, elements) / took;
   return DP_SUCCESS;
 }
 
@@ -241,7 +245,7 @@ dp_status cli_measure_limits(int threads, cli_limits *limits) {
   if (status.code != DP_OK) return status;
   limits->read_bytes = (int64_t)size;
   limits->read_bytes_s = (double)size / took;
-  double chains = operations(threads);
+  double chains = operations(threads, 16);
   if (dot_of(true)) DP_TRY(best_of(threads, NULL, 0, dot_of(true), &took));
   if (dot_of(true)) limits->bf16_flop_s = chains * 32 / took;
   if (dot_of(false)) DP_TRY(best_of(threads, NULL, 0, dot_of(false), &took));

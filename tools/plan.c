@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 /* Of peak and bandwidth. */
-static const double product_share = 0.8, attention_share = 0.8, update_share = 0.8;
+static const double product_share = 0.7, attention_share = 0.7, update_share = 0.8;
 
 typedef struct timing {
   cli_limits limits;
