@@ -36,7 +36,7 @@ typedef struct cli_args {
   int64_t chunk;
   bool decode, json;
   /* ir */
-  const char *dump_after;
+  const char *dump_after, *emit;
   bool tile, llvm, assembly;
   /* bench */
   int64_t prefill, bench_decode, repeat, batch;
@@ -95,6 +95,7 @@ int cli_profile(const cli_args *args);
 int cli_check(const cli_args *args);
 int cli_ir(const cli_args *args);
 int cli_graph(const cli_args *args);
+int cli_devices(const cli_args *args);
 int cli_weights(const cli_args *args);
 int cli_tokenize(const cli_args *args);
 int cli_embed(const cli_args *args);
