@@ -1,12 +1,14 @@
 /* codegen/cuda/backend.c: the vtable. The object is a cubin; which GPU it is for is the target's cpu: sm_80, sm_90a,
  * sm_100a; else the first device's, and where there is none sm_80. */
+#include "codegen/cuda/prelude.h"
 #include "codegen/cuda/run.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Raised whenever the text for the same tile program changes. */
+/* Raised whenever the text for the same tile program and prelude changes. */
 static const char version[] = "cuda 1";
 
 static const char default_arch[] = "sm_80";
@@ -25,7 +27,11 @@ static void find_arch(const cg_target *target, char arch[16]) {
 static dp_status fingerprint(const cg_target *target, dp_str *out) {
   char arch[16];
   find_arch(target, arch);
-  dp_str_addf(out, "%s %s ", version, arch);
+  static const char *const texts[] = {cuda_prelude_gpu, cuda_prelude_scalar, cuda_prelude_task, cuda_scalar_functions,
+                                      cuda_scalar_exp};
+  uint64_t prelude = 0;
+  for (size_t i = 0; i < DP_COUNT(texts); i++) prelude = dp_hash(prelude, texts[i], strlen(texts[i]));
+  dp_str_addf(out, "%s %016" PRIx64 " %s ", version, prelude, arch);
   return cuda_find_compiler(out);
 }
 
