@@ -121,6 +121,16 @@ dp_status dp_compile_object(const dp_options *options, dp_text *object) {
   return status;
 }
 
+dp_status dp_list_devices(dp_text *text) {
+  dp_str out = {0};
+  dp_options here = {0};
+  dp_str_addf(&out, "cpu: %d threads, back end %s\n", api_threads(&here), cg_find_backend(NULL)->name);
+  dp_status status = cg_find_backend("cuda")->devices(&out);
+  if (status.code != DP_OK) dp_str_addf(&out, "%s\n", dp_status_text(&status));
+  dp_status_free(&status);
+  return api_take_text(&out, text);
+}
+
 dp_status dp_list_weights(const char *path, bool json, dp_text *text) {
   rt_weights_file *file;
   dp_str out = {0};

@@ -78,10 +78,31 @@ static dp_status open(const dp_options *options, dp_model *model) {
   return DP_SUCCESS;
 }
 
+/* The back end that serves a device. */
+static dp_status choose_device(dp_options *options, dp_str *note) {
+  const char *device = options->device;
+  if (!device || strcmp(device, "cpu") == 0) return DP_SUCCESS;
+  if (strcmp(device, "cuda") != 0 && strcmp(device, "auto") != 0)
+    return dp_fail(DP_INVALID, "a device is cpu, cuda or auto, not '%s'", device);
+  options->backend = "cuda";
+  const cg_backend *cuda = cg_find_backend("cuda");
+  dp_str unused = {0};
+  dp_status status = cuda->devices(&unused);
+  if (status.code == DP_OK) status = cuda->fingerprint(NULL, &unused); /* is there a compiler? */
+  dp_str_free(&unused);
+  if (status.code == DP_OK || strcmp(device, "cuda") == 0) return status;
+  dp_str_addf(note, "on the CPU: %s", dp_status_text(&status));
+  options->backend = NULL;
+  dp_status_free(&status);
+  return DP_SUCCESS;
+}
+
 dp_status dp_model_open(const dp_options *options, dp_model **model) {
   dp_model *fresh = calloc(1, sizeof *fresh);
   if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory for a model");
-  dp_status status = open(options, fresh);
+  dp_options chosen = *options;
+  dp_status status = choose_device(&chosen, &fresh->note);
+  if (status.code == DP_OK) status = open(&chosen, fresh);
   if (status.code != DP_OK) {
     dp_model_free(fresh);
     return status;

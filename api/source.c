@@ -136,7 +136,9 @@ dp_status api_schedule(const dp_options *options, api_source *source, tile_progr
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(&source->module, NULL, 0, &passes));
   /* The split of columns into tasks is made for a few cores whatever this machine has: the same code for all. */
+  const cg_backend *backend = cg_find_backend(options->backend);
   tile_target target = {.cores = 2, .task_bytes = 32768};
+  if (backend && backend->numbers) target = *backend->numbers;
   if (!source->module->graphs) return dp_fail(DP_INVALID, "model %s has no graph", source->module->name);
   DP_TRY(ps_schedule(source->module, source->module->graphs->name, &target, program));
   if (!options->verify_each) return DP_SUCCESS;

@@ -13,8 +13,7 @@ program in a round. Shapes of 1,024 tokens and more: half the steps, at most two
   torch.compile of model and loss (it needs a C++ compiler). A process a shape, which waits while others run; two steps
   first, not counted, and with them the time to compile.
 - BINARY is llm.c's train_gpt2, run where it lies: gpt2_124M.bin and the token files are there, in its formats. For gpt2:4x64
-  only, which is written into it. A process that is stopped while others run; its first step does not count, then half the
-  steps.
+  only, which is written into it. A process a round; its first step does not count.
 
 JSON: {"date", "cpu", "threads", "rounds", "peak_gflop_s" (multiply-adds, the best that `dipper plan` measured in any round),
 "rows": [{"program", "shape", "tokens_per_s", "median_s", "seconds" (of the steps that count, a list a round), "peak_mb" (the
@@ -29,7 +28,6 @@ import json
 import os
 import random
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -96,7 +94,7 @@ class Shape:
         """A recipe of so many steps, and tokens for them."""
         rng = random.Random(1)
         with open(f"{folder}/data.bin", "wb") as out:
-            count = self.batch * (self.length + 1) * (steps + 2)
+            count = self.length * self.batch * (steps + 2) + 1  # one document of so many whole pieces
             array.array("H", (rng.randrange(1, 49000) for _ in range(count))).tofile(out)
         with open(f"{folder}/bench.dip", "w") as out:
             model = os.path.abspath(os.path.join(HERE, f"../models/{self.name}.dip"))
@@ -174,35 +172,28 @@ class Llmc:
     title = "llm.c"
 
     def __init__(self, args, shape):
-        self.steps, path = max(1, shape.steps // 2), os.path.abspath(args.llmc)
-        if 1 + self.steps * shape.rounds > 10:
-            sys.exit("llm.c looks at other data again after 10 steps: take fewer --steps or --rounds")
-        self.process = subprocess.Popen(["stdbuf", "-oL", path], cwd=os.path.dirname(path), stdout=subprocess.PIPE,
-                                        text=True, env={**os.environ, "OMP_NUM_THREADS": str(args.threads)})
-        self.resumed = self.paused = time.perf_counter()
-        self.take(1)
-
-    def take(self, steps):
-        """It goes on by itself, so it is stopped as soon as it tells a step; the time from there to here is not its own."""
-        seconds, idle = [], self.resumed - self.paused
-        for line in self.process.stdout:
-            found = re.match(r"step \d+: .*took ([\d.]+) ms", line)
-            if found:
-                seconds.append(float(found.group(1)) / 1000 - (0 if seconds else idle))
-            if len(seconds) == steps:
-                self.process.send_signal(signal.SIGSTOP)
-                self.paused = time.perf_counter()
-                return seconds
-        sys.exit("llm.c ended before its last step")
+        self.steps, self.args, self.peak_mb = shape.steps, args, 0
+        if 1 + self.steps > 10:
+            sys.exit("llm.c looks at other data again after 10 steps: take fewer --steps")
 
     def round(self):
-        self.resumed = time.perf_counter()
-        self.process.send_signal(signal.SIGCONT)
-        return self.take(self.steps)
+        path, seconds = os.path.abspath(self.args.llmc), []
+        process = subprocess.Popen(["stdbuf", "-oL", path], cwd=os.path.dirname(path), stdout=subprocess.PIPE, text=True,
+                                   env={**os.environ, "OMP_NUM_THREADS": str(self.args.threads)})
+        for line in process.stdout:
+            found = re.match(r"step \d+: .*took ([\d.]+) ms", line)
+            if found:
+                seconds.append(float(found.group(1)) / 1000)
+            if len(seconds) == self.steps + 1:
+                break
+        process.kill()
+        self.peak_mb = max(self.peak_mb, ended(process))
+        if len(seconds) <= self.steps:
+            sys.exit("llm.c ended before its last step")
+        return seconds[1:]
 
     def stop(self):
-        self.process.kill()
-        self.peak_mb = ended(self.process)
+        pass
 
 
 def row_of(program, shape, rounds, flop):

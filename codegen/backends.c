@@ -5,11 +5,14 @@
 #include <string.h>
 
 extern const cg_backend cg_interp;
+#ifndef DIPPER_NO_CUDA
+extern const cg_backend cg_cuda;
+#endif
 #ifdef DIPPER_HAVE_LLVM
 extern const cg_backend cg_llvm;
 #endif
 
-/* The first is the default. */
+/* Those whose code this process runs. The first is the default. */
 static const cg_backend *const backends[] = {
 #ifdef DIPPER_HAVE_LLVM
     &cg_llvm,
@@ -25,6 +28,9 @@ const cg_backend *cg_find_backend(const char *name) {
   if (!name) return backends[0];
   for (size_t i = 0; i < DP_COUNT(backends); i++)
     if (strcmp(backends[i]->name, name) == 0) return backends[i];
+#ifndef DIPPER_NO_CUDA
+  if (strcmp(name, cg_cuda.name) == 0) return &cg_cuda;
+#endif
   return NULL;
 }
 

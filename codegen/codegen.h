@@ -5,10 +5,10 @@
 
 #include "ir/ir.h"
 
-/* Where the code is to run. Zero-initialized: this machine. Strings are LLVM's names. */
+/* Where the code is to run. Zero-initialized: this machine. Strings are LLVM's names, and NVRTC's of GPUs. */
 typedef struct cg_target {
   const char *triple;   /* NULL: the host's */
-  const char *cpu;      /* NULL: the host's, or generic for another triple */
+  const char *cpu;      /* NULL: the host's, or generic for another triple; of GPUs sm_80, sm_90a, sm_100a: NULL: sm_80 */
   const char *features; /* "+avx2,-fma"; NULL: the cpu's own */
 } cg_target;
 
@@ -55,10 +55,14 @@ typedef struct cg_backend {
   dp_status (*load)(const tile_program *program, const cg_object *object, tile_code **code);
   /* For people: the back end's own IR or assembly. DP_UNSUPPORTED where there is none. */
   dp_status (*text)(const tile_program *program, const cg_target *target, cg_text kind, dp_str *out);
+  /* A line for each device that it has code run on. NULL: the host alone. */
+  dp_status (*devices)(dp_str *out);
+  const tile_target *numbers; /* that a schedule for it is made with; NULL: those of a few cores */
 } cg_backend;
 
-/* "llvm" (when built in), "interp". NULL when there is none of that name; name NULL: the default. */
+/* "llvm" (when built in), "interp", "cuda". NULL when there is none of that name; name NULL: the default. */
 const cg_backend *cg_find_backend(const char *name);
+/* Those whose code this process can run. */
 int cg_backend_count(void);
 const cg_backend *cg_backend_at(int index);
 

@@ -267,6 +267,8 @@ typedef struct tile_code tile_code;
 struct tile_code {
   void (*run)(const tile_code *code, int kind, const tile_step *step, int64_t layer, int64_t row, int64_t col,
               void *scratch, int64_t reuse);
+  /* Where not NULL: a whole step at once, with workers of its own; then `run` is not called. It fails as a device does. */
+  dp_status (*run_step)(const tile_code *code, const tile_step *step);
   void (*free)(tile_code *code);
   size_t scratch_bytes;
   void *self; /* the back end's */

@@ -482,7 +482,7 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
 dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int count, rt_logits *logits) {
   tile_step step;
   DP_TRY(lay_out_step(e, entry, requests, count, &step));
-  rt_executor_run(e->executor, &step);
+  DP_TRY(rt_executor_run(e->executor, &step));
   const tile_buffer *output = output_of(e->program, entry);
   if (logits && output)
     *logits = (rt_logits){e->output_rows[output->output], step.rows[output->space == TILE_TOKENS ? TILE_TOKENS : TILE_OUTPUTS],

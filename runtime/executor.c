@@ -447,7 +447,8 @@ static void work_together(rt_executor *e, int workers) {
   }
 }
 
-void rt_executor_run(rt_executor *e, const tile_step *step) {
+dp_status rt_executor_run(rt_executor *e, const tile_step *step) {
+  if (e->code->run_step) return e->code->run_step(e->code, step);
   bool paced = e->worker_count > 1 && !e->use_all;
   int64_t tokens = step->rows[TILE_TOKENS], begin = paced ? nanoseconds() : 0;
   int workers = paced ? rt_paces_choose(&e->paces, tokens) : e->worker_count;
@@ -459,10 +460,12 @@ void rt_executor_run(rt_executor *e, const tile_step *step) {
     work_together(e, workers);
   if (e->trace_step >= 0) rt_trace_end_step(e->trace, e->trace_step);
   if (paced) rt_paces_took(&e->paces, tokens, nanoseconds() - begin);
+  return DP_SUCCESS;
 }
 
 void rt_executor_walk(rt_executor *e, const tile_step *step, rt_after_bundle *after, void *user) {
   bundle b;
+  if (e->code->run_step) return;
   plan_step(e, step);
   e->trace_step = -1;
   for (bool more = first_bundle(e, &b); more; more = next_bundle(e, &b)) {

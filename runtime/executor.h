@@ -17,10 +17,11 @@ dp_status rt_executor_new(const tile_program *program, const tile_code *code, in
 int64_t rt_executor_bytes(const tile_program *program, const tile_code *code, int workers, int64_t max_tokens, int64_t max_outputs);
 int64_t rt_executor_size(const rt_executor *executor);
 void rt_executor_free(rt_executor *executor); /* NULL is fine; not while a step runs */
-/* Runs one step to its end; allocates nothing. One thread at a time. Results do not depend on who runs what. */
-void rt_executor_run(rt_executor *executor, const tile_step *step);
+/* Runs one step to its end; allocates nothing. One thread at a time. Results do not depend on who runs what. It fails only
+ * where the code runs whole steps itself, on a device. */
+dp_status rt_executor_run(rt_executor *executor, const tile_step *step);
 /* The same by the calling thread alone, bundle by bundle (the tasks of a group's row tile), in program order; behind each
- * `after` is asked whether to go on. */
+ * `after` is asked whether to go on. Not of code that runs whole steps itself. */
 typedef bool rt_after_bundle(void *user, int group, int64_t layer, int64_t row_tile);
 void rt_executor_walk(rt_executor *executor, const tile_step *step, rt_after_bundle *after, void *user);
 int rt_executor_workers(const rt_executor *executor);

@@ -88,7 +88,11 @@ static const expectation mistakes[] = {
     {"dipper logits $M --weights $W --tokens 1,2", 2, "wants --out"},
     {"dipper logits $M --weights $W --tokens 1,2 --out x.npy --chunk 0", 2, "--chunk must be between 1 and"},
     {"dipper ir $M --tile --asm", 2, "exclude each other"},
+    {"dipper ir $M --tile --emit cu", 2, "exclude each other"},
+    {"dipper ir $M --emit sass", 2, "--emit is cu, ptx or cubin, not 'sass'"},
     {"dipper graph $M", 2, "wants -o"},
+    {"DIPPER_LIBCUDA=/nowhere dipper run $M --weights $S --device cuda -p x", 1, "NVIDIA's driver (/nowhere) is not installed"},
+    {"dipper run $M --weights $S --device tpu -p x", 1, "a device is cpu, cuda or auto, not 'tpu'"},
     {"dipper weights save $M --out x", 2, "wants --weights and --out"},
     {"dipper run $M --weights $W --chat", 1, "no chat template"},
     {"dipper run $M --weights $S <&-", 1, "cannot read standard input"},
@@ -181,6 +185,8 @@ static const expectation uses[] = {
     {"dipper ir $M --dump-after=all --weights $W", 0, NULL},
     {"dipper ir $M --tile", 0, NULL},
     {"dipper ir $M --llvm", 0, NULL},
+    {"dipper devices", 0, NULL},
+    {"dipper ir $M --emit cu", 0, NULL},
     {"dipper ir $M --asm --target-cpu x86-64-v3 --target-triple x86_64-pc-linux-gnu", 0, NULL},
     {"dipper graph $M -o g.dot && grep -q '30 layers' g.dot && dipper graph $M -o h.dot && cmp g.dot h.dot", 0, NULL},
     {"! command -v dot || { dipper graph $M -o g.svg && grep -q '<svg' g.svg; }", 0, NULL},
@@ -284,6 +290,12 @@ START_TEST(a_second_start_compiles_nothing) {
 }
 END_TEST
 
+START_TEST(without_a_gpu_the_cpu_serves_and_says_so) {
+  outcome *r = run("DIPPER_LIBCUDA=/nowhere dipper run $M --weights $S --device auto --stats -n 1 -p x");
+  ck_assert_msg(r->code == 0 && strstr(r->err, "note: on the CPU: no GPU: NVIDIA's driver"), "%s", r->err);
+}
+END_TEST
+
 START_TEST(a_cache_that_cannot_be_written_is_no_failure) {
   outcome *r = run("dipper logits $M --weights $W --tokens 1,2 --out x.npy --cache-dir /proc/nowhere");
   ck_assert_msg(r->code == 0, "%s", r->err);
@@ -294,7 +306,7 @@ END_TEST
 START_TEST(every_command_explains_itself) {
   static const char *const commands[] = {"run", "logits", "eval",    "tokenize", "check",
                                          "ir",  "graph",  "weights", "bench",
-                                         "embed", "trace", "profile", "plot", "train", "plan"};
+                                         "embed", "trace", "profile", "plot", "train", "plan", "devices"};
   char line[200];
   for (size_t i = 0; i < DP_COUNT(commands); i++) {
     ck_assert_msg(strstr(run("dipper help")->out, commands[i]), "help does not name %s", commands[i]);
@@ -444,6 +456,7 @@ int main(void) {
   tcase_add_test(tests, logits_are_the_same_file_for_any_chunk_and_threads);
   tcase_add_test(tests, saved_weights_give_the_logits_of_the_file_they_came_from);
   tcase_add_test(tests, a_second_start_compiles_nothing);
+  tcase_add_test(tests, without_a_gpu_the_cpu_serves_and_says_so);
   tcase_add_test(tests, a_cache_that_cannot_be_written_is_no_failure);
   tcase_add_test(tests, an_interrupt_stops_the_answer_and_says_so_by_exit_code);
   tcase_add_test(tests, every_command_explains_itself);

@@ -1,4 +1,4 @@
-/* tests/test_objectives.c: preferences, rewards and values: runs of a recipe beside PyTorch's, bits, checkpoints, what is refused. */
+/* tests/test_objectives.c: texts, chats, preferences, rewards and values: runs of a recipe beside PyTorch's, bits, checkpoints, what is refused. */
 #include "base/base.h"
 #include "dipper/train.h"
 
@@ -21,7 +21,14 @@ typedef struct place {
   char dir[64], weights[128], recipe[128];
 } place;
 
-static const char *const objectives[] = {"dpo", "reward", "value"};
+static const struct {
+  const char *name, *data, *rate;
+  bool pairs;
+} objectives[] = {{"dpo", GOLDEN "objectives/pairs.jsonl", "5e-5", true},
+                  {"reward", GOLDEN "objectives/pairs.jsonl", "1e-3", true},
+                  {"value", GOLDEN "objectives/values.jsonl", "1e-3", false},
+                  {"pretrain", GOLDEN "objectives/documents.bin", "1e-3", false},
+                  {"sft", GOLDEN "objectives/chats.jsonl", "1e-3", false}};
 
 static void link_to(const place *p, const char *file, const char *name) {
   char from[256], to[256];
@@ -30,17 +37,17 @@ static void link_to(const place *p, const char *file, const char *name) {
   ck_assert_int_eq(symlink(from, to), 0);
 }
 
-static void write_recipe(const place *p, const char *objective, const char *data, const char *more) {
+static void write_recipe(const place *p, int i, const char *data, const char *more) {
   char text[1024];
   snprintf(text, sizeof text,
            "import \"" DIPPER_SOURCE_DIR "/models/llama.dip\";\n"
            "recipe made for llama { %s { data \"%s\"; optimizer adamw { lr constant %s; decay 0.01; clip 1; }\n"
            "  batch 4; length 64; steps 50; save every 10 keep 9; seed 3; %s } }\n",
-           objective, data, strcmp(objective, "dpo") == 0 ? "5e-5" : "1e-3", more);
+           objectives[i].name, data ? data : objectives[i].data, objectives[i].rate, more);
   check_ok(dp_write_file_atomic(p->recipe, text, strlen(text)), p->recipe);
 }
 
-static place make_place(const char *objective, const char *more) {
+static place make_place(int i) {
   place p = {.dir = "/tmp/dipper-objective-XXXXXX"};
   char command[128];
   ck_assert_ptr_nonnull(mkdtemp(p.dir));
@@ -51,7 +58,8 @@ static place make_place(const char *objective, const char *more) {
   link_to(&p, "tiny_llama/model.safetensors", "model.safetensors");
   link_to(&p, "tiny_llama/config.json", "config.json");
   link_to(&p, "objectives/tokenizer.json", "tokenizer.json");
-  write_recipe(&p, objective, strcmp(objective, "value") == 0 ? GOLDEN "objectives/values.jsonl" : GOLDEN "objectives/pairs.jsonl", more);
+  link_to(&p, "objectives/chat_template.jinja", "chat_template.jinja");
+  write_recipe(&p, i, NULL, "");
   return p;
 }
 
@@ -83,10 +91,10 @@ static dp_status run(const place *p, const char *out, int threads, bool resume, 
 }
 
 START_TEST(fifty_updates_follow_pytorch_s) {
-  const char *name = objectives[_i];
+  const char *name = objectives[_i].name;
   json_t *all = json_load_file(GOLDEN "objectives/curves.json", 0, NULL), *curve = json_object_get(all, name);
   ck_assert_msg(json_array_size(curve) == 50, "there is no curve of %s", name);
-  place p = make_place(name, "");
+  place p = make_place(_i);
   watching w = {0};
   check_ok(run(&p, NULL, 2, false, &w), name);
   ck_assert_int_eq(w.count, 50);
@@ -95,9 +103,9 @@ START_TEST(fifty_updates_follow_pytorch_s) {
     double norm = json_number_value(json_array_get(json_array_get(curve, (size_t)n), 1));
     if (!(fabs(w.steps[n].loss - loss) <= 1e-3)) ck_abort_msg("%s: step %d: the loss is %.7f, not %.7f", name, n, w.steps[n].loss, loss);
     if (!(fabs(w.steps[n].norm - norm) <= 1e-2 * norm)) ck_abort_msg("%s: step %d: the norm is %.6f, not %.6f", name, n, w.steps[n].norm, norm);
-    if (_i < 2) ck_assert_int_eq(w.steps[n].pairs, 4);
+    ck_assert_int_eq(w.steps[n].pairs, objectives[_i].pairs ? 4 : 0);
   }
-  if (_i < 2) ck_assert(w.steps[49].accuracy == 1 && w.steps[49].margin > 1);
+  if (objectives[_i].pairs) ck_assert(w.steps[49].accuracy == 1 && w.steps[49].margin > 1);
   if (_i == 0) { /* the reference has the policy's bits, then they part */
     ck_assert(w.steps[0].margin == 0 && w.steps[0].loss == log(2));
     ck_assert(w.steps[1].margin != 0);
@@ -123,8 +131,8 @@ static void ck_same(const place *p, const char *one, const char *other, const ch
 }
 
 START_TEST(steps_of_another_cut_and_runs_resumed_have_the_same_bits) {
-  const char *name = objectives[_i];
-  place p = make_place(name, "");
+  const char *name = objectives[_i].name;
+  place p = make_place(_i);
   watching w = {.stop = 20};
   check_ok(run(&p, "whole", 2, false, &w), name);
   w = (watching){.stop = 7};
@@ -133,7 +141,7 @@ START_TEST(steps_of_another_cut_and_runs_resumed_have_the_same_bits) {
   check_ok(run(&p, "broken", 2, true, &w), name);
   ck_same(&p, "whole", "broken", "model.safetensors");
   ck_same(&p, "whole", "broken", "optimizer.safetensors");
-  write_recipe(&p, name, _i == 2 ? GOLDEN "objectives/values.jsonl" : GOLDEN "objectives/pairs.jsonl", "accumulate 4;");
+  write_recipe(&p, _i, NULL, "accumulate 4;");
   w = (watching){.stop = 20};
   check_ok(run(&p, "cut", 1, false, &w), name);
   ck_same(&p, "whole", "cut", "model.safetensors");
@@ -143,7 +151,7 @@ END_TEST
 
 /* A checkpoint of a model with a number a token: transformers' names, and dipper scores with it what the trainer did. */
 START_TEST(a_reward_model_is_read_back) {
-  place p = make_place("reward", "");
+  place p = make_place(1);
   watching w = {.stop = 30};
   check_ok(run(&p, "out", 2, false, &w), "reward");
   char path[256];
@@ -223,9 +231,8 @@ END_TEST
 /* ---- what is refused */
 
 START_TEST(data_of_another_kind_is_refused) {
-  static const char *const files[] = {GOLDEN "objectives/values.jsonl", GOLDEN "objectives/values.jsonl", GOLDEN "objectives/pairs.jsonl"};
-  place p = make_place(objectives[_i], "");
-  write_recipe(&p, objectives[_i], files[_i], "");
+  place p = make_place(_i);
+  write_recipe(&p, _i, objectives[_i].pairs ? GOLDEN "objectives/values.jsonl" : GOLDEN "objectives/pairs.jsonl", "");
   watching w = {0};
   dp_status status = run(&p, NULL, 1, false, &w);
   ck_assert_int_eq(status.code, DP_INVALID);
@@ -242,13 +249,13 @@ START_TEST(broken_values_are_told_with_their_line) {
                {"{\"prompt\": \"a\", \"completion\": \"\", \"value\": 1}", "\"completion\" is empty"},
                {"{\"prompt\": \"a\", \"value\": 1}", "no \"completion\""},
                {"{\"prompt\": 5, \"completion\": \"b\", \"value\": 1}", "\"prompt\" is no string"}};
-  place p = make_place("value", "");
+  place p = make_place(2);
   char data[128], text[512];
   snprintf(data, sizeof data, "%s/values.jsonl", p.dir);
   for (size_t i = 0; i < DP_COUNT(lines); i++) {
     snprintf(text, sizeof text, "{\"completion\": \"good\", \"value\": 2}\n%s\n", lines[i].line);
     check_ok(dp_write_file_atomic(data, text, strlen(text)), data);
-    write_recipe(&p, "value", data, "");
+    write_recipe(&p, 2, data, "");
     watching w = {0};
     dp_status status = run(&p, NULL, 1, false, &w);
     ck_assert_int_eq(status.code, DP_INVALID);

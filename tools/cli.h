@@ -37,7 +37,7 @@ typedef struct cli_args {
   int64_t chunk;
   bool decode, json;
   /* ir */
-  const char *dump_after;
+  const char *dump_after, *emit;
   bool tile, llvm, assembly;
   /* bench */
   int64_t prefill, bench_decode, repeat, batch;
@@ -46,7 +46,7 @@ typedef struct cli_args {
   bool resume;
   int64_t steps;
   /* compile */
-  const char *emit, *launcher;
+  const char *launcher; /* and emit, of ir above */
   bool embed;
   const char *targets[16];
   int target_count;
@@ -106,6 +106,7 @@ int cli_profile(const cli_args *args);
 int cli_check(const cli_args *args);
 int cli_ir(const cli_args *args);
 int cli_graph(const cli_args *args);
+int cli_devices(const cli_args *args);
 int cli_weights(const cli_args *args);
 int cli_tokenize(const cli_args *args);
 int cli_embed(const cli_args *args);

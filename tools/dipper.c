@@ -11,7 +11,7 @@
 static const cli_command commands[] = {
     {.name = "run",
      .arguments = "MODEL.dip --weights FILE [-p PROMPT | --chat]",
-     .flags = RUN_FLAGS " -p --chat --raw -n --temp --top-k --top-p --min-p --seed --stats --json",
+     .flags = RUN_FLAGS " --device -p --chat --raw -n --temp --top-k --top-p --min-p --seed --stats --json",
      .required = "--weights",
      .summary = "answer a prompt, or hold a conversation",
      .description =
@@ -29,7 +29,7 @@ static const cli_command commands[] = {
      .run = cli_run},
     {.name = "logits",
      .arguments = "MODEL.dip --weights FILE --tokens LIST --out FILE.npy",
-     .flags = RUN_FLAGS " --tokens --chunk --out",
+     .flags = RUN_FLAGS " --device --tokens --chunk --out",
      .required = "--weights --tokens --out",
      .summary = "every position's logits",
      .description =
@@ -43,7 +43,7 @@ static const cli_command commands[] = {
      .run = cli_logits},
     {.name = "eval",
      .arguments = "MODEL.dip --weights FILE --perplexity FILE.txt",
-     .flags = RUN_FLAGS " --perplexity --json",
+     .flags = RUN_FLAGS " --device --perplexity --json",
      .required = "--weights --perplexity",
      .summary = "the perplexity of a text",
      .description =
@@ -137,17 +137,26 @@ static const cli_command commands[] = {
      .most = 1,
      .run = cli_check},
     {.name = "ir",
-     .arguments = "MODEL.dip [--dump-after PASS | --tile | --llvm | --asm]",
-     .flags = MODEL_FLAGS " --dump-after --tile --llvm --asm --target-triple --target-cpu --target-features -o",
+     .arguments = "MODEL.dip [--dump-after PASS | --tile | --llvm | --asm | --emit FORM]",
+     .flags = MODEL_FLAGS " --dump-after --tile --llvm --asm --emit --target-triple --target-cpu --target-features -o",
      .summary = "look at a model's stages",
      .description =
-         "Prints the graph IR after all passes; or after one; or the tile program, LLVM IR or assembly made from it.\n"
+         "Prints the graph IR after all passes; or after one; or the tile program, LLVM IR or assembly made from it;\n"
+         "or what is made of it for a GPU, as CUDA C, PTX or a cubin (the last two by NVRTC; no GPU is needed).\n"
          "With --weights for the dimensions and storage types of that file.",
      .examples = "  dipper ir models/llama.dip --dump-after parse\n"
-                 "  dipper ir models/llama.dip --weights model.gguf --asm --target-cpu x86-64-v3 -o model.s\n",
+                 "  dipper ir models/llama.dip --weights model.gguf --asm --target-cpu x86-64-v3 -o model.s\n"
+                 "  dipper ir models/llama.dip --emit cubin --target-cpu sm_90a -o llama.cubin\n",
      .least = 1,
      .most = 1,
      .run = cli_ir},
+    {.name = "devices",
+     .arguments = "",
+     .flags = "",
+     .summary = "what code can be run on",
+     .description = "A line for the CPU, and one for each GPU that --device cuda can use, or the reason why there is none.",
+     .examples = "  dipper devices\n",
+     .run = cli_devices},
     {.name = "graph",
      .arguments = "MODEL.dip -o FILE.svg",
      .flags = MODEL_FLAGS " -o",
@@ -175,7 +184,7 @@ static const cli_command commands[] = {
      .run = cli_weights},
     {.name = "bench",
      .arguments = "MODEL.dip --weights FILE",
-     .flags = RUN_FLAGS " --prefill --decode --repeat --batch --json",
+     .flags = RUN_FLAGS " --device --prefill --decode --repeat --batch --json",
      .required = "--weights",
      .summary = "measure speed",
      .description =

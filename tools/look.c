@@ -1,4 +1,4 @@
-/* tools/look.c: `dipper check`, `ir`, `graph`, `weights`, `tokenize`: looking at models, stages and files. */
+/* tools/look.c: `dipper check`, `ir`, `graph`, `devices`, `weights`, `tokenize`: looking at models, stages and files. */
 #include "tools/cli.h"
 
 #include <errno.h>
@@ -19,12 +19,22 @@ int cli_check(const cli_args *args) {
   return CLI_OK;
 }
 
+/* What the CUDA back end makes. */
+static dp_status emit(const cli_args *args, dp_text *text) {
+  dp_options options = args->model;
+  options.backend = "cuda";
+  if (strcmp(args->emit, "cubin") == 0) return dp_compile_object(&options, text);
+  return dp_dump_text(&options, strcmp(args->emit, "ptx") == 0 ? DP_DUMP_ASM : DP_DUMP_LLVM, NULL, text);
+}
+
 int cli_ir(const cli_args *args) {
   dp_dump what = args->assembly ? DP_DUMP_ASM : args->llvm ? DP_DUMP_LLVM : args->tile ? DP_DUMP_TILE : DP_DUMP_IR;
-  if (args->assembly + args->llvm + args->tile + (args->dump_after != NULL) > 1)
-    return cli_usage("ir", "--dump-after, --tile, --llvm and --asm exclude each other");
+  if (args->assembly + args->llvm + args->tile + (args->dump_after != NULL) + (args->emit != NULL) > 1)
+    return cli_usage("ir", "--dump-after, --tile, --llvm, --asm and --emit exclude each other");
+  if (args->emit && strcmp(args->emit, "cu") != 0 && strcmp(args->emit, "ptx") != 0 && strcmp(args->emit, "cubin") != 0)
+    return cli_usage("ir", "--emit is cu, ptx or cubin, not '%s'", args->emit);
   dp_text text;
-  dp_status status = dp_dump_text(&args->model, what, args->dump_after, &text);
+  dp_status status = args->emit ? emit(args, &text) : dp_dump_text(&args->model, what, args->dump_after, &text);
   if (status.code != DP_OK) return cli_fail(status);
   int code = CLI_OK;
   if (args->out)
@@ -82,6 +92,16 @@ int cli_graph(const cli_args *args) {
   }
   dp_text_free(&text);
   return code;
+}
+
+int cli_devices(const cli_args *args) {
+  (void)args;
+  dp_text text;
+  dp_status status = dp_list_devices(&text);
+  if (status.code != DP_OK) return cli_fail(status);
+  cli_write(text.text, text.length);
+  dp_text_free(&text);
+  return CLI_OK;
 }
 
 int cli_weights(const cli_args *args) {

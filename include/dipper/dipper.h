@@ -47,7 +47,9 @@ typedef struct dp_options {
   int64_t step_tokens;   /* new tokens a step at most; 0: 512 */
   const char *kv_type;   /* the KV cache's elements: "f32" (NULL) or "f16", which rounds them: half the memory */
   const char *cache_dir; /* compiled code; NULL: $DIPPER_CACHE, $XDG_CACHE_HOME/dipper or ~/.cache/dipper; "": none */
-  const char *backend;   /* "llvm", "interp"; NULL: the best there is */
+  const char *backend;   /* "llvm", "interp"; NULL: the best there is for the CPU */
+  const char *device;    /* where a model is opened: "cpu" (NULL); "cuda", the first GPU; "auto": a GPU where one can be used, else
+                            the CPU, and the model's note says why. It beats `backend` */
   const char *triple, *cpu, *features; /* code for another machine (to look at); NULL: this one */
   const char *tokenizer;               /* weights whose tokenizer and chat template are taken; NULL: of `weights` */
   const char *plan, *recipe;           /* of the text, by name; NULL: the last for the model, else defaults */
@@ -176,6 +178,9 @@ typedef enum dp_dump {
 dp_status dp_dump_text(const dp_options *options, dp_dump what, const char *pass, dp_text *text);
 /* The object file that would be loaded, as bytes. */
 dp_status dp_compile_object(const dp_options *options, dp_text *object);
+
+/* What code can be run on: a line for the CPU, one for each GPU, or one that says why there is none. */
+dp_status dp_list_devices(dp_text *text);
 
 dp_status dp_list_weights(const char *path, bool json, dp_text *text);
 /* All weights of the model as safetensors with HF's names, with options->adapter added to them. type: "f32", "f16", "bf16". */

@@ -1,13 +1,16 @@
-"""Makes tests/golden/objectives/: a tokenizer of single characters, pairs and values as text, and curves.json: the losses and
-gradient norms of 50 updates by PyTorch's AdamW of tiny_llama, by preferences (DPO against a frozen copy), as a reward model
-(transformers' LlamaForSequenceClassification) and as a value model, both with a head of zeros. All examples are one batch.
-Matrices decay by 0.01, the norm is clipped at 1, the learning rate is 1e-3, that of DPO 5e-5. Packages: torch, transformers, tokenizers.
+"""Makes tests/golden/objectives/: a tokenizer of single characters, a chat template, token ids, chats, pairs and values, and
+curves.json: the losses and gradient norms of 50 updates by PyTorch's AdamW of tiny_llama: of every token, of what the assistant
+says, by preferences (DPO against a frozen copy), as a reward model (transformers' LlamaForSequenceClassification) and as a value
+model, both with a head of zeros. All examples are one batch: documents of 65 ids, chats of more than 32.
+Matrices decay by 0.01, the norm is clipped at 1, the learning rate is 1e-3, that of DPO 5e-5. Packages: torch, transformers, tokenizers, jinja2.
 python make_objectives.py"""
+import array
 import copy
 import json
 import os
 
 import tokenizers
+import jinja2
 import torch
 import transformers
 
@@ -22,6 +25,16 @@ PAIRS = [
     ("Write a word that rhymes with cat. ", "hat", "dog"),
 ]
 VALUES = [("Count: ", "1 2 3 4 5", 1.0), ("Count: ", "1 3 2", -0.5), ("Bye", " bye", 0.25), ("A longer prompt of many characters: ", "ok", -2.0)]
+
+CHATS = [
+    [("user", "Name a color, please."), ("assistant", "Blue, I would say, is one.")],
+    [("system", "Be brief."), ("user", "And 2 + 2?"), ("assistant", "4"), ("user", "+ 1?"), ("assistant", "5")],
+    [("user", "Who wrote this test?"), ("assistant", "Someone with patience.")],
+    [("user", "Say it twice: yes"), ("assistant", "yes yes"), ("user", "again"), ("assistant", "yes yes")],
+]
+TEMPLATE = ("{% for m in messages %}{{ m['role'][0] + ':' + m['content'] }}{% if m['role'] == 'assistant' %}"
+            "{{ '<|endoftext|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'a:' }}{% endif %}")
+DOCUMENTS = [[(b * 7919 + k * k * 31 + 5 * k) % 96 for k in range(64)] + [96] for b in range(4)]
 
 
 def make_tokenizer():
@@ -45,6 +58,43 @@ def log_probability(model, ids, prompt):
     x = torch.tensor([ids])
     log_p = torch.log_softmax(model(x).logits[0, :-1], -1)
     return log_p[range(prompt - 1, len(ids) - 1), x[0, prompt:]].sum()
+
+
+def causal():
+    return transformers.AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="eager")
+
+
+def cross_entropy(model, sequences):
+    """The mean over what counts: (ids, which of them are targets) each."""
+    losses = []
+    for ids, counts in sequences:
+        logits = model(torch.tensor([ids])).logits[0, :-1]
+        each = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+        losses.append(each[torch.tensor(counts[1:])])
+    return torch.cat(losses).mean()
+
+
+def pretrain(_):
+    model = causal()
+    return curve(model.parameters(), lambda: cross_entropy(model, [(ids, [True] * len(ids)) for ids in DOCUMENTS]))
+
+
+def sft(tokenizer):
+    model, render, sequences = causal(), jinja2.Template(TEMPLATE).render, []
+    for chat in CHATS:
+        messages = [{"role": role, "content": content} for role, content in chat]
+        ids, counts = [], []
+        for i, message in enumerate(messages):
+            before = render(messages=messages[:i], add_generation_prompt=message["role"] == "assistant")
+            after = render(messages=messages[:i + 1])
+            assert after.startswith(before)
+            whole = tokenizer.encode(after).ids
+            first = len(tokenizer.encode(before).ids)
+            counts += [False] * (first - len(counts)) + [message["role"] == "assistant"] * (len(whole) - first)
+            ids = whole
+        assert 33 <= len(ids) - 1 <= 64, len(ids)
+        sequences.append((ids, counts))
+    return curve(model.parameters(), lambda: cross_entropy(model, sequences))
 
 
 def dpo(tokenizer):
@@ -119,7 +169,13 @@ with open(os.path.join(OUT, "pairs.jsonl"), "w") as out:
 with open(os.path.join(OUT, "values.jsonl"), "w") as out:
     for p, c, v in VALUES:
         out.write(json.dumps({"prompt": p, "completion": c, "value": v}) + "\n")
+with open(os.path.join(OUT, "chats.jsonl"), "w") as out:
+    for chat in CHATS:
+        out.write(json.dumps({"messages": [{"role": role, "content": content} for role, content in chat]}) + "\n")
+with open(os.path.join(OUT, "chat_template.jinja"), "w") as out:
+    out.write(TEMPLATE)
+array.array("H", sum(DOCUMENTS, [])).tofile(open(os.path.join(OUT, "documents.bin"), "wb"))
 made = make_tokenizer()
 with open(os.path.join(OUT, "curves.json"), "w") as out:
-    json.dump({"dpo": dpo(made), "reward": reward(made), "value": value(made)}, out)
+    json.dump({"pretrain": pretrain(made), "sft": sft(made), "dpo": dpo(made), "reward": reward(made), "value": value(made)}, out)
     out.write("\n")

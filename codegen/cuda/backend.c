@@ -1,0 +1,89 @@
+/* codegen/cuda/backend.c: the vtable. The object is a cubin; which GPU it is for is the target's cpu: sm_80, sm_90a,
+ * sm_100a; else the first device's, and where there is none sm_80. */
+#include "codegen/cuda/prelude.h"
+#include "codegen/cuda/run.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Raised whenever the text for the same tile program and prelude changes. */
+static const char version[] = "cuda 1";
+
+static const char default_arch[] = "sm_80";
+
+static void find_arch(const cg_target *target, char arch[16]) {
+  cuda_device *devices = NULL;
+  int count = 0;
+  snprintf(arch, 16, "%s", target && target->cpu ? target->cpu : default_arch);
+  if (target && target->cpu) return;
+  dp_status status = cuda_list_devices(&devices, &count);
+  if (status.code == DP_OK) cuda_arch(&devices[0], arch);
+  dp_status_free(&status);
+  free(devices);
+}
+
+static dp_status fingerprint(const cg_target *target, dp_str *out) {
+  char arch[16];
+  find_arch(target, arch);
+  static const char *const texts[] = {cuda_prelude_gpu, cuda_prelude_scalar, cuda_prelude_task, cuda_scalar_functions,
+                                      cuda_scalar_exp};
+  uint64_t prelude = 0;
+  for (size_t i = 0; i < DP_COUNT(texts); i++) prelude = dp_hash(prelude, texts[i], strlen(texts[i]));
+  dp_str_addf(out, "%s %016" PRIx64 " %s ", version, prelude, arch);
+  return cuda_find_compiler(out);
+}
+
+static dp_status compile_text(const tile_program *program, const cg_target *target, cuda_output output,
+                              cg_object *object) {
+  dp_str source = {0};
+  char arch[16];
+  find_arch(target, arch);
+  dp_status status = cuda_text(program, &source);
+  if (status.code == DP_OK) status = cuda_compile(source.text, arch, output, object, NULL);
+  dp_str_free(&source);
+  return status;
+}
+
+static dp_status compile(const tile_program *program, const cg_target *target, cg_object *object) {
+  return compile_text(program, target, CUDA_CUBIN, object);
+}
+
+static dp_status devices(dp_str *out) {
+  cuda_device *list;
+  int count;
+  DP_TRY(cuda_list_devices(&list, &count));
+  for (int i = 0; i < count; i++) {
+    char arch[16];
+    cuda_arch(&list[i], arch);
+    dp_str_addf(out, "gpu %d: %s, %s, %d SMs, %.1f GB%s\n", i, list[i].name, arch, list[i].processors,
+                (double)list[i].memory / 1e9, list[i].major < 8 ? "; too old: sm_80 or later is needed" : "");
+  }
+  free(list);
+  return DP_SUCCESS;
+}
+
+static dp_status text(const tile_program *program, const cg_target *target, cg_text kind, dp_str *out) {
+  if (kind == CG_TEXT_IR) return cuda_text(program, out);
+  cg_object ptx;
+  DP_TRY(compile_text(program, target, CUDA_PTX, &ptx));
+  dp_str_addn(out, ptx.bytes, strnlen(ptx.bytes, ptx.size));
+  cg_object_free(&ptx);
+  return DP_SUCCESS;
+}
+
+/* Tasks as small as they come: a block has one at a time, and there are more blocks than a matrix has columns of tasks.
+ */
+static const tile_target numbers = {.cores = 132, .task_bytes = 16384};
+
+const cg_backend cg_cuda = {
+    .name = "cuda",
+    .doc = "CUDA C for one persistent kernel a step, compiled by NVRTC",
+    .fingerprint = fingerprint,
+    .compile = compile,
+    .load = cuda_load,
+    .text = text,
+    .devices = devices,
+    .numbers = &numbers,
+};
