@@ -5,13 +5,16 @@
 #include <string.h>
 
 extern const cg_backend cg_interp;
-#ifndef DIPPER_NO_CUDA
 extern const cg_backend cg_cuda;
-#endif
 #ifdef DIPPER_HAVE_LLVM
 extern const cg_backend cg_llvm;
 #endif
 
+#ifdef DIPPER_OBJECTS_ONLY /* a launcher: it loads objects, and has no back end */
+int cg_backend_count(void) { return 0; }
+const cg_backend *cg_backend_at(int index) { return (void)index, NULL; }
+const cg_backend *cg_find_backend(const char *name) { return (void)name, NULL; }
+#else
 /* Those whose code this process runs. The first is the default. */
 static const cg_backend *const backends[] = {
 #ifdef DIPPER_HAVE_LLVM
@@ -28,11 +31,10 @@ const cg_backend *cg_find_backend(const char *name) {
   if (!name) return backends[0];
   for (size_t i = 0; i < DP_COUNT(backends); i++)
     if (strcmp(backends[i]->name, name) == 0) return backends[i];
-#ifndef DIPPER_NO_CUDA
-  if (strcmp(name, cg_cuda.name) == 0) return &cg_cuda;
-#endif
-  return NULL;
+  return strcmp(name, cg_cuda.name) == 0 ? &cg_cuda : NULL;
 }
+
+#endif
 
 void cg_object_free(cg_object *object) {
   free(object->bytes);
