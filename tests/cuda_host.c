@@ -76,8 +76,8 @@ static dp_status compile_source(const char *source, const char *library) {
   const char *fma = "";
 #endif
   snprintf(command, sizeof command,
-           "c++ -std=c++17 -O1 -w -ffp-contract=off -fno-strict-aliasing -fvisibility=hidden %s -fPIC -shared "
-           "-Wl,--version-script=%s/cuda/host.map -o %s %s",
+           "cc -x c++ -std=c++17 -O1 -w -ffp-contract=off -fno-strict-aliasing -fno-exceptions -fno-rtti -fvisibility=hidden %s -fPIC -shared "
+           "-Wl,--version-script=%s/cuda/host.map -o %s %s -lm", /* by cc: without a C++ library, which leaves memory behind */
            fma, DIPPER_TEST_DIR, library, source);
   return system(command) == 0 ? DP_SUCCESS : dp_fail(DP_BUG, "the text does not compile as C++: %s", command);
 }
