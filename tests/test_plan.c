@@ -199,6 +199,10 @@ START_TEST(a_batch_that_does_not_fit_is_refused_and_the_advice_makes_it_fit) {
   write_recipe(&p, "plan p for llama { recompute block; }", "batch 8; length 128;");
   advice = advice_for(&p, 0, &block);
   dp_text_free(&advice);
+#ifdef __SANITIZE_ADDRESS__ /* which keeps freed memory: the process takes more each time, and no limit stays one */
+  remove_place(&p);
+  return;
+#endif
   ck_assert(two.peak < all.peak && block.peak < all.peak);
   int64_t larger = two.peak > block.peak ? two.peak : block.peak;
   ck_assert_int_lt(larger, all.peak);
@@ -215,12 +219,10 @@ START_TEST(a_batch_that_does_not_fit_is_refused_and_the_advice_makes_it_fit) {
                 "%s", dp_status_text(&status));
   dp_status_free(&status);
   dp_text_free(&advice);
-#ifndef __SANITIZE_ADDRESS__ /* which keeps freed memory, so that the process takes more each time */
   write_recipe(&p, "", "batch 8; accumulate 4; length 128;");
   check_ok(try_run(&p, limit), "as advised");
   write_recipe(&p, "plan p for llama { recompute block; }", "batch 8; length 128;");
   check_ok(try_run(&p, limit), "as advised, too");
-#endif
   remove_place(&p);
 }
 END_TEST

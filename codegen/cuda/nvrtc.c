@@ -45,7 +45,8 @@ static void *open_glob(const char *pattern) {
   void *library = NULL;
   if (glob(pattern, GLOB_TILDE, NULL, &found) == 0)
     for (size_t i = found.gl_pathc; i > 0 && !library; i--)
-      library = dlopen(found.gl_pathv[i - 1], RTLD_NOW | RTLD_LOCAL);
+      /* It stays: what it keeps for itself would be lost when it goes. */
+      library = dlopen(found.gl_pathv[i - 1], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   globfree(&found);
   return library;
 }
@@ -53,12 +54,12 @@ static void *open_glob(const char *pattern) {
 static dp_status open_library(void **library) {
   const char *named = getenv("DIPPER_NVRTC"), *venv = getenv("VIRTUAL_ENV");
   if (named && *named) {
-    *library = dlopen(named, RTLD_NOW | RTLD_LOCAL);
+    *library = dlopen(named, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (*library) return DP_SUCCESS;
     return dp_fail(DP_NOT_FOUND, "DIPPER_NVRTC names '%s', which cannot be opened: %s", named, dlerror());
   }
   *library = NULL;
-  for (size_t i = 0; i < DP_COUNT(sonames) && !*library; i++) *library = dlopen(sonames[i], RTLD_NOW | RTLD_LOCAL);
+  for (size_t i = 0; i < DP_COUNT(sonames) && !*library; i++) *library = dlopen(sonames[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   for (size_t i = 0; i < DP_COUNT(places) && !*library; i++) *library = open_glob(places[i]);
   if (!*library && venv) {
     char pattern[1024];
