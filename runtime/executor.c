@@ -369,11 +369,13 @@ static void work(rt_executor *e, worker *w) {
   }
 }
 
-static void work_alone(rt_executor *e) {
+/* In program order, while `after` agrees; NULL: to the end. */
+static void work_alone(rt_executor *e, rt_after_bundle *after, void *user) {
   bundle b;
   for (bool more = first_bundle(e, &b); more; more = next_bundle(e, &b)) {
     int32_t tasks = tasks_of_bundle(e, b.group, b.row_tile);
     for (int32_t i = 0; i < tasks; i++) run_task(e, &e->workers[0], &b, i);
+    if (after && !after(user, b.group, tile_layer(&e->program->sections[b.section], b.iteration), b.row_tile)) return;
   }
 }
 
@@ -455,7 +457,7 @@ dp_status rt_executor_run(rt_executor *e, const tile_step *step) {
   plan_step(e, step);
   e->trace_step = e->trace ? rt_trace_begin_step(e->trace, step, workers) : -1;
   if (workers == 1)
-    work_alone(e);
+    work_alone(e, NULL, NULL);
   else
     work_together(e, workers);
   if (e->trace_step >= 0) rt_trace_end_step(e->trace, e->trace_step);
@@ -464,15 +466,10 @@ dp_status rt_executor_run(rt_executor *e, const tile_step *step) {
 }
 
 void rt_executor_walk(rt_executor *e, const tile_step *step, rt_after_bundle *after, void *user) {
-  bundle b;
   if (e->code->run_step) return;
   plan_step(e, step);
   e->trace_step = -1;
-  for (bool more = first_bundle(e, &b); more; more = next_bundle(e, &b)) {
-    int32_t tasks = tasks_of_bundle(e, b.group, b.row_tile);
-    for (int32_t i = 0; i < tasks; i++) run_task(e, &e->workers[0], &b, i);
-    if (!after(user, b.group, tile_layer(&e->program->sections[b.section], b.iteration), b.row_tile)) return;
-  }
+  work_alone(e, after, user);
 }
 
 void rt_executor_use_all(rt_executor *e, bool all) { e->use_all = all; }
