@@ -89,6 +89,7 @@ const char *cu_sum(dp_arena *arena, const char *a, int64_t b);
 
 void cu_storage(cuda *e, ir_dtype storage);
 bool cu_is_stored(const tile_program *program, ir_dtype storage);
+bool cu_is_tensor(const cuda *e, ir_dtype storage); /* its products are of the matrix units */
 
 /* ---- a kind */
 
@@ -144,6 +145,9 @@ bool cu_readable_in_place(const tile_kind *kind, const tile_op *op);
 /* A function that begins to bring the weights of a task near, of a kind with a product with weights. */
 void cu_emit_ask(cu_kind *k);
 bool cu_has_product(const tile_kind *kind);
+/* The product with weights that a task of few rows of it can begin with before it may run, or -1. */
+int cu_first_product(const cuda *e, const tile_kind *kind);
+
 
 /* step.c */
 void cu_emit_step(cuda *e, int entry);

@@ -457,7 +457,7 @@ void cu_emit_kind(cuda *e, int index) {
   cu_place_values(&k);
   add_source(&k);
   add_tables(&k);
-  cu_open(e, "TASK_FUNCTION void %s(const Step &step, const Block &block, int layer, int row, int col, bool reuse)",
+  cu_open(e, "TASK_FUNCTION void %s(const Step &step, Block &block, int layer, int row, int col, bool reuse)",
           cu_kind_name(e, index));
   declare(&k);
   int i = 0;

@@ -182,6 +182,10 @@ static void copy_16(void *shared, const void *global) {
   else
     f->copies[f->copy_count++] = {to, (const char *)global};
 }
+static void copy_16_or_zeros(void *shared, const void *global, bool copy) {
+  copy_16(shared, global);
+  if (!copy && machine->fiber->copy_count) machine->fiber->copies[machine->fiber->copy_count - 1].from = NULL;
+}
 static void copy_close() {
   host_fiber *f = machine->fiber;
   if (f->group_count == 64) {
@@ -195,7 +199,12 @@ template <int N> static void copy_landed() {
   int groups = f->group_count - N;
   if (groups <= 0) return;
   int count = f->group_end[groups - 1];
-  for (int i = 0; i < count; i++) memcpy(f->copies[i].to, f->copies[i].from, 16);
+  for (int i = 0; i < count; i++) {
+    if (f->copies[i].from)
+      memcpy(f->copies[i].to, f->copies[i].from, 16);
+    else
+      memset(f->copies[i].to, 0, 16);
+  }
   memmove(f->copies, f->copies + count, sizeof(host_copy) * (size_t)(f->copy_count - count));
   f->copy_count -= count;
   for (int g = groups; g < f->group_count; g++) f->group_end[g - groups] = f->group_end[g] - count;
@@ -241,6 +250,8 @@ static u16 f16_of_f32(float x) {
   float above = high == 0x7c00 ? 65536.0f : f32_of_f16((u16)high), down = size - f32_of_f16((u16)low), up = above - size;
   return (u16)(sign | (up < down || (up == down && (low & 1)) ? high : low));
 }
+
+#include "tensor.hh"
 
 #define ADD(x, y) ((x) + (y))
 #define SUB(x, y) ((x) - (y))

@@ -38,6 +38,8 @@ struct Block {
   float *shared;    // shared memory: values
   float *scratch;   // global memory of this block alone: values that are too large
   int *chosen;      // shared memory: rows that chose the batch, and before them their number
+  int page;         // of each warp's part of the ring: pages that were staged
+  const char *begun; // the weights whose first pages are staged, or 0
 };
 
 static Block open_block(const Launch &launch) {
@@ -46,6 +48,8 @@ static Block open_block(const Launch &launch) {
   block.index = block_index();
   block.count = block_count();
   block.base = 0;
+  block.page = 0;
+  block.begun = 0;
   block.token_tiles = (int)((launch.step.rows[TOKENS] + ROW_TILE - 1) / ROW_TILE);
   block.output_tiles = (int)((launch.step.rows[OUTPUTS] + ROW_TILE - 1) / ROW_TILE);
   block.ring = shared;
@@ -86,9 +90,9 @@ static void task_done(u32 *counter) {
   if (thread_index() == 0) add_release(counter);
 }
 
-// Begins to bring weights near: two lines of 128 bytes a thread, waiting for nothing.
+// Begins to bring weights near: up to eight lines of 128 bytes a thread, waiting for nothing.
 static void ask_for_weights(const char *at, i64 bytes) {
-  for (i64 line = (i64)thread_index() * 128; line < bytes && line < 2 * THREADS * 128; line += THREADS * 128)
+  for (i64 line = (i64)thread_index() * 128; line < bytes && line < 8 * THREADS * 128; line += THREADS * 128)
     ask_for(at + line);
 }
 
