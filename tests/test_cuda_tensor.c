@@ -1,7 +1,6 @@
 /* tests/test_cuda_tensor.c: products by matrix units without a GPU: the text's fragments, run by fibers, give the bits that
  * the interpreter defines for them, on any number of blocks. */
-#include "codegen/codegen.h"
-#include "tests/cuda_host.h"
+#include "tests/cuda_subject.h"
 #include "tests/tile_fixture.h"
 
 #include <check.h>
@@ -10,22 +9,6 @@
 #include <string.h>
 
 static const unsigned tensor = 1u << IR_f16 | 1u << IR_bf16;
-
-static void check_ok(dp_status status, const char *what) {
-  ck_assert_msg(status.code == DP_OK, "%s: %s", what, dp_status_text(&status));
-}
-
-/* False, and it says so, where this machine has no C++ compiler. */
-static bool build_host(const tile_program *const *programs, const cuda_bug *bugs, int count, cuda_host **host) {
-  dp_status status = cuda_host_new(programs, bugs, count, host);
-  if (status.code == DP_NOT_FOUND) {
-    fprintf(stderr, "skipped: %s\n", dp_status_text(&status));
-    dp_status_free(&status);
-    return false;
-  }
-  check_ok(status, "the text for this machine");
-  return true;
-}
 
 static fixture *build_fixture(int index, uint64_t seed) {
   fixture *f = fixture_build(index, seed);
@@ -88,12 +71,59 @@ START_TEST(small_programs_give_the_defined_bits) {
 }
 END_TEST
 
+START_TEST(models_give_the_defined_bits) {
+  subject subjects[] = {
+      open_subject(&(subject_options){LLAMA, .storage = IR_bf16, .cache = "f16", .tensor = tensor}),
+      open_subject(&(subject_options){LLAMA, .storage = IR_bf16, .tensor = tensor}),
+      open_subject(&(subject_options){GPT2, .storage = IR_bf16, .tensor = tensor}),
+      open_subject(&(subject_options){MIXTRAL, .storage = IR_bf16, .cache = "f16", .tensor = tensor}),
+  };
+  give_the_interpreter_s_bits(subjects, (int)DP_COUNT(subjects), true);
+  for (size_t i = 0; i < DP_COUNT(subjects); i++) close_subject(&subjects[i]);
+}
+END_TEST
+
+START_TEST(training_gives_the_defined_bits) {
+  subject subjects[] = {
+      open_subject(&(subject_options){LLAMA, .trains = true, .storage = IR_bf16, .recompute = IR_RECOMPUTE_SELECTIVE,
+                                      .tensor = tensor}),
+      open_subject(&(subject_options){GPT2, .trains = true, .storage = IR_bf16, .stochastic = true,
+                                      .recompute = IR_RECOMPUTE_BLOCK, .tensor = tensor}),
+      open_subject(&(subject_options){MIXTRAL, .trains = true, .storage = IR_bf16, .recompute = IR_RECOMPUTE_NONE,
+                                      .tensor = tensor}),
+  };
+  give_the_interpreter_s_bits(subjects, (int)DP_COUNT(subjects), false);
+  for (size_t i = 0; i < DP_COUNT(subjects); i++) close_subject(&subjects[i]);
+}
+END_TEST
+
+START_TEST(nvrtc_compiles_them_without_spills) {
+  if (!has_nvrtc()) return;
+  subject subjects[] = {
+      open_subject(&(subject_options){LLAMA, .storage = IR_bf16, .cache = "f16", .tensor = tensor}),
+      open_subject(&(subject_options){LLAMA, .trains = true, .storage = IR_bf16, .recompute = IR_RECOMPUTE_SELECTIVE,
+                                      .tensor = tensor}),
+  };
+  for (size_t i = 0; i < DP_COUNT(subjects); i++) {
+    compiles_without_spills(&subjects[i], 0, i ? 1 : ARCHITECTURES);
+    loads_are_coherent(&subjects[i]);
+    close_subject(&subjects[i]);
+  }
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("cuda_tensor");
   TCase *tests = tcase_create("host");
   tcase_set_timeout(tests, 600);
   tcase_add_test(tests, small_programs_give_the_defined_bits);
+  tcase_add_test(tests, models_give_the_defined_bits);
+  tcase_add_test(tests, training_gives_the_defined_bits);
   suite_add_tcase(suite, tests);
+  TCase *nvrtc = tcase_create("nvrtc");
+  tcase_set_timeout(nvrtc, 600);
+  tcase_add_test(nvrtc, nvrtc_compiles_them_without_spills);
+  suite_add_tcase(suite, nvrtc);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
   int failed = srunner_ntests_failed(runner);
