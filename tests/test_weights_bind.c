@@ -871,6 +871,7 @@ int main(void) {
   tcase_add_test(binding, what_no_file_has_may_be_filled_with_a_number);
   tcase_add_test(binding, windows_that_do_not_fit_are_refused);
   tcase_add_test(binding, random_weights_depend_on_seed_name_layer_and_index_only);
+  tcase_add_test(binding, random_weights_do_not_depend_on_threads);
   tcase_add_test(binding, random_weights_refuse_what_cannot_be_stored);
   suite_add_tcase(suite, binding);
   TCase *saving = tcase_create("saving");
