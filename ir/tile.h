@@ -247,6 +247,7 @@ typedef struct tile_target {
   int64_t wide_columns; /* values of that many columns or more are not kept for all tokens; 0: 8192 */
   int64_t task_bytes; /* weight bytes a task should stream, so that its overhead is small beside it */
   unsigned tensor;    /* tile_program.tensor */
+  int row_tile;       /* tokens; 0: 96 */
 } tile_target;
 
 /* ---- what generated code reads: one step's arguments -------------------------------------------------------------- */

@@ -26,6 +26,7 @@ typedef struct subject_options {
   bool stochastic;   /* updates of bf16 */
   ir_recompute recompute;
   unsigned tensor; /* products by matrix units */
+  int row_tile;    /* 0: that of a CPU */
 } subject_options;
 
 typedef struct result {

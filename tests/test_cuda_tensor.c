@@ -74,7 +74,7 @@ END_TEST
 START_TEST(models_give_the_defined_bits) {
   subject subjects[] = {
       open_subject(&(subject_options){LLAMA, .storage = IR_bf16, .cache = "f16", .tensor = tensor}),
-      open_subject(&(subject_options){LLAMA, .storage = IR_bf16, .tensor = tensor}),
+      open_subject(&(subject_options){LLAMA, .storage = IR_bf16, .row_tile = 64, .tensor = tensor}),
       open_subject(&(subject_options){GPT2, .storage = IR_bf16, .tensor = tensor}),
       open_subject(&(subject_options){MIXTRAL, .storage = IR_bf16, .cache = "f16", .tensor = tensor}),
   };

@@ -75,7 +75,7 @@ static dp_status text(const tile_program *program, const cg_target *target, cg_t
 
 /* Tasks as small as they come: a block has one at a time, and there are more blocks than a matrix has columns of tasks.
  */
-static const tile_target numbers = {.cores = 132, .task_bytes = 16384, .tensor = 1u << IR_f16 | 1u << IR_bf16};
+static const tile_target numbers = {.cores = 132, .task_bytes = 16384, .row_tile = 64, .tensor = 1u << IR_f16 | 1u << IR_bf16};
 
 const cg_backend cg_cuda = {
     .name = "cuda",

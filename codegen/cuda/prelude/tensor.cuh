@@ -14,7 +14,7 @@ enum {
   LINE_BYTES = 128,  // 64 elements
   PAGE = STEP * LINE_BYTES,
   PAGES = RING_BYTES / (WARPS * PAGE), // of a warp's ring
-  TENSOR_ROWS = 96,  // of a pass of the wide products
+  TENSOR_ROWS = 64,  // of a pass of the wide products: more would spill
   PANEL = 64         // of k, that those stage at a time
 };
 static_assert(WARPS == SLICES, "a warp a slice");
@@ -161,7 +161,7 @@ static void stage_panel(char *panel, const char *w, int first, int depth) {
   }
 }
 
-// Up to 96 rows and 64 columns: a warp takes 16 columns and 48 rows. BACK: the other way, by columns of the matrix, one
+// Up to 64 rows and 64 columns: a warp takes 16 columns and 32 rows. BACK: the other way, by columns of the matrix, one
 // chain of steps.
 template <class W, bool BACK>
 static void wide_block(Block &block, const float *a, int lda, const char *w, i64 block_bytes, int depth, int extent,
@@ -234,34 +234,45 @@ static void wide_block(Block &block, const float *a, int lda, const char *w, i64
   block_sync();
 }
 
+template <class W>
+static OUT_OF_LINE void narrow_product(Block &block, const float *a, int lda, const char *w, i64 block_bytes, int depth,
+                                       int extent, int rows, int columns, float *c, int ldc, bool accumulate,
+                                       const char *next, int next_depth) {
+#pragma unroll 1
+  for (int n = 0; n < columns; n += LINE, w += block_bytes) {
+    const bool last = n + LINE >= columns;
+    narrow_block<W>(block, a, lda, w, depth, extent, rows, columns - n, c + n, ldc, accumulate,
+                    last ? next : w + block_bytes, last ? next_depth : extent);
+  }
+}
+
+template <class W, bool BACK>
+static OUT_OF_LINE void wide_product(Block &block, const float *a, int lda, const char *w, i64 block_bytes, int depth,
+                                     int extent, int first, int rows, int columns, float *c, int ldc, bool accumulate) {
+#pragma unroll 1
+  for (int n = 0; n < columns; n += LINE)
+#pragma unroll 1
+    for (int r = 0; r < rows; r += TENSOR_ROWS)
+      wide_block<W, BACK>(block, a + (i64)r * lda, lda, BACK ? w : w + n / LINE * block_bytes, block_bytes, depth, extent,
+                          first + n, rows - r, columns - n, c + (i64)r * ldc + n, ldc, accumulate);
+}
+
 // c[rows, columns] = (what it holds, or 0) + a[rows, depth] w: elements of a at depth and behind it, up to `extent`, count as
 // zeros. Slices are made of the extent.
 template <class W>
-static OUT_OF_LINE void tensor_product(Block &block, const float *a, int lda, const char *w, i64 block_bytes, int depth,
-                                       int extent, int rows, int columns, float *c, int ldc, bool accumulate,
-                                       const char *next, int next_depth) {
-  for (int n = 0; n < columns; n += LINE, w += block_bytes) {
-    const int some = least(LINE, columns - n);
-    if (rows <= 8) {
-      const bool last = n + LINE >= columns;
-      narrow_block<W>(block, a, lda, w, depth, extent, rows, some, c + n, ldc, accumulate, last ? next : w + block_bytes,
-                      last ? next_depth : extent);
-      continue;
-    }
-    for (int r = 0; r < rows; r += TENSOR_ROWS)
-      wide_block<W, false>(block, a + (i64)r * lda, lda, w, 0, depth, extent, 0, least(TENSOR_ROWS, rows - r), some,
-                           c + (i64)r * ldc + n, ldc, accumulate);
-  }
+static void tensor_product(Block &block, const float *a, int lda, const char *w, i64 block_bytes, int depth, int extent,
+                           int rows, int columns, float *c, int ldc, bool accumulate, const char *next, int next_depth) {
+  if (rows <= 8)
+    narrow_product<W>(block, a, lda, w, block_bytes, depth, extent, rows, columns, c, ldc, accumulate, next, next_depth);
+  else
+    wide_product<W, false>(block, a, lda, w, block_bytes, depth, extent, 0, rows, columns, c, ldc, accumulate);
 }
 
 // c[rows, columns] = a[rows, n] w the other way, columns k0 .. of w: in steps of 16 rows of w.
 template <class W>
-static OUT_OF_LINE void tensor_product_back(Block &block, const float *a, int lda, const char *w, i64 block_bytes, int n,
-                                            int k0, int rows, int columns, float *c, int ldc) {
-  for (int k = 0; k < columns; k += LINE)
-    for (int r = 0; r < rows; r += TENSOR_ROWS)
-      wide_block<W, true>(block, a + (i64)r * lda, lda, w, block_bytes, n, n, k0 + k, least(TENSOR_ROWS, rows - r),
-                          least(LINE, columns - k), c + (i64)r * ldc + k, ldc, false);
+static void tensor_product_back(Block &block, const float *a, int lda, const char *w, i64 block_bytes, int n, int k0,
+                                int rows, int columns, float *c, int ldc) {
+  wide_product<W, true>(block, a, lda, w, block_bytes, n, n, k0, rows, columns, c, ldc, false);
 }
 
 // Tokens' rows, 64 columns of each from `first` on, as lines of rounded elements: lines of tokens that take no part, or are
