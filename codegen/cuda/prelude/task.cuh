@@ -98,6 +98,34 @@ static void ask_for_weights(const char *at, i64 bytes) {
 
 static int least(int a, int b) { return a < b ? a : b; }
 
+struct alignas(16) Four {
+  float x[4];
+};
+
+// Rows of a buffer or a vector into shared memory: several loads of a thread are under way at once.
+static OUT_OF_LINE void bring_rows(float *to, int to_stride, const float *from, i64 stride, int rows, int columns) {
+  enum { AT_ONCE = 4 };
+  const bool aligned = (u64)from % 16 == 0 && stride % 4 == 0;
+  const int fours = aligned ? columns / 4 : 0, count = rows * fours;
+  for (int first = thread_index(); first < count; first += AT_ONCE * THREADS) {
+    Four some[AT_ONCE];
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++) {
+      const int i = first + j * THREADS;
+      if (i < count) some[j] = *(const Four *)(from + i / fours * stride + i % fours * 4);
+    }
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++) {
+      const int i = first + j * THREADS;
+      if (i < count) *(Four *)(to + i / fours * to_stride + i % fours * 4) = some[j];
+    }
+  }
+  const int rest = columns - 4 * fours;
+  for (int i = thread_index(); i < rows * rest; i += THREADS)
+    to[i / rest * to_stride + 4 * fours + i % rest] = from[i / rest * stride + 4 * fours + i % rest];
+  block_sync();
+}
+
 // ---- reductions: 16 lanes, then lanes i and i + 8, i + 4, i + 2, i + 1, the lower one's value first -------------------
 static float tree_sum(float lane) {
   for (int by = WARP_HALF / 2; by >= 1; by /= 2) lane = scalar_add(lane, lane_down(lane, by));

@@ -19,9 +19,6 @@ enum {
 };
 static_assert(WARPS == SLICES, "a warp a slice");
 
-struct alignas(16) Four {
-  float x[4];
-};
 struct alignas(16) Quad {
   u32 x[4];
 };
@@ -71,7 +68,8 @@ template <class W> static void read_step(u32 *pair, const float *a, int lda, int
 // 64 columns of few rows. `next`: what to begin with when this one's pages are all on their way, or 0.
 template <class W>
 static void narrow_block(Block &block, const float *a, int lda, const char *w, int depth, int extent, int rows,
-                         int columns, float *c, int ldc, bool accumulate, const char *next, int next_depth) {
+                         int columns, float *c, int ldc, bool accumulate, const char *next, int next_depth,
+                         int next_extent) {
   const int steps = slice_steps(extent), thread = thread_index(), warp = thread / WARP, lane = thread % WARP;
   const int pages = steps < PAGES - 1 ? PAGES - 1 : steps; // as many as are begun, at the least
   float sum[4][4] = {};
@@ -84,7 +82,7 @@ static void narrow_block(Block &block, const float *a, int lda, const char *w, i
     if (coming < pages)
       stage_page(block, w, depth, extent, coming);
     else
-      stage_page(block, next, next ? next_depth : 0, next_depth, coming - pages);
+      stage_page(block, next, next ? next_depth : 0, next_extent, coming - pages);
     if (p >= steps || k >= depth) continue;
     u32 pair[2], weights[4];
     read_step<W>(pair, a, lda, rows, k, depth);
@@ -237,12 +235,12 @@ static void wide_block(Block &block, const float *a, int lda, const char *w, i64
 template <class W>
 static OUT_OF_LINE void narrow_product(Block &block, const float *a, int lda, const char *w, i64 block_bytes, int depth,
                                        int extent, int rows, int columns, float *c, int ldc, bool accumulate,
-                                       const char *next, int next_depth) {
+                                       const char *next, int next_depth, int next_extent) {
 #pragma unroll 1
   for (int n = 0; n < columns; n += LINE, w += block_bytes) {
     const bool last = n + LINE >= columns;
     narrow_block<W>(block, a, lda, w, depth, extent, rows, columns - n, c + n, ldc, accumulate,
-                    last ? next : w + block_bytes, last ? next_depth : extent);
+                    last ? next : w + block_bytes, last ? next_depth : depth, last ? next_extent : extent);
   }
 }
 
@@ -261,9 +259,11 @@ static OUT_OF_LINE void wide_product(Block &block, const float *a, int lda, cons
 // zeros. Slices are made of the extent.
 template <class W>
 static void tensor_product(Block &block, const float *a, int lda, const char *w, i64 block_bytes, int depth, int extent,
-                           int rows, int columns, float *c, int ldc, bool accumulate, const char *next, int next_depth) {
+                           int rows, int columns, float *c, int ldc, bool accumulate, const char *next, int next_depth,
+                           int next_extent) {
   if (rows <= 8)
-    narrow_product<W>(block, a, lda, w, block_bytes, depth, extent, rows, columns, c, ldc, accumulate, next, next_depth);
+    narrow_product<W>(block, a, lda, w, block_bytes, depth, extent, rows, columns, c, ldc, accumulate, next, next_depth,
+                      next_extent);
   else
     wide_product<W, false>(block, a, lda, w, block_bytes, depth, extent, 0, rows, columns, c, ldc, accumulate);
 }
