@@ -265,17 +265,26 @@ typedef struct host_code {
   const cuda_host *host;
   int program, blocks;
   uint64_t seed;
+  bool fresh;
 } host_code;
 
 static dp_status run_step(const tile_code *code, const tile_step *step) {
   host_code *self = code->self;
-  return cuda_host_run(self->host, self->program, step, self->blocks, self->seed++);
+  return run(self->host, self->program, step, self->blocks, self->seed++, self->fresh);
 }
 
 static void free_code(tile_code *code) { free(code->self); }
 
-void cuda_host_code(const cuda_host *host, int program, int blocks, uint64_t seed, tile_code *code) {
+static void make_code(host_code code, tile_code *result) {
   host_code *self = malloc(sizeof *self);
-  *self = (host_code){host, program, blocks, seed};
-  *code = (tile_code){.run_step = run_step, .free = free_code, .self = self};
+  *self = code;
+  *result = (tile_code){.run_step = run_step, .free = free_code, .self = self};
+}
+
+void cuda_host_code(const cuda_host *host, int program, int blocks, uint64_t seed, tile_code *code) {
+  make_code((host_code){host, program, blocks, seed, false}, code);
+}
+
+void cuda_host_code_fresh(const cuda_host *host, int program, int blocks, uint64_t seed, tile_code *code) {
+  make_code((host_code){host, program, blocks, seed, true}, code);
 }

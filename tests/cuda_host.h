@@ -34,6 +34,7 @@ dp_status cuda_host_run_fresh(const cuda_host *host, int program, const tile_ste
 cg_object cuda_host_image(const cuda_host *host, int program);
 /* As code for an engine, until the host is freed. */
 void cuda_host_code(const cuda_host *host, int program, int blocks, uint64_t seed, tile_code *code);
+void cuda_host_code_fresh(const cuda_host *host, int program, int blocks, uint64_t seed, tile_code *code);
 
 /* ---- parts that other executors of a launch use */
 
