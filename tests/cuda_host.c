@@ -221,18 +221,24 @@ static dp_status explain(const cuda_host *host, int program, uint64_t seed, int 
   return status;
 }
 
-static dp_status launch_step(const cuda_host *host, int program, const cuda_launch *launch, int blocks, uint64_t seed,
-                             bool fresh) {
+dp_status cuda_host_launch(const cuda_host *host, int program, const cuda_launch *launch, int blocks, uint64_t seed,
+                           const host_region *regions, int count) {
   const tile_program *p = host->programs[program];
-  int count;
-  host_region *regions = cuda_list_regions(p, launch, blocks, fresh, &count);
   const char *error = host->runs[program]((int)launch->step.entry, launch, blocks, (size_t)cuda_shared_bytes(p), seed,
                                           regions, count);
-  free(regions);
   if (error) return explain(host, program, seed, blocks, error);
   for (int64_t i = 0; i < launch->counter_count; i++)
     if (launch->other_counters[i]) return dp_fail(DP_BUG, "%s: the other counters are not cleared", p->name);
   return DP_SUCCESS;
+}
+
+static dp_status launch_step(const cuda_host *host, int program, const cuda_launch *launch, int blocks, uint64_t seed,
+                             bool fresh) {
+  int count;
+  host_region *regions = cuda_list_regions(host->programs[program], launch, blocks, fresh, &count);
+  dp_status status = cuda_host_launch(host, program, launch, blocks, seed, regions, count);
+  free(regions);
+  return status;
 }
 
 static dp_status run(const cuda_host *host, int program, const tile_step *step, int blocks, uint64_t seed, bool fresh) {

@@ -3,6 +3,7 @@
 #define DIPPER_TESTS_CUDA_HOST_H
 
 #include "codegen/cuda/cuda.h"
+#include "tests/cuda/region.h"
 
 typedef struct cuda_host cuda_host;
 
@@ -47,6 +48,9 @@ typedef struct cuda_host_memory {
 dp_status cuda_host_prepare(const tile_program *program, const tile_step *step, int blocks, cuda_host_memory *memory,
                             cuda_launch *launch);
 void cuda_host_release(cuda_host_memory *memory);
+/* A launch whose memory is the caller's: those regions, apart from each other. */
+dp_status cuda_host_launch(const cuda_host *host, int program, const cuda_launch *launch, int blocks, uint64_t seed,
+                           const host_region *regions, int count);
 /* One C++ file of them: behind `head`, each in a namespace p0, p1 ... */
 dp_status cuda_host_source(const char *head, const cuda_host_part *parts, int count, dp_str *out);
 const char *cuda_host_options(void); /* of the compiler, for the same bits */
