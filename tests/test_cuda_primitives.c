@@ -12,7 +12,7 @@
 
 /* ---- kernels of their own: they read `w`, numbers(i) at i, and `ids`, and leave what is defined in m */
 
-enum { NUMBERS = 4096, MEMORY = 4096, COUNTERS = 16, TOKENS = 8, BLOCKS = 3, TRIES = 12 };
+enum { NUMBERS = 32768, MEMORY = 4096, COUNTERS = 16, TOKENS = 8, BLOCKS = 3, TRIES = 12 };
 
 static float number(int i) { return (float)(i * 37 % 11 - 5); }
 static int id(int i) { return i * 5 % 8; }
@@ -44,6 +44,13 @@ static float tree(int i, bool greatest) {
 }
 static float sums(int i) { return i < 256 && i % 16 == 0 ? tree(i, false) : i < 256 ? NAN : 0; }
 static float greatest(int i) { return i < 256 && i % 16 == 0 ? tree(i, true) : i < 256 ? NAN : 0; }
+/* Twice m[r][c] = sum of a[r][k] w[k][c], 20 rows, 100 columns, k to 160. */
+static float product(int i) {
+  int r = i / 100, c = i % 100;
+  float sum = 0;
+  for (int k = 0; k < 160; k++) sum += number(r * 160 + k) * number(c / 64 * 64 * 160 + k * 64 + c % 64);
+  return i < 2000 ? 2 * sum : 0;
+}
 /* m[r][c] = sum of a[r][n] w[n][3 + c], a = numbers from 0 on, of rows of 70; w of 70 rows and 20 columns */
 static float product_back(int i) {
   int r = i / 10, c = i % 10;
@@ -52,6 +59,7 @@ static float product_back(int i) {
   return i < 50 ? sum : 0;
 }
 static float moved(int i, float (*f)(int)) { return i < 2048 ? 0 : f(i - 2048); }
+static float product_read(int i) { return i < 2000 ? product(i) : moved(i, product); }
 static float product_back_read(int i) { return i < 50 ? product_back(i) : moved(i, product_back); }
 /* gradient[n, k] of 40 n and 9 k += x[t][k] y[t][n]; token 2 takes no part */
 static float gradient(int i) {
@@ -138,6 +146,10 @@ static float bits(int i) { return i < 256 ? (float)i : 0; }
   "  for (int bundle = 0; bundle < 3; bundle++) {\n"                                                                   \
   "    for (int task = first_task(block); task < 5; task += block.count)\n"                                            \
   "      if (t == 0) m[bundle * 5 + task] = (float)block.index;\n    pass_bundle(block, 5);\n  }\n"
+#define PRODUCT                                                                                                        \
+  FIRST "  product<stored_f32>(block, w, 160, (const char *)w, 64 * 160 * 4, 160, 20, 100, m, 100, false);\n"           \
+        "  product<stored_f32>(block, w, 160, (const char *)w, 64 * 160 * 4, 160, 20, 100, m, 100, true);\n"            \
+        "  for (int i = t; i < 2000; i += THREADS) m[2048 + i] = m[1999 - i] * 0.0f + m[i];\n"
 #define BACK                                                                                                           \
   FIRST "  product_back<stored_f32>(w, 70, (const char *)w, 64 * 20 * 4, 70, 3, 5, 10, m, 10);\n"                       \
         "  m[2048 + t] = t < 50 ? m[t ^ 1] : 0.0f;\n  m[2048 + t] = t < 50 ? m[t] : 0.0f;\n"
@@ -157,7 +169,7 @@ static float bits(int i) { return i < 256 ? (float)i : 0; }
 
 enum {
   K_BARRIER, K_LANES, K_WARP, K_COUNTER, K_COPY, K_COPY_TWICE, K_COPY_AHEAD, K_ASK, K_TASK, K_BUNDLES, K_OPEN, K_SUM, K_GREATEST,
-  K_BACK, K_GRADIENT, K_VECTOR, K_ROWS, K_CHOOSE, K_CHOICE, K_BEST, K_AMONG, K_RANDOM, K_ROUND, K_BF16, K_F16, K_BITS,
+  K_PRODUCT, K_BACK, K_GRADIENT, K_VECTOR, K_ROWS, K_CHOOSE, K_CHOICE, K_BEST, K_AMONG, K_RANDOM, K_ROUND, K_BF16, K_F16, K_BITS,
   K_COUNT
 };
 static const kernel kernels[] = {
@@ -168,12 +180,13 @@ static const kernel kernels[] = {
     [K_COPY] = {"copy_16, copy_close, copy_landed", HEAD COPY "}\n", copied},
     [K_COPY_TWICE] = {"copies in turn", HEAD COPY_TWICE "}\n", copied_twice},
     [K_COPY_AHEAD] = {"copies ahead", HEAD COPY_AHEAD "}\n", copied_late},
-    [K_ASK] = {"ask_for", HEAD "  ask_for(w + t);\n  ask_for_weights((const char *)w, 4096 * 4);\n}\n", nothing},
+    [K_ASK] = {"ask_for", HEAD "  ask_for(w + t);\n  ask_for_weights((const char *)w + 28672 * 4, 4096 * 4);\n}\n", nothing},
     [K_TASK] = {"task_done, await", HEAD TASK "}\n", handed_over},
     [K_BUNDLES] = {"first_task, pass_bundle", HEAD BUNDLES "}\n", tasks},
     [K_OPEN] = {"open_block", HEAD "}\n", nothing},
     [K_SUM] = {"tree_sum", HEAD FIRST "  m[t] = tree_sum(w[t]);\n}\n", sums},
     [K_GREATEST] = {"tree_greatest", HEAD FIRST "  m[t] = tree_greatest(w[t]);\n}\n", greatest},
+    [K_PRODUCT] = {"stage_units, product", HEAD PRODUCT "}\n", product_read},
     [K_BACK] = {"product_back", HEAD BACK "}\n", product_back_read},
     [K_GRADIENT] = {"gradient_of_product", HEAD GRADIENT "}\n", gradient_read},
     [K_VECTOR] = {"gradient_of_vector", HEAD VECTOR "}\n", vector_read},
@@ -240,7 +253,7 @@ static const struct {
     {K_COPY, "not aligned in global memory", "w + t * 4)", "w + t * 4 + 1)", "not aligned to 16 bytes"},
     {K_COPY, "not into shared memory", "copy_16(to,", "copy_16((char *)m + t * 16,", "does not go to shared memory"},
     {K_COPY, "beyond shared memory", "copy_16(to,", "copy_16(to + 95000 / 16 * 16,", "does not go to shared memory"},
-    {K_COPY, "from beyond the weights", "w + t * 4)", "w + 4092 + t * 4)", "outside of the launch's memory"},
+    {K_COPY, "from beyond the weights", "w + t * 4)", "w + 32764 + t * 4)", "outside of the launch's memory"},
     {K_COPY, "two copies to one place", "block.ring + t * 16", "block.ring + t / 2 * 16", WAITS},
     {K_COPY, "a write to where a copy goes", "copy_close();\n  copy_landed<0>();",
      "copy_close();\n  *(float *)to = 1.0f;\n  copy_landed<0>();", WAITS},
@@ -250,7 +263,7 @@ static const struct {
     {K_COPY_AHEAD, "waits for one group too few", "copy_landed<1>();", "copy_landed<2>();", WAITS},
     {K_COPY_AHEAD, "never waits for the last", "copy_landed<0>();", "", WAITS},
     {K_COPY_AHEAD, "both into one place", "block.ring + 4096 * i + t", "block.ring + t", WAITS},
-    {K_ASK, "beyond the weights", "ask_for(w + t)", "ask_for(w + 4096 + t)", "outside of the launch's memory"},
+    {K_ASK, "beyond the weights", "ask_for(w + t)", "ask_for(w + 32768 + t)", "outside of the launch's memory"},
     {K_ASK, "of more than there is", "4096 * 4)", "4097 * 4)", "outside of the launch's memory"},
     {K_TASK, "counted without a barrier", "block_sync();\n  if (thread_index() == 0) add_release(counter);",
      "if (thread_index() == 0) add_release(counter);", "race"},
@@ -273,6 +286,24 @@ static const struct {
     {K_SUM, "a step of the tree less", "by >= 1; by /= 2) lane = scalar_add", "by >= 2; by /= 2) lane = scalar_add", OTHER},
     {K_SUM, "of some lanes", "m[t] = tree_sum", "if (t % 32 < 30) m[t] = tree_sum", "a lane has ended"},
     {K_GREATEST, "a step of the tree less", "by >= 1; by /= 2) lane = scalar_max", "by >= 2; by /= 2) lane = scalar_max", OTHER},
+    {K_PRODUCT, "pages of which the last has not landed", "copy_landed<stages - 2>();", "copy_landed<stages - 1>();", WAITS},
+    {K_PRODUCT, "no barrier behind the pages", "      copy_landed<stages - 2>();\n      block_sync();",
+     "      copy_landed<stages - 2>();", "race|nobody wrote|" WAITS},
+    {K_PRODUCT, "a page staged where one is read", "block.ring + next % stages * stage_bytes, w",
+     "block.ring + p % stages * stage_bytes, w", "race|" WAITS},
+    {K_PRODUCT, "a page staged a turn too far", "const int next = p + stages - 1;", "const int next = p + stages;", "race|nobody wrote|" OTHER "|" WAITS},
+    {K_PRODUCT, "the ring taken again without a barrier", "copy_landed<0>();\n    block_sync();", "copy_landed<0>();", "race"},
+    {K_PRODUCT, "no barrier at its end", "    item += taken;\n  }\n  block_sync();", "    item += taken;\n  }", "race"},
+    {K_PRODUCT, "columns that are not there", "group < taken && column < columns", "group < taken", "race|" OTHER},
+    {K_PRODUCT, "rows that are not there", "if (writes && r0 + r < rows) c", "if (writes) c", "race|" OTHER},
+    {K_PRODUCT, "not added to what is there", "sum[r] = accumulate && writes ? c", "sum[r] = false ? c", OTHER},
+    {K_PRODUCT, "two groups of threads do the same", "group < taken && column", "column", "race|" OTHER},
+    {K_PRODUCT, "beyond the depth", "least(room * W::elements, depth - k0), sum)", "room * W::elements + 1, sum)",
+     "nobody wrote|race|" WAITS "|" OTHER},
+    {K_PRODUCT, "staged from beyond the matrix", "(i64)unit * W::unit_bytes;", "(i64)(unit + 256) * W::unit_bytes;", "outside|" OTHER},
+    {K_PRODUCT, "pages that overlap", "(b - first) * room * W::unit_bytes;\n    for", "(b - first) * (room - 1) * W::unit_bytes;\n    for",
+     WAITS "|" OTHER},
+    {K_PRODUCT, "staged off a line", "copy_16(to + at, from + at)", "copy_16(to + at + 8, from + at)", "not aligned"},
     {K_BACK, "no barrier at its end", "ldc + column] = sum[r];\n  }\n  block_sync();", "ldc + column] = sum[r];\n  }", "race"},
     {K_BACK, "a column less", "i < row_groups * columns;", "i < row_groups * columns - 1;", OTHER},
     {K_BACK, "one term less", "for (int j = 0; j < n; j++) {\n      const float weight",
@@ -447,39 +478,24 @@ END_TEST
 static const struct {
   const char *fixture, *mistake, *from, *to, *found;
 } program_mistakes[] = {
-    {"matmul_", "the last 16 bytes are not staged", "at < bytes; at += THREADS * 16) copy_16",
+    {"matmul_q4_k", "the last 16 bytes are not staged", "at < bytes; at += THREADS * 16) copy_16",
      "at < bytes - 16; at += THREADS * 16) copy_16", "nobody wrote|" OTHER},
     {"matmul_", "another row's weights", "W::decode(page, lane, i, w);", "W::decode(page, lane ^ 1, i, w);", OTHER},
     {"llama", "pages of which the last has not landed", "copy_landed<stages - 2>();", "copy_landed<stages - 1>();", WAITS},
-    {"llama", "no barrier behind the pages", "      copy_landed<stages - 2>();\n      block_sync();",
-     "      copy_landed<stages - 2>();", "race|nobody wrote|" WAITS},
-    {"llama", "a page staged where one is read", "block.ring + next % stages * stage_bytes, w",
-     "block.ring + p % stages * stage_bytes, w", "race|" WAITS},
-    {"llama", "a group of copies too many", "                       least(room, units - next * room), room);\n      copy_close();",
-     "                       least(room, units - next * room), room);\n      copy_close();\n      copy_close();", WAITS},
-    {"layers", "ring taken again without a barrier", "copy_landed<0>();\n    block_sync();", "copy_landed<0>();", "race"},
-    {"llama", "no barrier behind a product", "    item += taken;\n  }\n  block_sync();", "    item += taken;\n  }", "race|nobody wrote"},
     {"llama", "rounded twice", "sum[r] = FMA(a[r][k0 + i + j], w[j], sum[r])",
      "sum[r] = ADD(sum[r], MUL(a[r][k0 + i + j], w[j]))", OTHER},
-    {"llama", "beyond the depth", "least(room * W::elements, depth - k0), sum)", "room * W::elements, sum)",
-     "nobody wrote|outside|race|" OTHER},
-    {"columns", "columns that are not there", "group < taken && column < columns", "group < taken", "race|outside|nobody wrote|" OTHER},
-    {"attention", "what was there is not added to", "sum[r] = accumulate && writes ? c", "sum[r] = false ? c", OTHER},
-    {"llama", "groups of threads do the same", "group < taken && column", "group <= taken && column", "race|" OTHER},
     {"llama", "waits for nothing", "while (read_acquire(counters + tile) < need) spin();", "", "race"},
     {"llama", "waits for a task too many", "while (read_acquire(counters + tile) < need)",
      "while (read_acquire(counters + tile) <= need)", "deadlock"},
     {"llama", "waits for a task too few", "while (read_acquire(counters + tile) < need)",
      "while (read_acquire(counters + tile) + 1 < need)", "race"},
     {"llama", "every thread counts the task", "if (thread_index() == 0) add_release(counter);", "add_release(counter);", "race"},
-    {"llama", "a task is counted before it is done", "block_sync();\n  if (thread_index() == 0) add_release(counter);",
-     "if (thread_index() == 0) add_release(counter);\n  block_sync();", "race"},
     {"llama", "a barrier of one thread", "lane = tree_sum(lane);", "lane = tree_sum(lane);\n      if (thread_index() == 40) block_sync();",
-     "deadlock|barrier|race"},
+     "deadlock|barrier|race|nobody wrote"},
     {"reduce", "all lanes store the sum", "thread_index() % WARP_HALF == 0) v", "true) v", "race"},
     {"reduce", "no barrier behind a loop", "}\n  block_sync();\n  // %", "}\n  // %", "race|nobody wrote"},
     {"in_place", "no barrier behind a loop", "}\n  block_sync();\n  // %", "}\n  // %", "race|nobody wrote"},
-    {"attention", "no barrier behind what is appended", "}\n  block_sync();\n}", "}\n}", ""},
+    {"attention", "no barrier behind what is appended", "}\n  block_sync();\n}", "}\n}", "race|nobody wrote"},
     {"embed", "a row too far", "step.inputs[0][row0 + r]", "step.inputs[0][row0 + r + 64]", "outside"},
 };
 

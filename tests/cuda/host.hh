@@ -130,7 +130,6 @@ HOST void check_release(const void *) {}
 #ifdef HOST_TSAN
 extern "C" void __tsan_acquire(void *at);
 extern "C" void __tsan_release(void *at);
-extern "C" void __tsan_read_range(void *at, unsigned long bytes);
 extern "C" void __tsan_write_range(void *at, unsigned long bytes);
 extern "C" int __tsan_atomic32_load(const volatile int *at, int order);
 extern "C" int __tsan_atomic32_fetch_add(volatile int *at, int value, int order);
@@ -143,6 +142,7 @@ HOST void host_enter() {
   arrive_in_fiber(&machine->scheduler);
   machine->run(machine->launch);
   if (machine->fiber->copy_count) host_stop("a thread ends with copies that it did not wait for");
+  ON_TSAN(__tsan_release(machine);)
   host_leave(DONE);
   abort();
 }
@@ -221,7 +221,7 @@ HOST void spin() {
 
 HOST void land(host_copy *copy) {
   if (copy->landed) return;
-  ON_TSAN(__tsan_read_range((void *)copy->from, 16); __tsan_write_range(copy->to, 16);)
+  ON_TSAN(__tsan_write_range(copy->to, 16);) // what it reads may be masked later: HOST_MASKED
   memcpy(copy->to, copy->from, 16);
   copy->landed = true;
 }
@@ -480,6 +480,7 @@ HOST const char *host_launch(void (*run)(const void *), const void *launch, int 
 #endif
   if (!sound) host_stop("no memory for a launch");
   run_blocks();
+  ON_TSAN(__tsan_acquire(&m);)
 #ifdef HOST_CHECKED
   close_shadow();
 #endif
