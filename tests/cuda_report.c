@@ -38,7 +38,8 @@ static void add_source(dp_str *out, const char *library, const char *source, con
     const char *line = strrchr(place, ':');
     cut_name(name);
     if (first) {
-      dp_str_addf(out, "line %d of %s: ", line ? atoi(line + 1) : 0, name);
+      dp_str_addf(out, "line %d", line ? atoi(line + 1) : 0);
+      dp_str_addf(out, strstr(name, "_step_") ? ": " : " of %s: ", name); /* a whole step says nothing */
       add_line(out, source, line ? atoi(line + 1) : 0);
     }
     first = false;
