@@ -164,7 +164,7 @@ subject open_subject(const subject_options *o) {
     (*module)->weights[i].storage = 1u << (ir_weight_rank(&(*module)->weights[i]) < 2 ? IR_f32 : o->storage);
   if (o->trains) check_ok(ps_differentiate(*module, &(ps_training){.recompute = o->recompute}), o->name);
   check_ok(ps_run(module, NULL, 0, &(ps_options){0}), o->name);
-  tile_target target = {.cores = 8, .task_bytes = 8192, .wide_columns = o->trains ? 64 : 0};
+  tile_target target = {.cores = 8, .task_bytes = 8192, .wide_columns = o->trains ? 64 : 0, .tensor = o->tensor, .row_tile = o->row_tile};
   const char *graphs[] = {(*module)->graphs->name, "train", "norm", "update"};
   if (o->trains) {
     int *ties = calloc((size_t)(*module)->weight_count + 1, sizeof *ties);

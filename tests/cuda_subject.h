@@ -25,6 +25,8 @@ typedef struct subject_options {
   ir_dtype storage;  /* of matrices; 0: f32 */
   bool stochastic;   /* updates of bf16 */
   ir_recompute recompute;
+  unsigned tensor; /* products by matrix units */
+  int row_tile;    /* 0: that of a CPU */
 } subject_options;
 
 typedef struct result {

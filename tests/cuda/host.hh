@@ -130,6 +130,7 @@ HOST void check_release(const void *) {}
 #ifdef HOST_TSAN
 extern "C" void __tsan_acquire(void *at);
 extern "C" void __tsan_release(void *at);
+extern "C" void __tsan_read_range(void *at, unsigned long bytes);
 extern "C" void __tsan_write_range(void *at, unsigned long bytes);
 extern "C" int __tsan_atomic32_load(const volatile int *at, int order);
 extern "C" int __tsan_atomic32_fetch_add(volatile int *at, int value, int order);
@@ -222,7 +223,8 @@ HOST void spin() {
 HOST void land(host_copy *copy) {
   if (copy->landed) return;
   ON_TSAN(__tsan_write_range(copy->to, 16);) // what it reads may be masked later: HOST_MASKED
-  memcpy(copy->to, copy->from, 16);
+  if (copy->from) memcpy(copy->to, copy->from, 16);
+  else memset(copy->to, 0, 16);
   copy->landed = true;
 }
 HOST void land_some(host_fiber *f) {
@@ -230,19 +232,26 @@ HOST void land_some(host_fiber *f) {
   land(&f->copies[host_random() % (u64)f->copy_count]);
 }
 
-HOST void copy_16(void *shared, const void *global) {
+// from NULL: zeros.
+HOST void begin_copy(char *to, const char *from, void *code) {
   host_pause();
   host_fiber *f = machine->fiber;
-  char *to = (char *)shared;
-  if ((size_t)to % 16 || (size_t)global % 16) host_stop("a copy is not aligned to 16 bytes");
+  if ((size_t)to % 16 || (size_t)from % 16) host_stop("a copy is not aligned to 16 bytes");
   if (to < machine->block->shared || to + 16 > machine->block->shared + machine->shared_bytes)
     host_stop("a copy does not go to shared memory");
   if (f->copy_count == HOST_COPIES) host_stop("too many copies under way");
-  host_check(global, 16, HOST_COPY_FROM, HOST_HERE);
-  host_check(to, 16, HOST_COPY_TO, HOST_HERE);
-  f->copies[f->copy_count++] = {to, (const char *)global, false};
+  if (from) host_check(from, 16, HOST_COPY_FROM, code);
+  host_check(to, 16, HOST_COPY_TO, code);
+  f->copies[f->copy_count++] = {to, from, false};
   if (machine->landing == EARLY) land(&f->copies[f->copy_count - 1]);
   land_some(f);
+}
+HOST void copy_16(void *shared, const void *global) { begin_copy((char *)shared, (const char *)global, HOST_HERE); }
+// The address is one that could be copied from, whether or not it is.
+HOST void copy_16_or_zeros(void *shared, const void *global, bool copy) {
+  if (!copy) host_check(global, 1, HOST_COPY_FROM, HOST_HERE);
+  if ((size_t)global % 16) host_stop("a copy is not aligned to 16 bytes");
+  begin_copy((char *)shared, copy ? (const char *)global : NULL, HOST_HERE);
 }
 HOST void copy_close() {
   host_pause();
@@ -311,6 +320,8 @@ static u16 f16_of_f32(float x) {
   float above = high == 0x7c00 ? 65536.0f : f32_of_f16((u16)high), down = size - f32_of_f16((u16)low), up = above - size;
   return (u16)(sign | (up < down || (up == down && (low & 1)) ? high : low));
 }
+
+#include "tensor.hh"
 
 #define ADD(x, y) ((x) + (y))
 #define SUB(x, y) ((x) - (y))
