@@ -64,7 +64,9 @@ dp_status api_scorer_prepare(const dp_options *options, bool compile, dp_model *
   model->source.recipe = NULL;
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(module, NULL, 0, &passes));
+  const cg_backend *backend = cg_find_backend(options->backend);
   tile_target target = {.cores = 2, .task_bytes = 32768};
+  if (backend && backend->numbers) target = *backend->numbers;
   DP_TRY(ps_schedule(*module, "score", &target, &model->program));
   if (options->verify_each) DP_TRY(tile_check(model->program, 2 * model->program->row_tile + 1, 2, 2, 0));
   return compile ? api_compile(options, model->program, &model->code, &model->info.compiled, &model->note) : DP_SUCCESS;
@@ -84,7 +86,9 @@ static dp_status open(const dp_options *options, dp_model *model) {
 dp_status dp_scorer_new(const dp_options *options, dp_scorer **scorer) {
   dp_scorer *s = calloc(1, sizeof *s);
   if (!s) return dp_fail(DP_NO_MEMORY, "no memory for a scorer");
-  dp_status status = open(options, &s->model);
+  dp_options chosen = *options;
+  dp_status status = api_choose_device(&chosen, &s->model.note);
+  if (status.code == DP_OK) status = open(&chosen, &s->model);
   if (status.code != DP_OK) {
     dp_scorer_free(s);
     return status;

@@ -50,6 +50,7 @@ void api_plan_trainer(const dp_training *training, const dp_trainer *trainer, in
 int64_t api_random_bytes(const dp_training *training, int64_t parameters);
 int64_t api_sum_bytes(const int64_t *parts, size_t count);
 void api_add_bytes(dp_str *out, int64_t bytes);
+void api_judge_plan(dp_run_plan *plan); /* does it fit? */
 /* DP_NO_MEMORY with the figures when it does not fit. */
 dp_status api_check_plan(const dp_run_plan *plan);
 /* Takes a failure for want of memory; adds what would make the run fit. */
