@@ -1,0 +1,250 @@
+/* tests/test_cuda_train.c: training whose memory is a device's: through the driver and the compiler, of which
+ * tests/cuda/fake_driver.c and fake_nvrtc.c stand in for CUDA's, it has the CPU's bits, step by step, over checkpoints, and
+ * moves what it must. */
+#include "api/train.h"
+
+#include <check.h>
+#include <dlfcn.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define GOLDEN DIPPER_TEST_DIR "/golden/"
+#define MODELS DIPPER_SOURCE_DIR "/models/"
+
+static void check_ok(dp_status status, const char *what) {
+  ck_assert_msg(status.code == DP_OK, "%s: %s", what, dp_status_text(&status));
+}
+
+/* ---- a folder of the suite: compiled code, plans, runs */
+
+static char folder[] = "/tmp/dipper-cuda-train-XXXXXX";
+
+static void path_of(char path[256], const char *format, const char *name) {
+  char tail[160];
+  snprintf(tail, sizeof tail, format, name);
+  snprintf(path, 256, "%s/%s", folder, tail);
+}
+
+static bool set_up(void) {
+  if (system("c++ --version > /dev/null 2>&1") != 0) {
+    fprintf(stderr, "skipped: there is no C++ compiler (c++)\n");
+    return false;
+  }
+  char cache[256];
+  if (!mkdtemp(folder)) return false;
+  path_of(cache, "%s", "cache");
+  setenv("DIPPER_CACHE", cache, 1);
+  setenv("DIPPER_LIBCUDA", DIPPER_FAKE_CUDA, 1);
+  setenv("DIPPER_NVRTC", DIPPER_FAKE_NVRTC, 1);
+  return true;
+}
+
+static void tear_down(void) {
+  char command[128];
+  snprintf(command, sizeof command, "rm -rf %s", folder);
+  if (system(command) != 0) fprintf(stderr, "%s stays\n", folder);
+}
+
+/* ---- what goes over and comes back */
+
+typedef struct traffic {
+  int64_t put[2], got[2]; /* copies, bytes */
+} traffic;
+
+static void *driver_function(const char *name) {
+  void *library = dlopen(DIPPER_FAKE_CUDA, RTLD_NOW | RTLD_LOCAL), *address = library ? dlsym(library, name) : NULL;
+  ck_assert_msg(address != NULL, "the driver has no %s", name);
+  dlclose(library); /* it stays: it is linked so */
+  return address;
+}
+
+static traffic traffic_now(void) {
+  void (*tell)(int64_t put[2], int64_t got[2]);
+  void *address = driver_function("fake_cuda_traffic");
+  memcpy(&tell, &address, sizeof tell);
+  traffic t;
+  tell(t.put, t.got);
+  return t;
+}
+
+static void forget_traffic(void) {
+  void (*forget)(void);
+  void *address = driver_function("fake_cuda_forget");
+  memcpy(&forget, &address, sizeof forget);
+  forget();
+}
+
+/* ---- trainers */
+
+enum { LENGTH = 30 };
+
+static const struct {
+  const char *model, *weights, *plan;
+} cases[] = {
+    {"llama", "tiny_llama", ""},
+    {"llama", "tiny_tied", "recompute block;"},
+    {"llama", "tiny_tied", "weights bf16;"},
+    {"llama", "tiny_llama", "weights bf16 stochastic; recompute none;"},
+    {"gpt2", "tiny_gpt2", "weights bf16;"},
+    {"mixtral", "tiny_mixtral", "freeze embed;"},
+    {"llama", "tiny_llama", "adapt wq, wv lora rank 4; train norm;"},
+    {"llama", "tiny_gguf/model.gguf", "adapt w*, gate, up, down lora rank 4;"},
+};
+
+static dp_trainer *open_trainer(int index, const char *device) {
+  char path[256], weights[256], text[512];
+  path_of(path, "%s.dip", "plan");
+  int size = snprintf(text, sizeof text, "import \"" MODELS "%s.dip\"; plan p for %s { %s }\n", cases[index].model,
+                      cases[index].model, cases[index].plan);
+  check_ok(dp_write_file_atomic(path, text, (size_t)size), path);
+  snprintf(weights, sizeof weights, GOLDEN "%s", cases[index].weights);
+  dp_training training = {.model = {.path = path, .weights = weights, .threads = 1, .device = device, .step_tokens = 128},
+                          .seed = 3, .scores = true, .sequences = 4};
+  dp_trainer *trainer;
+  check_ok(dp_trainer_new(&training, &trainer), cases[index].plan);
+  return trainer;
+}
+
+static void make_sequence(int64_t b, int32_t *ids, int32_t *targets) {
+  for (int64_t k = 0; k < LENGTH; k++) ids[k] = (int32_t)((b * 7919 + k * k * 31 + k) % 97);
+  for (int64_t k = 0; k < LENGTH; k++) targets[k] = k + 1 < LENGTH && k % 7 != 3 ? ids[k + 1] : -1;
+}
+
+typedef struct numbers {
+  float losses[4 * LENGTH], scores[LENGTH], logits[128];
+  double norm;
+} numbers;
+
+/* Two steps of two sequences, an update, and with the new weights scores and logits. */
+static void train_step(dp_trainer *trainer, int n, numbers *out) {
+  int32_t ids[2][LENGTH], targets[2][LENGTH];
+  dp_example examples[2];
+  const float *losses;
+  memset(out, 0, sizeof *out);
+  for (int add = 0; add < 2; add++) {
+    for (int i = 0; i < 2; i++) {
+      make_sequence(4 * n + 2 * add + i, ids[i], targets[i]);
+      examples[i] = (dp_example){.ids = ids[i], .targets = targets[i], .count = LENGTH};
+    }
+    check_ok(dp_trainer_add(trainer, examples, 2, &losses), "a step");
+    memcpy(out->losses + 2 * add * LENGTH, losses, sizeof *losses * 2 * LENGTH);
+  }
+  check_ok(dp_trainer_update(trainer, 4 * LENGTH, 1e-2, &out->norm), "an update");
+  check_ok(dp_trainer_score(trainer, examples, 1, &losses), "scores");
+  memcpy(out->scores, losses, sizeof *losses * LENGTH);
+  dp_session *session;
+  dp_logits logits;
+  check_ok(dp_session_new(dp_trainer_model(trainer), &session), "a session");
+  check_ok(dp_session_feed(session, ids[0], 5, DP_WANT_LAST, &logits), "logits");
+  memcpy(out->logits, logits.data, sizeof(float) * (size_t)(logits.columns < 128 ? logits.columns : 128));
+  dp_session_free(session);
+}
+
+static char *read_state(const dp_trainer *t, const tile_weight *weight, int slot, tile_state state, int64_t *bytes) {
+  *bytes = tile_slot_floats(weight) * ir_dtype_block_bytes(tile_state_type(weight, state));
+  char *copy = malloc((size_t)*bytes);
+  check_ok(rt_engine_read(t->model.engine, state, slot, 0, *bytes, copy), weight->name);
+  return copy;
+}
+
+/* All that both keep of what is trained; how much that is. */
+static int64_t same_states(const dp_trainer *cpu, const dp_trainer *gpu) {
+  const tile_program *p = cpu->model.program, *q = gpu->model.program;
+  int64_t sum = 0;
+  ck_assert_int_eq(p->weight_count, q->weight_count);
+  for (int w = 0; w < p->weight_count; w++)
+    for (int state = TILE_VALUE; state < TILE_STATE_COUNT; state++) {
+      const tile_weight *weight = &p->weights[w];
+      ck_assert_str_eq(weight->name, q->weights[w].name);
+      bool trained = rt_engine_keeps(cpu->model.engine, TILE_GRADIENT, weight->first_slot);
+      for (int slot = weight->first_slot; slot < weight->first_slot + weight->count * weight->inner; slot++) {
+        bool kept = rt_engine_keeps(cpu->model.engine, (tile_state)state, slot);
+        ck_assert_int_eq(kept, rt_engine_keeps(gpu->model.engine, (tile_state)state, slot));
+        if (!kept || !trained) continue;
+        int64_t bytes;
+        char *a = read_state(cpu, weight, slot, (tile_state)state, &bytes), *b = read_state(gpu, weight, slot, (tile_state)state, &bytes);
+        ck_assert_msg(memcmp(a, b, (size_t)bytes) == 0, "state %d of '%s' differs in slot %d", state, weight->name, slot);
+        sum += bytes;
+        free(a);
+        free(b);
+      }
+    }
+  return sum;
+}
+
+static void same_file(const char *one, const char *other) {
+  char *bytes[2];
+  size_t sizes[2];
+  check_ok(dp_read_file(one, &bytes[0], &sizes[0]), one);
+  check_ok(dp_read_file(other, &bytes[1], &sizes[1]), other);
+  ck_assert_msg(sizes[0] == sizes[1] && memcmp(bytes[0], bytes[1], sizes[0]) == 0, "%s differs from %s", other, one);
+  free(bytes[0]);
+  free(bytes[1]);
+}
+
+static void same_saved(dp_trainer *cpu, dp_trainer *gpu, bool gradients) {
+  char one[256], other[256];
+  bool adapter = cpu->model.source.adaptations && !gradients;
+  path_of(one, "%s", gradients ? "cpu.gradients" : "cpu.weights");
+  path_of(other, "%s", gradients ? "gpu.gradients" : "gpu.weights");
+  if (adapter) path_of(one, "%s", "cpu.adapter"), path_of(other, "%s", "gpu.adapter");
+  check_ok(dp_trainer_save(cpu, one, gradients), one);
+  check_ok(dp_trainer_save(gpu, other, gradients), other);
+  if (adapter) strcat(one, "/adapter_model.safetensors"), strcat(other, "/adapter_model.safetensors");
+  same_file(one, other);
+}
+
+START_TEST(training_on_a_device_has_the_cpu_s_bits) {
+  dp_trainer *cpu = open_trainer(_i, NULL), *gpu = open_trainer(_i, "cuda");
+  float *const *host = rt_engine_state(gpu->model.engine, TILE_GRADIENT);
+  ck_assert(gpu->model.code->device != NULL);
+  for (int i = 0; i < gpu->model.program->slot_count; i++) ck_assert_ptr_null(host[i]);
+  for (int n = 0; n < 3; n++) {
+    numbers a, b;
+    train_step(cpu, n, &a);
+    train_step(gpu, n, &b);
+    ck_assert(a.norm > 0 && isfinite(a.norm));
+    for (size_t i = 0; i < sizeof a / sizeof(float); i++)
+      ck_assert_msg(memcmp((float *)&a + i, (float *)&b + i, sizeof(float)) == 0, "%s, %s: update %d, number %zu differs",
+                    cases[_i].weights, cases[_i].plan, n, i);
+  }
+  ck_assert_int_gt(same_states(cpu, gpu), 0);
+  same_saved(cpu, gpu, false);
+  const float *losses;
+  int32_t ids[LENGTH], targets[LENGTH];
+  make_sequence(1, ids, targets);
+  dp_example example = {.ids = ids, .targets = targets, .count = LENGTH};
+  check_ok(dp_trainer_add(cpu, &example, 1, &losses), "a step");
+  check_ok(dp_trainer_add(gpu, &example, 1, &losses), "a step");
+  same_states(cpu, gpu);
+  same_saved(cpu, gpu, true);
+  check_ok(dp_trainer_clear(cpu), "clear");
+  check_ok(dp_trainer_clear(gpu), "clear");
+  same_states(cpu, gpu);
+  dp_trainer_free(gpu);
+  dp_trainer_free(cpu);
+}
+END_TEST
+
+static void train(TCase *tests) {
+  tcase_add_loop_test(tests, training_on_a_device_has_the_cpu_s_bits, 0, (int)DP_COUNT(cases));
+}
+
+int main(void) {
+  if (!set_up()) return 0;
+  Suite *suite = suite_create("cuda_train");
+  TCase *tests = tcase_create("steps");
+  tcase_set_timeout(tests, 600);
+  train(tests);
+  suite_add_tcase(suite, tests);
+  SRunner *runner = srunner_create(suite);
+  srunner_run_all(runner, CK_NORMAL);
+  int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  tear_down();
+  return failed != 0;
+}
