@@ -230,17 +230,215 @@ START_TEST(training_on_a_device_has_the_cpu_s_bits) {
 }
 END_TEST
 
-static void train(TCase *tests) {
-  tcase_add_loop_test(tests, training_on_a_device_has_the_cpu_s_bits, 0, (int)DP_COUNT(cases));
+/* ---- what a step moves, and what is where */
+
+START_TEST(a_step_moves_its_arguments_and_results_alone) {
+  dp_trainer *trainer = open_trainer(0, "cuda");
+  const tile_program *p = trainer->model.program;
+  int32_t ids[LENGTH], targets[LENGTH];
+  const float *losses;
+  double norm;
+  make_sequence(1, ids, targets);
+  dp_example example = {.ids = ids, .targets = targets, .count = LENGTH};
+  forget_traffic(); /* opening has put the weights there */
+  for (int n = 0; n < 3; n++) {
+    check_ok(dp_trainer_add(trainer, &example, 1, &losses), "a step");
+    check_ok(dp_trainer_update(trainer, LENGTH, 1e-3, &norm), "an update");
+  }
+  traffic t = traffic_now();
+  int64_t row = p->buffers[0].stride * 4;
+  for (int i = 0; i < p->buffer_count; i++)
+    if (p->buffers[i].output == p->entries[TRAINER_TRAIN].output) row = p->buffers[i].stride * 4;
+  ck_assert_int_eq(t.got[0], 3 * 2); /* losses, a norm */
+  ck_assert_int_le(t.got[1], 3 * (LENGTH * row + 256));
+  int64_t arguments = 16 * LENGTH * 4 + 9 * p->slot_count + 1024; /* a number of each kind a token; a table of weights */
+  ck_assert_msg(t.put[0] <= 3 * 6 && t.put[1] <= 3 * 3 * arguments, "%lld copies, %lld bytes go over", (long long)t.put[0],
+                (long long)t.put[1]);
+  dp_trainer_free(trainer);
 }
+END_TEST
+
+START_TEST(the_host_keeps_no_second_copy_and_the_device_what_was_planned) {
+  dp_trainer *trainer = open_trainer(1, "cuda");
+  const dp_model *model = &trainer->model;
+  rt_engine_sizes host = rt_engine_get_sizes(model->engine);
+  for (int i = 0; i < TILE_STATE_COUNT; i++) ck_assert_int_eq(host.states[i], 0);
+  for (int i = 0; i < TILE_SPACE_COUNT; i++) ck_assert(i == TILE_NUMBERS || host.arena[i] == 0);
+  ck_assert_int_eq(host.cache, 0);
+  dp_options options = {.threads = 1, .step_tokens = 128};
+  rt_engine_options engine = api_engine_options(&options, 4);
+  rt_engine_sizes there = rt_engine_measure_device(model->program, model->code, model->source.binding, &engine);
+  ck_assert_int_gt(there.states[TILE_MOMENT2], 0);
+  int64_t planned = rt_engine_sizes_sum(&there), taken = rt_engine_device_bytes(model->engine);
+  ck_assert_msg(taken <= planned && taken > planned - planned / 8, "%lld bytes were planned, %lld are taken", (long long)planned,
+                (long long)taken);
+  check_ok(dp_trainer_clear(trainer), "clear");
+  ck_assert_int_eq(rt_engine_device_bytes(model->engine), taken);
+  dp_trainer_free(trainer);
+}
+END_TEST
+
+/* ---- recipes */
+
+static const struct {
+  const char *name, *plan, *objective, *weights;
+} recipes[] = {
+    {"masters", "weights bf16;", "pretrain { data \"" GOLDEN "objectives/documents.bin\"; accumulate 2;", "weights"},
+    {"dpo", "adapt wq, wv lora rank 4;", "dpo { data \"" GOLDEN "objectives/pairs.jsonl\";", "weights"},
+    {"reward", "", "reward { data \"" GOLDEN "objectives/pairs.jsonl\";", "weights"},
+};
+
+static void link_weights(const char *file, const char *name) {
+  char from[256], to[256], tail[64];
+  snprintf(from, sizeof from, GOLDEN "%s", file);
+  snprintf(tail, sizeof tail, "weights/%s", name);
+  path_of(to, "%s", tail);
+  if (access(to, F_OK) != 0) ck_assert_int_eq(symlink(from, to), 0);
+}
+
+static void make_weights(void) {
+  char path[256];
+  path_of(path, "%s", "weights");
+  mkdir(path, 0777);
+  link_weights("tiny_llama/model.safetensors", "model.safetensors");
+  link_weights("tiny_llama/config.json", "config.json");
+  link_weights("objectives/tokenizer.json", "tokenizer.json");
+  link_weights("objectives/chat_template.jinja", "chat_template.jinja");
+}
+
+static void write_recipe(int index, char path[256]) {
+  char text[1024];
+  path_of(path, "%s.dip", recipes[index].name);
+  snprintf(text, sizeof text,
+           "import \"" MODELS "llama.dip\"; plan p for llama { %s }\n"
+           "recipe made for llama { %s optimizer adamw { lr cosine 1e-3 to 1e-4 warmup 2; decay 0.01; clip 1; }\n"
+           "  batch 4; length 48; steps 4; save every 1 keep 9; seed 3; } }\n",
+           recipes[index].plan, recipes[index].objective);
+  check_ok(dp_write_file_atomic(path, text, strlen(text)), path);
+}
+
+static bool stop_after(void *user, const dp_run_step *step) { return step->step != *(const int *)user; }
+static void keep_note(void *user, const char *text) { (void)user, fprintf(stderr, "note: %s\n", text); }
+
+static void run(int index, const char *out, const char *device, int stop, bool resume) {
+  char path[256], weights[256], directory[256], tail[64];
+  make_weights();
+  write_recipe(index, path);
+  path_of(weights, "%s", recipes[index].weights);
+  snprintf(tail, sizeof tail, "%s.%s", recipes[index].name, out);
+  path_of(directory, "%s", tail);
+  dp_run how = {.model = {.path = path, .weights = weights, .threads = 1, .device = device}, .out = directory, .resume = resume,
+                .on_step = stop_after, .on_note = keep_note, .user = &stop};
+  check_ok(dp_run_recipe(&how), recipes[index].name);
+}
+
+static void same_checkpoint(int index, const char *one, const char *other) {
+  static const char *const files[] = {"model.safetensors", "optimizer.safetensors", "adapter_model.safetensors"};
+  char path[2][256], tail[128];
+  int found = 0;
+  for (size_t i = 0; i < DP_COUNT(files); i++) {
+    for (int j = 0; j < 2; j++) {
+      snprintf(tail, sizeof tail, "%s.%s/step-00000004/%s", recipes[index].name, j ? other : one, files[i]);
+      path_of(path[j], "%s", tail);
+    }
+    if (access(path[0], F_OK) != 0) continue;
+    same_file(path[0], path[1]);
+    found++;
+  }
+  ck_assert_int_eq(found, 2);
+}
+
+START_TEST(a_recipe_s_checkpoints_are_the_cpu_s_and_it_goes_on_from_either) {
+  run(_i, "cpu", NULL, -1, false);
+  run(_i, "gpu", "cuda", 3, false);
+  run(_i, "gpu", "cuda", -1, true);
+  same_checkpoint(_i, "cpu", "gpu");
+  run(_i, "moved", NULL, 2, false);
+  run(_i, "moved", "cuda", 3, true);
+  run(_i, "moved", "cpu", -1, true);
+  same_checkpoint(_i, "cpu", "moved");
+}
+END_TEST
+
+/* ---- the command, and a device that is too small */
+
+static int command(const char *arguments, char *output, size_t size) {
+  char line[2048];
+  snprintf(line, sizeof line, "cd %s && %s %s 2>&1", folder, DIPPER_COMMAND, arguments);
+  FILE *pipe = popen(line, "r");
+  size_t length = fread(output, 1, size - 1, pipe);
+  output[length] = 0;
+  return pclose(pipe);
+}
+
+static void ck_says(const char *output, const char *what) {
+  ck_assert_msg(strstr(output, what) != NULL, "'%s' is not in: %s", what, output);
+}
+
+START_TEST(the_command_trains_on_a_device_and_tells_when_there_is_none) {
+  static char output[16384];
+  char path[256];
+  make_weights();
+  write_recipe(0, path);
+  ck_assert_msg(command("train masters.dip --weights weights --threads 1 --device cuda --out command.gpu", output, sizeof output) == 0,
+                "%s", output);
+  ck_says(output, "step 4/4");
+  ck_assert_ptr_null(strstr(output, "MFU"));
+  setenv("DIPPER_LIBCUDA", "/nowhere/libcuda.so.1", 1);
+  ck_assert_msg(command("train masters.dip --weights weights --threads 1 --device auto --out command.auto", output, sizeof output) == 0,
+                "%s", output);
+  ck_says(output, "note: on the CPU: no GPU: NVIDIA's driver");
+  ck_assert(command("train masters.dip --weights weights --device cuda --out command.none", output, sizeof output) != 0);
+  ck_says(output, "no GPU: NVIDIA's driver");
+  setenv("DIPPER_LIBCUDA", DIPPER_FAKE_CUDA, 1);
+  char one[256], other[256];
+  path_of(one, "%s", "command.auto/step-00000004/model.safetensors");
+  path_of(other, "%s", "command.gpu/step-00000004/model.safetensors");
+  same_file(one, other);
+  ck_assert_msg(command("plan masters.dip --weights weights --threads 1 --device cuda", output, sizeof output) == 0, "%s", output);
+  ck_says(output, "memory of the GPU\n  weights");
+  ck_says(output, "memory of the host\n  copies");
+}
+END_TEST
+
+START_TEST(what_does_not_fit_on_a_device_is_refused_with_the_figures) {
+  static const char *const sets[] = {"vocab=8192", "d=1024", "layers=8", "heads=16", "kv_heads=4", "ff=4096"};
+  char path[256];
+  write_recipe(0, path);
+  dp_run how = {.model = {.path = path, .weights = "random:1", .threads = 1, .device = "cuda", .sets = sets,
+                          .set_count = (int)DP_COUNT(sets)}};
+  dp_run_plan plan;
+  dp_text advice;
+  check_ok(dp_plan_recipe(&how, &plan, &advice), "a plan");
+  ck_assert(!plan.fits && plan.device_peak > plan.device_available);
+  ck_assert_msg(advice.length > 0 && strstr(advice.text, "freeze"), "%s", advice.text ? advice.text : "");
+  ck_assert_int_eq(plan.device_peak, plan.weights + plan.gradients + plan.optimizer + plan.activations + plan.windows + plan.cache + plan.workers);
+  dp_text_free(&advice);
+  dp_status status = dp_run_recipe(&how);
+  ck_assert_int_eq(status.code, DP_NO_MEMORY);
+  ck_says(dp_status_text(&status), "this does not fit into the GPU's memory: at its peak training takes");
+  dp_status_free(&status);
+}
+END_TEST
 
 int main(void) {
   if (!set_up()) return 0;
   Suite *suite = suite_create("cuda_train");
-  TCase *tests = tcase_create("steps");
-  tcase_set_timeout(tests, 600);
-  train(tests);
-  suite_add_tcase(suite, tests);
+  TCase *steps = tcase_create("steps");
+  tcase_set_timeout(steps, 600);
+  tcase_add_loop_test(steps, training_on_a_device_has_the_cpu_s_bits, 0, (int)DP_COUNT(cases));
+  suite_add_tcase(suite, steps);
+  TCase *memory = tcase_create("memory");
+  tcase_set_timeout(memory, 600);
+  tcase_add_test(memory, a_step_moves_its_arguments_and_results_alone);
+  tcase_add_test(memory, the_host_keeps_no_second_copy_and_the_device_what_was_planned);
+  tcase_add_test(memory, what_does_not_fit_on_a_device_is_refused_with_the_figures);
+  suite_add_tcase(suite, memory);
+  TCase *runs = tcase_create("runs");
+  tcase_set_timeout(runs, 600);
+  tcase_add_loop_test(runs, a_recipe_s_checkpoints_are_the_cpu_s_and_it_goes_on_from_either, 0, (int)DP_COUNT(recipes));
+  tcase_add_test(runs, the_command_trains_on_a_device_and_tells_when_there_is_none);
+  suite_add_tcase(suite, runs);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
   int failed = srunner_ntests_failed(runner);
