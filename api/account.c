@@ -47,9 +47,17 @@ int64_t api_sum_bytes(const int64_t *parts, size_t count) {
   return sum;
 }
 
-/* Numbers that are saved from a device are fetched before they are written: all that is trained, as f32. */
-static int64_t host_bytes(const rt_engine_sizes *s, const dp_run_plan *plan) {
-  int64_t parts[] = {rt_engine_sizes_sum(s), rt_bytes_times(plan->tokens, 4), rt_bytes_times(plan->trained, 4)};
+/* What is saved from a device is fetched tensor by tensor; none is larger than one layer of all that is trained. */
+static int64_t fetched_bytes(const tile_program *p) {
+  int64_t bytes = 0;
+  for (int w = 0; w < p->weight_count; w++)
+    if (tile_keeps(p, w, TILE_GRADIENT))
+      bytes = rt_bytes_plus(bytes, rt_bytes_times(4 * p->weights[w].inner, tile_slot_floats(&p->weights[w])));
+  return bytes;
+}
+
+static int64_t host_bytes(const rt_engine_sizes *s, const tile_program *p, const dp_run_plan *plan) {
+  int64_t parts[] = {rt_engine_sizes_sum(s), rt_bytes_times(plan->tokens, 4), fetched_bytes(p)};
   return api_sum_bytes(parts, DP_COUNT(parts));
 }
 
@@ -81,7 +89,7 @@ void api_plan_trainer(const dp_training *training, const dp_trainer *t, int64_t 
                         .device_reference = training->device_reserve, .tokens = engine.max_tokens, .steps = 1};
   take_sizes(on_device ? &there : &sizes, on_device ? 0 : engine.max_tokens, plan);
   count_parameters(t, plan);
-  if (on_device) plan->host = host_bytes(&sizes, plan);
+  if (on_device) plan->host = host_bytes(&sizes, p, plan);
   int64_t loading[] = {sizes.weights, sizes.loading, api_random_bytes(training, plan->parameters), on_device ? 0 : plan->workers,
                        plan->program};
   plan->loading = api_sum_bytes(loading, DP_COUNT(loading));

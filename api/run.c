@@ -100,7 +100,7 @@ static dp_status save(running *r) {
   moments m;
   const dp_model *model = &r->trainer->model;
   rt_binding *binding;
-  DP_TRY(rt_engine_bind_shapes(model->engine, model->source.module, model->source.binding, &binding));
+  DP_TRY(rt_engine_bind(model->engine, TILE_VALUE, model->source.module, model->source.binding, &binding));
   const api_source *source = &model->source;
   bool adapter = source->adaptations != NULL;
   uint64_t bytes = adapter ? rt_adapter_bytes(source->module, source->declared, source->adaptations, binding)

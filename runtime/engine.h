@@ -101,12 +101,10 @@ float *const *rt_engine_state(const rt_engine *engine, tile_state state);
 bool rt_engine_holds_elsewhere(const rt_engine *engine, tile_state state, int slot);
 /* A number that the runtime gives or reads; NULL when the program has none of that name. */
 float *rt_engine_number(rt_engine *engine, const char *name);
-/* A state as a binding, which points into the engine's memory, or has a copy of what a device keeps; `like`: what the engine
- * was made of. */
+/* A state as a binding to be saved, which points into the engine's memory, or fetches what a device keeps as it is written;
+ * `like`: what the engine was made of. */
 dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,
                          rt_binding **binding);
-/* Values without elements, to be asked for sizes. */
-dp_status rt_engine_bind_shapes(const rt_engine *engine, const ir_module *module, const rt_binding *like, rt_binding **binding);
 /* Gives back the memory of weights made at random that the engine holds as f32: of the binding only rt_engine_bind may then
  * be asked. */
 void rt_engine_release(const rt_engine *engine, rt_binding *binding);

@@ -1,6 +1,6 @@
 /* runtime/state_binding.c: what an engine holds of the weights, as a binding, for those who save: it points into the packed
- * memory, so that nothing is copied but what a device keeps. Of weights that the program does not use, and of those that it
- * keeps as the file has them, the file's own stand there. */
+ * memory, so that nothing is copied; what a device keeps is fetched tensor by tensor as it is written. Of weights that the program does
+ * not use, and of those that it keeps as the file has them, the file's own stand there. */
 #include "runtime/engine.h"
 #include "runtime/weights_binding.h"
 
@@ -33,9 +33,26 @@ static dp_status copy_slots(const rt_engine *engine, tile_state state, const til
   binding->memory[weight->weight] = copy;
   for (int64_t i = 0; i < count; i++) {
     DP_TRY(rt_engine_read(engine, state, weight->first_slot + (int)i, 0, bytes, copy + i * bytes));
-    binding->weights[weight->weight].layers[i].data = (const uint8_t *)copy + i * bytes;
+    rt_bound *bound = &binding->weights[weight->weight].layers[i];
+    bound->data = (const uint8_t *)copy + i * bytes;
+    bound->later = NULL;
   }
   return DP_SUCCESS;
+}
+
+static dp_status bring_slot(const rt_later *later, void *to) {
+  return rt_engine_read(later->from, (tile_state)later->state, later->slot, 0, later->bytes, to);
+}
+
+static void bring_later(const rt_engine *engine, tile_state state, const tile_weight *weight, rt_binding *binding) {
+  for (int i = 0; i < weight->count * weight->inner; i++) {
+    rt_bound *bound = &binding->weights[weight->weight].layers[i];
+    rt_later *later = DP_NEW(binding->arena, rt_later);
+    *later = (rt_later){.bring = bring_slot, .bytes = slot_bytes(weight, state), .from = engine,
+                        .slot = weight->first_slot + i, .state = (int)state};
+    bound->data = NULL;
+    bound->later = later;
+  }
 }
 
 /* Adds the gradient of `other`, slot by slot through `one`, to the copy of the weight's. */
@@ -51,7 +68,7 @@ static dp_status add_slots(const rt_engine *engine, const tile_weight *weight, c
 /* Gradients of weights that share memory, added up in the order in which the update adds them. */
 static dp_status add_ties(const rt_engine *engine, const rt_binding *like, const tile_weight *weight, rt_binding *binding) {
   const tile_program *p = rt_engine_program(engine);
-  bool copied = binding->memory[weight->weight] != NULL;
+  bool copied = false;
   for (int w = 0; w < p->weight_count; w++) {
     const tile_weight *other = &p->weights[w];
     if (like->weights[other->weight].tie != weight->weight || !rt_engine_keeps(engine, TILE_GRADIENT, other->first_slot)) continue;
@@ -84,14 +101,14 @@ void rt_engine_release(const rt_engine *engine, rt_binding *binding) {
 }
 
 /* Of a weight that is not trained the host's copy is as good, where there is one. */
-static bool must_copy(const rt_engine *engine, tile_state state, const tile_weight *weight) {
+static bool lies_elsewhere(const rt_engine *engine, tile_state state, const tile_weight *weight) {
   if (!rt_engine_holds_elsewhere(engine, state, weight->first_slot)) return false;
   float *const *slots = rt_engine_state(engine, state);
   return state != TILE_VALUE || rt_engine_keeps(engine, TILE_GRADIENT, weight->first_slot) || !slots || !slots[weight->first_slot];
 }
 
 static dp_status bind_weight(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,
-                             bool elements, const tile_weight *weight, rt_binding *binding) {
+                             const tile_weight *weight, rt_binding *binding) {
   rt_bound_weight *to = &binding->weights[weight->weight];
   bool master = state == TILE_VALUE && rt_engine_keeps(engine, TILE_MASTER, weight->first_slot);
   tile_state held = master ? TILE_MASTER : state;
@@ -105,7 +122,7 @@ static dp_status bind_weight(const rt_engine *engine, tile_state state, const ir
   to->filled = to->filled && !rt_engine_keeps(engine, TILE_GRADIENT, weight->first_slot);
   for (int64_t i = 0; i < count; i++)
     to->layers[i] = packed_bound(weight, tile_state_type(weight, held), slots ? slots[weight->first_slot + i] : NULL);
-  if (elements && must_copy(engine, held, weight)) DP_TRY(copy_slots(engine, held, weight, binding));
+  if (lies_elsewhere(engine, held, weight)) bring_later(engine, held, weight, binding);
   /* What is saved of a vector lacks its file's offset; of a gradient nothing is to be taken away. */
   const ir_weight *declared = &module->weights[weight->weight];
   for (int64_t i = 0; state != TILE_VALUE && declared->source_count && i < count; i++)
@@ -113,8 +130,8 @@ static dp_status bind_weight(const rt_engine *engine, tile_state state, const ir
   return state == TILE_GRADIENT ? add_ties(engine, like, weight, binding) : DP_SUCCESS;
 }
 
-static dp_status bind(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,
-                      bool elements, rt_binding **out) {
+dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,
+                         rt_binding **out) {
   const tile_program *p = rt_engine_program(engine);
   rt_binding *binding = rt_binding_new(like->weight_count);
   if (!binding) return dp_fail(DP_NO_MEMORY, "no memory for bound weights");
@@ -126,19 +143,10 @@ static dp_status bind(const rt_engine *engine, tile_state state, const ir_module
   }
   dp_status status = DP_SUCCESS;
   for (int w = 0; w < p->weight_count && status.code == DP_OK; w++)
-    status = bind_weight(engine, state, module, like, elements, &p->weights[w], binding);
+    status = bind_weight(engine, state, module, like, &p->weights[w], binding);
   if (status.code == DP_OK)
     *out = binding;
   else
     rt_binding_free(binding);
   return status;
-}
-
-dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,
-                         rt_binding **binding) {
-  return bind(engine, state, module, like, true, binding);
-}
-
-dp_status rt_engine_bind_shapes(const rt_engine *engine, const ir_module *module, const rt_binding *like, rt_binding **binding) {
-  return bind(engine, TILE_VALUE, module, like, false, binding);
 }

@@ -288,6 +288,8 @@ static const struct {
     {"reward", "", "reward { data \"" GOLDEN "objectives/pairs.jsonl\";", "weights"},
 };
 
+static const char usual_rate[] = "cosine 1e-3 to 1e-4 warmup 2";
+
 static void link_weights(const char *file, const char *name) {
   char from[256], to[256], tail[64];
   snprintf(from, sizeof from, GOLDEN "%s", file);
@@ -306,14 +308,14 @@ static void make_weights(void) {
   link_weights("objectives/chat_template.jinja", "chat_template.jinja");
 }
 
-static void write_recipe(int index, char path[256]) {
+static void write_recipe(int index, const char *rate, char path[256]) {
   char text[1024];
   path_of(path, "%s.dip", recipes[index].name);
   snprintf(text, sizeof text,
            "import \"" MODELS "llama.dip\"; plan p for llama { %s }\n"
-           "recipe made for llama { %s optimizer adamw { lr cosine 1e-3 to 1e-4 warmup 2; decay 0.01; clip 1; }\n"
+           "recipe made for llama { %s optimizer adamw { lr %s; decay 0.01; clip 1; }\n"
            "  batch 4; length 48; steps 4; save every 1 keep 9; seed 3; } }\n",
-           recipes[index].plan, recipes[index].objective);
+           recipes[index].plan, recipes[index].objective, rate);
   check_ok(dp_write_file_atomic(path, text, strlen(text)), path);
 }
 
@@ -323,7 +325,7 @@ static void keep_note(void *user, const char *text) { (void)user, fprintf(stderr
 static void run(int index, const char *out, const char *device, int stop, bool resume) {
   char path[256], weights[256], directory[256], tail[64];
   make_weights();
-  write_recipe(index, path);
+  write_recipe(index, usual_rate, path);
   path_of(weights, "%s", recipes[index].weights);
   snprintf(tail, sizeof tail, "%s.%s", recipes[index].name, out);
   path_of(directory, "%s", tail);
@@ -360,6 +362,21 @@ START_TEST(a_recipe_s_checkpoints_are_the_cpu_s_and_it_goes_on_from_either) {
 }
 END_TEST
 
+/* The place is found in what the device holds. */
+START_TEST(a_loss_that_is_no_number_is_told_with_its_place) {
+  char path[256], weights[256];
+  make_weights();
+  write_recipe(2, "constant 1e38", path);
+  path_of(weights, "%s", "weights");
+  dp_run how = {.model = {.path = path, .weights = weights, .threads = 1, .device = "cuda"}};
+  dp_status status = dp_run_recipe(&how);
+  ck_assert_int_eq(status.code, DP_INVALID);
+  ck_assert_msg(strstr(dp_status_text(&status), "step 2: the loss is") && strstr(dp_status_text(&status), "the first such number is in weight"),
+                "%s", dp_status_text(&status));
+  dp_status_free(&status);
+}
+END_TEST
+
 /* ---- the command, and a device that is too small */
 
 static int command(const char *arguments, char *output, size_t size) {
@@ -379,7 +396,7 @@ START_TEST(the_command_trains_on_a_device_and_tells_when_there_is_none) {
   static char output[16384];
   char path[256];
   make_weights();
-  write_recipe(0, path);
+  write_recipe(0, usual_rate, path);
   ck_assert_msg(command("train masters.dip --weights weights --threads 1 --device cuda --out command.gpu", output, sizeof output) == 0,
                 "%s", output);
   ck_says(output, "step 4/4");
@@ -404,7 +421,7 @@ END_TEST
 START_TEST(what_does_not_fit_on_a_device_is_refused_with_the_figures) {
   static const char *const sets[] = {"vocab=8192", "d=1024", "layers=8", "heads=16", "kv_heads=4", "ff=4096"};
   char path[256];
-  write_recipe(0, path);
+  write_recipe(0, usual_rate, path);
   dp_run how = {.model = {.path = path, .weights = "random:1", .threads = 1, .device = "cuda", .sets = sets,
                           .set_count = (int)DP_COUNT(sets)}};
   dp_run_plan plan;
@@ -437,6 +454,7 @@ int main(void) {
   TCase *runs = tcase_create("runs");
   tcase_set_timeout(runs, 600);
   tcase_add_loop_test(runs, a_recipe_s_checkpoints_are_the_cpu_s_and_it_goes_on_from_either, 0, (int)DP_COUNT(recipes));
+  tcase_add_test(runs, a_loss_that_is_no_number_is_told_with_its_place);
   tcase_add_test(runs, the_command_trains_on_a_device_and_tells_when_there_is_none);
   suite_add_tcase(suite, runs);
   SRunner *runner = srunner_create(suite);
