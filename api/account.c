@@ -85,15 +85,20 @@ void api_plan_trainer(const dp_training *training, const dp_trainer *t, int64_t 
   bool on_device = code && code->device;
   rt_engine_sizes sizes = rt_engine_measure(p, code, t->model.source.binding, &engine);
   rt_engine_sizes there = rt_engine_measure_device(p, code, t->model.source.binding, &engine);
-  *plan = (dp_run_plan){.program = own, .data = DATA_BYTES, .reference = training->reserve,
-                        .device_reference = training->device_reserve, .tokens = engine.max_tokens, .steps = 1};
+  *plan = (dp_run_plan){.program = own,
+                        .data = DATA_BYTES,
+                        .reference = training->reserve,
+                        .device_reference = training->device_reserve,
+                        .tokens = engine.max_tokens,
+                        .steps = 1};
   take_sizes(on_device ? &there : &sizes, on_device ? 0 : engine.max_tokens, plan);
   count_parameters(t, plan);
   if (on_device) plan->host = host_bytes(&sizes, p, plan);
-  int64_t loading[] = {sizes.weights, sizes.loading, api_random_bytes(training, plan->parameters), on_device ? 0 : plan->workers,
-                       plan->program};
+  int64_t loading[] = {sizes.weights, sizes.loading, api_random_bytes(training, plan->parameters),
+                       on_device ? 0 : plan->workers, plan->program};
   plan->loading = api_sum_bytes(loading, DP_COUNT(loading));
-  int64_t working[] = {plan->weights, plan->gradients, plan->optimizer, plan->activations, plan->windows, plan->cache, plan->workers};
+  int64_t working[] = {plan->weights, plan->gradients, plan->optimizer, plan->activations,
+                       plan->windows, plan->cache,     plan->workers};
   int64_t work = api_sum_bytes(working, DP_COUNT(working));
   int64_t all[] = {on_device ? plan->host : work, plan->program, plan->reference, plan->data};
   plan->peak = larger(api_sum_bytes(all, DP_COUNT(all)), plan->loading);

@@ -27,7 +27,12 @@ static void note(const running *r, const char *text) {
 
 typedef struct moments {
   rt_save_tensor *tensors;
-  struct moment { const rt_engine *engine; tile_state state; int first_slot; int64_t floats; } *of;
+  struct moment {
+    const rt_engine *engine;
+    tile_state state;
+    int first_slot;
+    int64_t floats;
+  } * of;
   int count;
   dp_arena *arena;
 } moments;
@@ -39,7 +44,8 @@ static dp_status fill_slots(const void *context, int64_t first, int64_t count, v
   const int64_t row_bytes = TILE_LANES * (int64_t)sizeof(float);
   for (int64_t i = first, n; i < first + count; i += n, dst = (char *)dst + n * row_bytes) {
     n = rows - i % rows < first + count - i ? rows - i % rows : first + count - i;
-    DP_TRY(rt_engine_read(m->engine, m->state, m->first_slot + (int)(i / rows), i % rows * row_bytes, n * row_bytes, dst));
+    DP_TRY(
+        rt_engine_read(m->engine, m->state, m->first_slot + (int)(i / rows), i % rows * row_bytes, n * row_bytes, dst));
   }
   return DP_SUCCESS;
 }

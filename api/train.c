@@ -242,7 +242,8 @@ static dp_status find_broken_state(const rt_engine *engine, tile_state state, dp
       int64_t at;
       DP_TRY(find_broken_slot(engine, state, weight->first_slot + i, tile_slot_floats(weight), &at));
       if (at < 0) continue;
-      dp_str_addf(out, "; the first such number is in %s'%s'", state == TILE_VALUE ? "weight " : "the gradient of ", weight->name);
+      dp_str_addf(out, "; the first such number is in %s'%s'", state == TILE_VALUE ? "weight " : "the gradient of ",
+                  weight->name);
       if (weight->count > 1) dp_str_addf(out, ", layer %d", weight->first_layer + i / weight->inner);
       return DP_SUCCESS;
     }

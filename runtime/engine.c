@@ -152,8 +152,9 @@ rt_engine_sizes rt_engine_measure(const tile_program *p, const tile_code *code, 
   rt_engine_options o = with_defaults(options);
   rt_engine_sizes s = {.weights = rt_resident_bytes(p, binding),
                        .loading = rt_resident_loading_bytes(p, binding, o.workers),
-                       .arguments = rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS, argument_items(o.max_tokens)),
-                                                                    rt_bytes_times(2, pages_of(o.context)))),
+                       .arguments =
+                           rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS, argument_items(o.max_tokens)),
+                                                           rt_bytes_times(2, pages_of(o.context)))),
                        .workers = rt_executor_bytes(p, code, o.workers, o.max_tokens, o.max_tokens)};
   rt_engine_sizes working = working_sizes(p, &o);
   s.arena[TILE_NUMBERS] = working.arena[TILE_NUMBERS];
@@ -214,7 +215,8 @@ static dp_status set_up_cache(rt_engine *e) {
   e->page_total = pages_of(e->context);
   char what[80];
   snprintf(what, sizeof what, "the KV cache of a context of %lld tokens", (long long)e->context);
-  if (!on_device(e->code)) DP_TRY(rt_region_map_free(&e->kv, cache_bytes(p, e->context), what, "; ask for a smaller context"));
+  if (!on_device(e->code))
+    DP_TRY(rt_region_map_free(&e->kv, cache_bytes(p, e->context), what, "; ask for a smaller context"));
   e->free_pages = calloc((size_t)e->page_total + 1, sizeof *e->free_pages);
   if (!e->free_pages) return dp_fail(DP_NO_MEMORY, "no memory for the table of pages");
   for (int64_t i = 0; i < e->page_total; i++) e->free_pages[i] = (int32_t)(e->page_total - 1 - i);

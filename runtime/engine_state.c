@@ -1,5 +1,5 @@
-/* runtime/engine_state.c: what training keeps of weights, read and written by the host: in its own memory, or on the device
- * that runs the engine's steps. */
+/* runtime/engine_state.c: what training keeps of weights, read and written by the host: in its own memory, or on the
+ * device that runs the engine's steps. */
 #include "runtime/engine.h"
 
 #include <string.h>

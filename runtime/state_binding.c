@@ -1,6 +1,7 @@
-/* runtime/state_binding.c: what an engine holds of the weights, as a binding, for those who save: it points into the packed
- * memory, so that nothing is copied; what a device keeps is fetched tensor by tensor as it is written. Of weights that the program does
- * not use, and of those that it keeps as the file has them, the file's own stand there. */
+/* runtime/state_binding.c: what an engine holds of the weights, as a binding, for those who save: it points into the
+ * packed memory, so that nothing is copied; what a device keeps is fetched tensor by tensor as it is written. Of
+ * weights that the program does not use, and of those that it keeps as the file has them, the file's own stand there.
+ */
 #include "runtime/engine.h"
 #include "runtime/weights_binding.h"
 
@@ -48,15 +49,19 @@ static void bring_later(const rt_engine *engine, tile_state state, const tile_we
   for (int i = 0; i < weight->count * weight->inner; i++) {
     rt_bound *bound = &binding->weights[weight->weight].layers[i];
     rt_later *later = DP_NEW(binding->arena, rt_later);
-    *later = (rt_later){.bring = bring_slot, .bytes = slot_bytes(weight, state), .from = engine,
-                        .slot = weight->first_slot + i, .state = (int)state};
+    *later = (rt_later){.bring = bring_slot,
+                        .bytes = slot_bytes(weight, state),
+                        .from = engine,
+                        .slot = weight->first_slot + i,
+                        .state = (int)state};
     bound->data = NULL;
     bound->later = later;
   }
 }
 
 /* Adds the gradient of `other`, slot by slot through `one`, to the copy of the weight's. */
-static dp_status add_slots(const rt_engine *engine, const tile_weight *weight, const tile_weight *other, float *one, float *sum) {
+static dp_status add_slots(const rt_engine *engine, const tile_weight *weight, const tile_weight *other, float *one,
+                           float *sum) {
   int64_t floats = tile_slot_floats(weight), count = (int64_t)weight->count * weight->inner;
   for (int64_t i = 0; i < count; i++) {
     DP_TRY(rt_engine_read(engine, TILE_GRADIENT, other->first_slot + (int)i, 0, 4 * floats, one));
@@ -66,13 +71,17 @@ static dp_status add_slots(const rt_engine *engine, const tile_weight *weight, c
 }
 
 /* Gradients of weights that share memory, added up in the order in which the update adds them. */
-static dp_status add_ties(const rt_engine *engine, const rt_binding *like, const tile_weight *weight, rt_binding *binding) {
+static dp_status add_ties(const rt_engine *engine, const rt_binding *like, const tile_weight *weight,
+                          rt_binding *binding) {
   const tile_program *p = rt_engine_program(engine);
   bool copied = false;
   for (int w = 0; w < p->weight_count; w++) {
     const tile_weight *other = &p->weights[w];
-    if (like->weights[other->weight].tie != weight->weight || !rt_engine_keeps(engine, TILE_GRADIENT, other->first_slot)) continue;
-    if (other->form != weight->form || other->transposed != weight->transposed || tile_slot_floats(other) != tile_slot_floats(weight))
+    if (like->weights[other->weight].tie != weight->weight ||
+        !rt_engine_keeps(engine, TILE_GRADIENT, other->first_slot))
+      continue;
+    if (other->form != weight->form || other->transposed != weight->transposed ||
+        tile_slot_floats(other) != tile_slot_floats(weight))
       return dp_fail(DP_UNSUPPORTED, "weights '%s' and '%s' are one and are used in two forms", weight->name, other->name);
     if (!copied) DP_TRY(copy_slots(engine, TILE_GRADIENT, weight, binding));
     copied = true;
@@ -104,7 +113,8 @@ void rt_engine_release(const rt_engine *engine, rt_binding *binding) {
 static bool lies_elsewhere(const rt_engine *engine, tile_state state, const tile_weight *weight) {
   if (!rt_engine_holds_elsewhere(engine, state, weight->first_slot)) return false;
   float *const *slots = rt_engine_state(engine, state);
-  return state != TILE_VALUE || rt_engine_keeps(engine, TILE_GRADIENT, weight->first_slot) || !slots || !slots[weight->first_slot];
+  return state != TILE_VALUE || rt_engine_keeps(engine, TILE_GRADIENT, weight->first_slot) || !slots ||
+         !slots[weight->first_slot];
 }
 
 static dp_status bind_weight(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,

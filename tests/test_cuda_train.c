@@ -1,6 +1,6 @@
 /* tests/test_cuda_train.c: training whose memory is a device's: through the driver and the compiler, of which
- * tests/cuda/fake_driver.c and fake_nvrtc.c stand in for CUDA's, it has the CPU's bits, step by step, over checkpoints, and
- * moves what it must. */
+ * tests/cuda/fake_driver.c and fake_nvrtc.c stand in for CUDA's, it has the CPU's bits, step by step, over checkpoints,
+ * and moves what it must. */
 #include "api/train.h"
 
 #include <check.h>
@@ -102,8 +102,11 @@ static dp_trainer *open_trainer(int index, const char *device) {
                       cases[index].model, cases[index].plan);
   check_ok(dp_write_file_atomic(path, text, (size_t)size), path);
   snprintf(weights, sizeof weights, GOLDEN "%s", cases[index].weights);
-  dp_training training = {.model = {.path = path, .weights = weights, .threads = 1, .device = device, .step_tokens = 128},
-                          .seed = 3, .scores = true, .sequences = 4};
+  dp_training training = {
+      .model = {.path = path, .weights = weights, .threads = 1, .device = device, .step_tokens = 128},
+      .seed = 3,
+      .scores = true,
+      .sequences = 4};
   dp_trainer *trainer;
   check_ok(dp_trainer_new(&training, &trainer), cases[index].plan);
   return trainer;
@@ -166,8 +169,10 @@ static int64_t same_states(const dp_trainer *cpu, const dp_trainer *gpu) {
         ck_assert_int_eq(kept, rt_engine_keeps(gpu->model.engine, (tile_state)state, slot));
         if (!kept || !trained) continue;
         int64_t bytes;
-        char *a = read_state(cpu, weight, slot, (tile_state)state, &bytes), *b = read_state(gpu, weight, slot, (tile_state)state, &bytes);
-        ck_assert_msg(memcmp(a, b, (size_t)bytes) == 0, "state %d of '%s' differs in slot %d", state, weight->name, slot);
+        char *a = read_state(cpu, weight, slot, (tile_state)state, &bytes),
+             *b = read_state(gpu, weight, slot, (tile_state)state, &bytes);
+        ck_assert_msg(memcmp(a, b, (size_t)bytes) == 0, "state %d of '%s' differs in slot %d", state, weight->name,
+                      slot);
         sum += bytes;
         free(a);
         free(b);
@@ -209,8 +214,8 @@ START_TEST(training_on_a_device_has_the_cpu_s_bits) {
     train_step(gpu, n, &b);
     ck_assert(a.norm > 0 && isfinite(a.norm));
     for (size_t i = 0; i < sizeof a / sizeof(float); i++)
-      ck_assert_msg(memcmp((float *)&a + i, (float *)&b + i, sizeof(float)) == 0, "%s, %s: update %d, number %zu differs",
-                    cases[_i].weights, cases[_i].plan, n, i);
+      ck_assert_msg(memcmp((float *)&a + i, (float *)&b + i, sizeof(float)) == 0,
+                    "%s, %s: update %d, number %zu differs", cases[_i].weights, cases[_i].plan, n, i);
   }
   ck_assert_int_gt(same_states(cpu, gpu), 0);
   same_saved(cpu, gpu, false);
@@ -251,9 +256,10 @@ START_TEST(a_step_moves_its_arguments_and_results_alone) {
     if (p->buffers[i].output == p->entries[TRAINER_TRAIN].output) row = p->buffers[i].stride * 4;
   ck_assert_int_eq(t.got[0], 3 * 2); /* losses, a norm */
   ck_assert_int_le(t.got[1], 3 * (LENGTH * row + 256));
-  int64_t arguments = 16 * LENGTH * 4 + 9 * p->slot_count + 1024; /* a number of each kind a token; a table of weights */
-  ck_assert_msg(t.put[0] <= 3 * 6 && t.put[1] <= 3 * 3 * arguments, "%lld copies, %lld bytes go over", (long long)t.put[0],
-                (long long)t.put[1]);
+  int64_t arguments =
+      16 * LENGTH * 4 + 9 * p->slot_count + 1024; /* a number of each kind a token; a table of weights */
+  ck_assert_msg(t.put[0] <= 3 * 6 && t.put[1] <= 3 * 3 * arguments, "%lld copies, %lld bytes go over",
+                (long long)t.put[0], (long long)t.put[1]);
   dp_trainer_free(trainer);
 }
 END_TEST
@@ -270,8 +276,8 @@ START_TEST(the_host_keeps_no_second_copy_and_the_device_what_was_planned) {
   rt_engine_sizes there = rt_engine_measure_device(model->program, model->code, model->source.binding, &engine);
   ck_assert_int_gt(there.states[TILE_MOMENT2], 0);
   int64_t planned = rt_engine_sizes_sum(&there), taken = rt_engine_device_bytes(model->engine);
-  ck_assert_msg(taken <= planned && taken > planned - planned / 8, "%lld bytes were planned, %lld are taken", (long long)planned,
-                (long long)taken);
+  ck_assert_msg(taken <= planned && taken > planned - planned / 8, "%lld bytes were planned, %lld are taken",
+                (long long)planned, (long long)taken);
   check_ok(dp_trainer_clear(trainer), "clear");
   ck_assert_int_eq(rt_engine_device_bytes(model->engine), taken);
   dp_trainer_free(trainer);
@@ -329,8 +335,12 @@ static void run(int index, const char *out, const char *device, int stop, bool r
   path_of(weights, "%s", recipes[index].weights);
   snprintf(tail, sizeof tail, "%s.%s", recipes[index].name, out);
   path_of(directory, "%s", tail);
-  dp_run how = {.model = {.path = path, .weights = weights, .threads = 1, .device = device}, .out = directory, .resume = resume,
-                .on_step = stop_after, .on_note = keep_note, .user = &stop};
+  dp_run how = {.model = {.path = path, .weights = weights, .threads = 1, .device = device},
+                .out = directory,
+                .resume = resume,
+                .on_step = stop_after,
+                .on_note = keep_note,
+                .user = &stop};
   check_ok(dp_run_recipe(&how), recipes[index].name);
 }
 
@@ -371,7 +381,8 @@ START_TEST(a_loss_that_is_no_number_is_told_with_its_place) {
   dp_run how = {.model = {.path = path, .weights = weights, .threads = 1, .device = "cuda"}};
   dp_status status = dp_run_recipe(&how);
   ck_assert_int_eq(status.code, DP_INVALID);
-  ck_assert_msg(strstr(dp_status_text(&status), "step 2: the loss is") && strstr(dp_status_text(&status), "the first such number is in weight"),
+  ck_assert_msg(strstr(dp_status_text(&status), "step 2: the loss is") &&
+                    strstr(dp_status_text(&status), "the first such number is in weight"),
                 "%s", dp_status_text(&status));
   dp_status_free(&status);
 }
@@ -397,22 +408,26 @@ START_TEST(the_command_trains_on_a_device_and_tells_when_there_is_none) {
   char path[256];
   make_weights();
   write_recipe(0, usual_rate, path);
-  ck_assert_msg(command("train masters.dip --weights weights --threads 1 --device cuda --out command.gpu", output, sizeof output) == 0,
+  ck_assert_msg(command("train masters.dip --weights weights --threads 1 --device cuda --out command.gpu", output,
+                        sizeof output) == 0,
                 "%s", output);
   ck_says(output, "step 4/4");
   ck_assert_ptr_null(strstr(output, "MFU"));
   setenv("DIPPER_LIBCUDA", "/nowhere/libcuda.so.1", 1);
-  ck_assert_msg(command("train masters.dip --weights weights --threads 1 --device auto --out command.auto", output, sizeof output) == 0,
+  ck_assert_msg(command("train masters.dip --weights weights --threads 1 --device auto --out command.auto", output,
+                        sizeof output) == 0,
                 "%s", output);
   ck_says(output, "note: on the CPU: no GPU: NVIDIA's driver");
-  ck_assert(command("train masters.dip --weights weights --device cuda --out command.none", output, sizeof output) != 0);
+  ck_assert(command("train masters.dip --weights weights --device cuda --out command.none", output, sizeof output) !=
+            0);
   ck_says(output, "no GPU: NVIDIA's driver");
   setenv("DIPPER_LIBCUDA", DIPPER_FAKE_CUDA, 1);
   char one[256], other[256];
   path_of(one, "%s", "command.auto/step-00000004/model.safetensors");
   path_of(other, "%s", "command.gpu/step-00000004/model.safetensors");
   same_file(one, other);
-  ck_assert_msg(command("plan masters.dip --weights weights --threads 1 --device cuda", output, sizeof output) == 0, "%s", output);
+  ck_assert_msg(command("plan masters.dip --weights weights --threads 1 --device cuda", output, sizeof output) == 0,
+                "%s", output);
   ck_says(output, "memory of the GPU\n  weights");
   ck_says(output, "memory of the host\n  copies");
 }
@@ -422,14 +437,19 @@ START_TEST(what_does_not_fit_on_a_device_is_refused_with_the_figures) {
   static const char *const sets[] = {"vocab=8192", "d=1024", "layers=8", "heads=16", "kv_heads=4", "ff=4096"};
   char path[256];
   write_recipe(0, usual_rate, path);
-  dp_run how = {.model = {.path = path, .weights = "random:1", .threads = 1, .device = "cuda", .sets = sets,
+  dp_run how = {.model = {.path = path,
+                          .weights = "random:1",
+                          .threads = 1,
+                          .device = "cuda",
+                          .sets = sets,
                           .set_count = (int)DP_COUNT(sets)}};
   dp_run_plan plan;
   dp_text advice;
   check_ok(dp_plan_recipe(&how, &plan, &advice), "a plan");
   ck_assert(!plan.fits && plan.device_peak > plan.device_available);
   ck_assert_msg(advice.length > 0 && strstr(advice.text, "freeze"), "%s", advice.text ? advice.text : "");
-  ck_assert_int_eq(plan.device_peak, plan.weights + plan.gradients + plan.optimizer + plan.activations + plan.windows + plan.cache + plan.workers);
+  ck_assert_int_eq(plan.device_peak, plan.weights + plan.gradients + plan.optimizer + plan.activations + plan.windows +
+                                         plan.cache + plan.workers);
   dp_text_free(&advice);
   dp_status status = dp_run_recipe(&how);
   ck_assert_int_eq(status.code, DP_NO_MEMORY);

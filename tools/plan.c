@@ -49,7 +49,8 @@ static void add_row(dp_str *out, const char *name, int64_t bytes, const char *wh
 static void add_device_sums(dp_str *out, const dp_run_plan *p) {
   if (p->device_reference) add_row(out, "reference", p->device_reference, "of dpo: the model that the run begins with");
   add_row(out, "peak", p->device_peak, "the sum");
-  add_row(out, "on the GPU", p->device_available, p->device_peak <= p->device_available ? "it fits" : "it does not fit");
+  add_row(out, "on the GPU", p->device_available,
+          p->device_peak <= p->device_available ? "it fits" : "it does not fit");
   dp_str_add(out, "\nmemory of the host\n");
   add_row(out, "copies", p->host, "packed weights, results, arguments, what a checkpoint fetches");
 }
@@ -90,18 +91,34 @@ static void add_json(dp_str *out, const dp_run_plan *p, const timing *t) {
   const struct {
     const char *name;
     int64_t value;
-  } integers[] = {{"weights", p->weights}, {"gradients", p->gradients}, {"optimizer", p->optimizer},
-                  {"activations", p->activations}, {"windows", p->windows}, {"cache", p->cache}, {"workers", p->workers},
-                  {"program", p->program}, {"reference", p->reference}, {"data", p->data}, {"loading", p->loading}, {"peak", p->peak},
-                  {"available", p->available}, {"host", p->host}, {"device_reference", p->device_reference},
-                  {"device_peak", p->device_peak}, {"device_available", p->device_available}, {"parameters", p->parameters}, {"trained", p->trained}, {"tokens", p->tokens},
+  } integers[] = {{"weights", p->weights},
+                  {"gradients", p->gradients},
+                  {"optimizer", p->optimizer},
+                  {"activations", p->activations},
+                  {"windows", p->windows},
+                  {"cache", p->cache},
+                  {"workers", p->workers},
+                  {"program", p->program},
+                  {"reference", p->reference},
+                  {"data", p->data},
+                  {"loading", p->loading},
+                  {"peak", p->peak},
+                  {"available", p->available},
+                  {"host", p->host},
+                  {"device_reference", p->device_reference},
+                  {"device_peak", p->device_peak},
+                  {"device_available", p->device_available},
+                  {"parameters", p->parameters},
+                  {"trained", p->trained},
+                  {"tokens", p->tokens},
                   {"steps", p->steps}};
   dp_str_addc(out, '{');
   for (size_t i = 0; i < DP_COUNT(integers); i++) dp_str_addf(out, "\"%s\":%" PRId64 ",", integers[i].name, integers[i].value);
-  dp_str_addf(out, "\"fits\":%s,\"flop\":%.6g,\"attention_flop\":%.6g,\"update_bytes\":%.6g", p->fits ? "true" : "false", p->flop,
-              p->attention_flop, p->update_bytes);
+  dp_str_addf(out, "\"fits\":%s,\"flop\":%.6g,\"attention_flop\":%.6g,\"update_bytes\":%.6g",
+              p->fits ? "true" : "false", p->flop, p->attention_flop, p->update_bytes);
   if (!p->device_peak)
-    dp_str_addf(out, ",\"step_s\":%.6g,\"update_s\":%.6g,\"tokens_per_s\":%.6g,\"peak_flop_s\":%.6g,\"read_bytes_s\":%.6g",
+    dp_str_addf(out,
+                ",\"step_s\":%.6g,\"update_s\":%.6g,\"tokens_per_s\":%.6g,\"peak_flop_s\":%.6g,\"read_bytes_s\":%.6g",
                 t->step, all_seconds(t, p), tokens_a_second(t, p), t->limits.flop_s, t->limits.read_bytes_s);
   dp_str_add(out, "}\n");
 }

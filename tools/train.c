@@ -54,8 +54,8 @@ static void show(progress *p, const dp_run_step *s) {
   char share[32] = "";
   if (p->peak > 0) snprintf(share, sizeof share, "  MFU %.0f %%", 100 * share_of_peak(p, s));
   fprintf(stderr, "%s[%s] step %" PRId64 "/%" PRId64 "  loss %.4f  norm %.3f  lr %.2e  %.0f tok/s%s  %d:%02d left%s",
-          p->terminal ? "\r\033[K" : "", bar, s->step, s->steps, s->loss, s->norm, s->lr, (double)s->tokens / s->seconds,
-          share, (int)(left / 60), (int)left % 60, p->terminal ? "" : "\n");
+          p->terminal ? "\r\033[K" : "", bar, s->step, s->steps, s->loss, s->norm, s->lr,
+          (double)s->tokens / s->seconds, share, (int)(left / 60), (int)left % 60, p->terminal ? "" : "\n");
   fflush(stderr);
 }
 

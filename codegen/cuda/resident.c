@@ -1,5 +1,5 @@
-/* codegen/cuda/resident.c: an allocation a state, slot after slot in the order of the program's weights, as the host has it;
- * and a table of addresses a state, which kernels read. */
+/* codegen/cuda/resident.c: an allocation a state, slot after slot in the order of the program's weights, as the host
+ * has it; and a table of addresses a state, which kernels read. */
 #include "codegen/cuda/resident.h"
 
 #include <stdlib.h>
@@ -15,7 +15,8 @@ struct cuda_resident {
   const tile_program *program;
   cuda_gpu *gpu;
   const cuda_address *weights;
-  int64_t *at[TILE_STATE_COUNT]; /* [slots] bytes from the allocation's begin, -1: not kept; NULL: nothing is; of values NULL */
+  int64_t *at[TILE_STATE_COUNT]; /* [slots] bytes from the allocation's begin, -1: not kept; NULL: nothing is; of values
+                                    NULL */
   int64_t bytes[TILE_STATE_COUNT];
   cuda_address memory[TILE_STATE_COUNT], tables[TILE_STATE_COUNT];
   run *given, *taken;

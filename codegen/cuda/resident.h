@@ -1,6 +1,6 @@
-/* codegen/cuda/resident.h: what training keeps of weights, on the device across steps: gradients, moments, masters. Values
- * are the weights' own memory there, so what an update assigns is what the next step reads. And the numbers that go over
- * with a step or come back. Used by the thread that runs steps. */
+/* codegen/cuda/resident.h: what training keeps of weights, on the device across steps: gradients, moments, masters.
+ * Values are the weights' own memory there, so what an update assigns is what the next step reads. And the numbers that
+ * go over with a step or come back. Used by the thread that runs steps. */
 #ifndef DIPPER_CODEGEN_CUDA_RESIDENT_H
 #define DIPPER_CODEGEN_CUDA_RESIDENT_H
 
@@ -9,8 +9,8 @@
 
 typedef struct cuda_resident cuda_resident;
 
-/* weights[slot_count]: where values lie, 0: not yet; it is looked at whenever it is needed, and outlives this. Nothing is
- * allocated on the device. */
+/* weights[slot_count]: where values lie, 0: not yet; it is looked at whenever it is needed, and outlives this. Nothing
+ * is allocated on the device. */
 dp_status cuda_resident_new(const tile_program *program, cuda_gpu *gpu, const cuda_address *weights,
                             cuda_resident **resident);
 void cuda_resident_free(cuda_resident *resident); /* NULL is fine; the device's memory is the gpu's to free */

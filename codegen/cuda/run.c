@@ -1,6 +1,6 @@
-/* codegen/cuda/run.c: a cubin as code for an engine. The engine's weights are the host's; the device has its own, put there
- * when a step first names them. Slabs, the cache and what training keeps of weights (resident.c) live on the device alone;
- * the results of a step's entry are copied back. All of a step's small arguments go over in one copy. */
+/* codegen/cuda/run.c: a cubin as code for an engine. The engine's weights are the host's; the device has its own, put
+ * there when a step first names them. Slabs, the cache and what training keeps of weights (resident.c) live on the
+ * device alone; the results of a step's entry are copied back. All of a step's small arguments go over in one copy. */
 #include "codegen/cuda/run.h"
 #include "codegen/cuda/resident.h"
 
@@ -26,8 +26,8 @@ typedef struct cuda_code {
   cuda_resident *resident;
   int64_t counter_tiles, scratch_floats;
   int64_t *inputs_at; /* [inputs] places among the arguments */
-  bool second;  /* half of the counters that the next step counts in */
-  char *staged; /* the arguments as they will be on the device */
+  bool second;        /* half of the counters that the next step counts in */
+  char *staged;       /* the arguments as they will be on the device */
   int64_t staged_bytes, staged_cap;
   bool out_of_memory; /* of the host, while staging */
 } cuda_code;
@@ -63,7 +63,8 @@ static int same_memory(const cuda_code *c, const tile_step *step, int index) {
   for (int i = 0; i < index; i++) {
     const tile_weight *other = &c->program->weights[i];
     bool same = other->count == w->count && other->inner == w->inner;
-    if (same && step->weights[w->first_slot] && step->weights[other->first_slot] == step->weights[w->first_slot]) return i;
+    if (same && step->weights[w->first_slot] && step->weights[other->first_slot] == step->weights[w->first_slot])
+      return i;
   }
   return -1;
 }
@@ -326,8 +327,15 @@ static int64_t taken(const tile_code *code) {
   return sum + cuda_resident_taken(c->resident);
 }
 
-const tile_device cuda_memory = {.begin = begin, .holds = holds, .fetch = fetch, .store = store, .clear = clear, .reserve = reserve,
-                                 .worker_bytes = worker_bytes, .available = available, .taken = taken};
+const tile_device cuda_memory = {.begin = begin,
+                                 .holds = holds,
+                                 .fetch = fetch,
+                                 .store = store,
+                                 .clear = clear,
+                                 .reserve = reserve,
+                                 .worker_bytes = worker_bytes,
+                                 .available = available,
+                                 .taken = taken};
 
 /* ---- life */
 

@@ -67,9 +67,9 @@ dp_status dp_trainer_add(dp_trainer *trainer, const dp_example *examples, int co
 /* The scores alone, of the same bits, by the forward pass only. DP_INVALID when dp_training.scores was not set. */
 dp_status dp_trainer_score(dp_trainer *trainer, const dp_example *examples, int count, const float **scores);
 dp_status dp_trainer_clear(dp_trainer *trainer); /* gradients to 0; on the CPU it always succeeds */
-/* New weights of what has been added up, divided by `tokens` (those that count, of all calls since the last update), and
- * gradients to 0 again. norm: of all gradients so divided, before it is limited; may be NULL. DP_INVALID when it is no finite
- * number: then nothing was changed. */
+/* New weights of what has been added up, divided by `tokens` (those that count, of all calls since the last update),
+ * and gradients to 0 again. norm: of all gradients so divided, before it is limited; may be NULL. DP_INVALID when it is
+ * no finite number: then nothing was changed. */
 dp_status dp_trainer_update(dp_trainer *trainer, int64_t tokens, double lr, double *norm);
 /* The weights, or their gradients, as safetensors under Hugging Face's names, in f32. Weights of a plan that adapts: `path` is a
  * folder for the adapter, as PEFT has it. */
@@ -127,7 +127,8 @@ dp_status dp_run_recipe(const dp_run *run);
 /* ---- what a run will take, before it runs */
 
 typedef struct dp_run_plan {
-  /* Bytes by cause. On a device `weights` to `workers` lie there, and the host has what `host` and the rows from `program` on say. */
+  /* Bytes by cause. On a device `weights` to `workers` lie there, and the host has what `host` and the rows from
+   * `program` on say. */
   int64_t weights;     /* as kernels read them; of one that is tied once */
   int64_t gradients;
   int64_t optimizer;   /* two moments of what is trained */
@@ -139,13 +140,13 @@ typedef struct dp_run_plan {
   int64_t reference;   /* of dpo: the model that the run begins with, with an engine of its own */
   int64_t data;        /* an allowance for batches and the index; files are mapped, and are the system's to drop */
   int64_t loading;     /* all that is there while the weights are read */
-  int64_t host;        /* with a device: packed weights, results, arguments, and what is fetched of a checkpoint; else 0 */
-  int64_t peak;        /* the sum of the others that lie in the host's memory, or `loading` where that is more */
+  int64_t host; /* with a device: packed weights, results, arguments, and what is fetched of a checkpoint; else 0 */
+  int64_t peak; /* the sum of the others that lie in the host's memory, or `loading` where that is more */
   int64_t available;   /* what this process could have: what it has, and what the system has left; or the limit given */
-  int64_t device_reference;         /* of dpo, on a device: of its memory */
-  int64_t device_peak;              /* the sum of what lies on a device; 0: on the CPU */
-  int64_t device_available;         /* all memory of the device */
-  bool fits;           /* peak <= available, and device_peak <= device_available */
+  int64_t device_reference; /* of dpo, on a device: of its memory */
+  int64_t device_peak;      /* the sum of what lies on a device; 0: on the CPU */
+  int64_t device_available; /* all memory of the device */
+  bool fits;                /* peak <= available, and device_peak <= device_available */
   /* Work. */
   int64_t parameters, trained; /* numbers in weights, tied ones once; of those the trained ones */
   int64_t tokens, steps;       /* of a step at most; steps an update */

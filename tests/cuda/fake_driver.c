@@ -1,7 +1,8 @@
 /* tests/cuda/fake_driver.c: a libcuda.so.1 for tests. The device's memory is a piece of this process's at addresses
  * that only it has; a module's image is "host:LIBRARY:FUNCTION", made by tests/cuda_host.c, or a library, made by
- * tests/cuda/fake_nvrtc.c, and a launch runs it. Every pointer of a launch must be of the device. FAKE_CUDA says what is
- * wrong with the device: "none" (there is none), "old" (compute capability 7.5), "small" (4 KB), "driver" (of CUDA 11.4). */
+ * tests/cuda/fake_nvrtc.c, and a launch runs it. Every pointer of a launch must be of the device. FAKE_CUDA says what
+ * is wrong with the device: "none" (there is none), "old" (compute capability 7.5), "small" (4 KB), "driver" (of
+ * CUDA 11.4). */
 #include "codegen/cuda/cuda.h"
 
 #include <dlfcn.h>

@@ -21,8 +21,8 @@ EXPORT const char *nvrtcGetErrorString(int result) {
 /* Of no toolkit: what a cache keeps of it is never taken for a cubin. */
 EXPORT int nvrtcVersion(int *major, int *minor) { return *major = 99, *minor = 0, 0; }
 
-EXPORT int nvrtcCreateProgram(program **result, const char *source, const char *name, int headers, const char *const *texts,
-                              const char *const *names) {
+EXPORT int nvrtcCreateProgram(program **result, const char *source, const char *name, int headers,
+                              const char *const *texts, const char *const *names) {
   (void)name, (void)texts, (void)names;
   program *p = calloc(1, sizeof *p);
   if (p) p->source = strdup(source);
@@ -49,8 +49,9 @@ static int write_source(const char *path, const char *text) {
   if (!entries) fprintf(file, "#error the text has no kernel\n");
   for (int e = 0; e < entries; e++)
     fprintf(file, "static void step_%d(const void *l) { p0::dipper_step_%d(*(const p0::Launch *)l); }\n", e, e);
-  fprintf(file, "extern \"C\" __attribute__((visibility(\"default\"))) const char *p0_run(int entry, const void *launch, "
-                "int blocks, size_t shared, u64 seed) {\n  static void (*const steps[])(const void *) = {");
+  fprintf(file,
+          "extern \"C\" __attribute__((visibility(\"default\"))) const char *p0_run(int entry, const void *launch, "
+          "int blocks, size_t shared, u64 seed) {\n  static void (*const steps[])(const void *) = {");
   for (int e = 0; e < entries; e++) fprintf(file, "step_%d, ", e);
   fprintf(file, "};\n  return host_launch(steps[entry], launch, blocks, p0::THREADS, shared, seed);\n}\n");
   return fclose(file) ? INVALID : 0;
