@@ -89,7 +89,7 @@ static dp_status reference_bytes(const dp_run *run, dp_training *training) {
   dp_options options = training->model;
   dp_model model = {0};
   options.weights = run->model.weights;
-  dp_status status = api_scorer_prepare(&options, false, &model);
+  dp_status status = api_scorer_prepare(&options, ~0u, false, &model);
   if (status.code == DP_OK) {
     rt_engine_options engine = api_engine_options(&options, training->sequences);
     tile_code code = api_code_to_measure(&options);

@@ -338,7 +338,7 @@ static dp_status open_objective(running *r, const dp_training *training) {
   dp_options options = training->model;
   options.weights = r->run->model.weights;
   options.adapter = r->run->model.adapter;
-  return dp_scorer_new(&options, &r->reference);
+  return api_scorer_open(&options, r->trainer->model.program, &r->reference);
 }
 
 static dp_status open_run(running *r, const rt_checkpoint *checkpoint) {
