@@ -42,6 +42,10 @@ dp_status api_compile(const dp_options *options, const tile_program *program, ti
 dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program);
 int api_threads(const dp_options *options);
 /* Where compiled code is kept: malloc'ed, NULL when there is no place. */
+/* Puts the back end of options->device into the options; where `auto` finds no GPU, *note says why. */
+dp_status api_choose_device(dp_options *options, dp_str *note);
+/* Code as far as rt_engine_measure looks at it, before it is compiled. */
+tile_code api_code_to_measure(const dp_options *options);
 char *api_cache_dir(const dp_options *options);
 double api_seconds(void);
 

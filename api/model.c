@@ -78,13 +78,18 @@ static dp_status open(const dp_options *options, dp_model *model) {
   return DP_SUCCESS;
 }
 
-/* The back end that serves a device. */
-static dp_status choose_device(dp_options *options, dp_str *note) {
+tile_code api_code_to_measure(const dp_options *options) {
+  const cg_backend *backend = cg_find_backend(options->backend);
+  return (tile_code){.device = backend ? backend->device : NULL};
+}
+
+dp_status api_choose_device(dp_options *options, dp_str *note) {
   const char *device = options->device;
   if (!device || strcmp(device, "cpu") == 0) return DP_SUCCESS;
   if (strcmp(device, "cuda") != 0 && strcmp(device, "auto") != 0)
     return dp_fail(DP_INVALID, "a device is cpu, cuda or auto, not '%s'", device);
   options->backend = "cuda";
+  options->device = NULL;
   const cg_backend *cuda = cg_find_backend("cuda");
   dp_str unused = {0};
   dp_status status = cuda->devices(&unused);
@@ -101,7 +106,7 @@ dp_status dp_model_open(const dp_options *options, dp_model **model) {
   dp_model *fresh = calloc(1, sizeof *fresh);
   if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory for a model");
   dp_options chosen = *options;
-  dp_status status = choose_device(&chosen, &fresh->note);
+  dp_status status = api_choose_device(&chosen, &fresh->note);
   if (status.code == DP_OK) status = open(&chosen, fresh);
   if (status.code != DP_OK) {
     dp_model_free(fresh);

@@ -58,6 +58,7 @@ typedef struct cg_backend {
   /* A line for each device that it has code run on. NULL: the host alone. */
   dp_status (*devices)(dp_str *out);
   const tile_target *numbers; /* that a schedule for it is made with; NULL: those of a few cores */
+  const tile_device *device; /* of the code that it loads; NULL: that works in the host's memory */
 } cg_backend;
 
 /* "llvm" (when built in), "interp", "cuda". NULL when there is none of that name; name NULL: the default. */

@@ -79,6 +79,17 @@ ir_dtype tile_state_type(const tile_weight *weight, tile_state state) {
   return state == TILE_VALUE && weight->storage == 1u << IR_bf16 ? IR_bf16 : IR_f32;
 }
 
+bool tile_keeps(const tile_program *program, int weight, tile_state state) {
+  for (int k = 0; k < program->kind_count; k++)
+    for (int i = 0; i < program->kinds[k].op_count; i++) {
+      const tile_op *op = &program->kinds[k].ops[i];
+      bool adds = tile_adds_to_gradient(op->code) && state == TILE_GRADIENT;
+      bool touches = (op->code == TILE_parameter || op->code == TILE_assign) && op->part == (int)state;
+      if ((adds || touches) && op->ref == weight) return true;
+    }
+  return false;
+}
+
 tile_entry tile_entry_at(const tile_program *program, int index) {
   if (index < program->entry_count) return program->entries[index];
   return (tile_entry){.name = program->name, .count = program->section_count, .output = -1};

@@ -273,14 +273,35 @@ typedef struct tile_step {
   char *kv;                      /* pages */
 } tile_step;
 
-/* One task: kind's code over (layer, row index, column index). `reuse`: the scratch still holds the prologue's values of
- * this very (step, layer, row, kind). Scratch: of the worker alone, 64-byte aligned, tile_code.scratch_bytes. */
 typedef struct tile_code tile_code;
+
+/* Of code that runs whole steps on a device: memory of its own. Weights are copied there from the host when a step, or
+ * `reserve`, first names them; what training keeps of them, caches and slabs are there alone, zero at first: a step's
+ * are NULL, but for the slab of NUMBERS: what no kind stores of it goes over with a step, and what kinds store and none
+ * loads comes back. Bytes of a slot lie as tile_weight and tile_state say. Called by the thread that runs steps. */
+typedef struct tile_device {
+  dp_status (*begin)(const tile_code *code);                        /* an engine: nothing that another left is held */
+  bool (*holds)(const tile_code *code, tile_state state, int slot); /* false of a value: the host's is as good */
+  dp_status (*fetch)(const tile_code *code, tile_state state, int slot, int64_t at, int64_t bytes, void *to);
+  dp_status (*store)(const tile_code *code, tile_state state, int slot, int64_t at, int64_t bytes, const void *from);
+  dp_status (*clear)(const tile_code *code, tile_state state);
+  /* All that steps of so many rows and pages of the cache take, now; without results of entry 0. */
+  dp_status (*reserve)(const tile_code *code, const tile_step *step, int64_t pages);
+  /* Without code that was loaded (self NULL) of the first device: 0 when there is none. */
+  int64_t (*worker_bytes)(const tile_code *code, const tile_program *program,
+                          int64_t max_tokens); /* scratch, counters */
+  int64_t (*available)(const tile_code *code);
+  int64_t (*taken)(const tile_code *code);
+} tile_device;
+
+/* One task: kind's code over (layer, row index, column index). `reuse`: the scratch still holds the prologue's values
+ * of this very (step, layer, row, kind). Scratch: of the worker alone, 64-byte aligned, tile_code.scratch_bytes. */
 struct tile_code {
   void (*run)(const tile_code *code, int kind, const tile_step *step, int64_t layer, int64_t row, int64_t col,
               void *scratch, int64_t reuse);
   /* Where not NULL: a whole step at once, with workers of its own; then `run` is not called. It fails as a device does. */
   dp_status (*run_step)(const tile_code *code, const tile_step *step);
+  const tile_device *device; /* NULL: it works in the host's memory */
   void (*free)(tile_code *code);
   size_t scratch_bytes;
   void *self; /* the back end's */
@@ -301,6 +322,8 @@ int tile_find_entry(const tile_program *program, const char *name); /* -1 when t
 bool tile_in_entry(const tile_program *program, const tile_entry *entry, int group);
 int64_t tile_slot_floats(const tile_weight *weight); /* of a slot's memory as f32, padding included */
 ir_dtype tile_state_type(const tile_weight *weight, tile_state state); /* of its elements: f32 or bf16 */
+bool tile_keeps(const tile_program *program, int weight,
+                tile_state state); /* does any kind touch that of it? Not of values */
 int64_t tile_buffer_bytes(const tile_program *program, const tile_buffer *buffer); /* of a row tile's slab */
 /* The slab rows that a space's rows lie in: TOKENS, OUTPUTS or NUMBERS. */
 tile_space tile_slab_space(tile_space space);

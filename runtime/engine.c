@@ -23,6 +23,7 @@ struct rt_sequence {
 
 struct rt_engine {
   const tile_program *program;
+  const tile_code *code;
   rt_executor *executor;
   rt_resident *weights;
   rt_region kv, arena[TILE_SPACE_COUNT], *outputs;
@@ -76,16 +77,8 @@ static const tile_buffer *output_of(const tile_program *p, int entry) {
 
 /* ---- how much: the account that is planned with, and that memory is taken by */
 
-static bool keeps(const tile_program *p, int weight, tile_state state) {
-  for (int k = 0; k < p->kind_count; k++)
-    for (int i = 0; i < p->kinds[k].op_count; i++) {
-      const tile_op *op = &p->kinds[k].ops[i];
-      bool adds = tile_adds_to_gradient(op->code) && state == TILE_GRADIENT;
-      bool touches = (op->code == TILE_parameter || op->code == TILE_assign) && op->part == (int)state;
-      if ((adds || touches) && op->ref == weight) return true;
-    }
-  return false;
-}
+/* Does code have memory of its own for what steps work in? Of that the host then has the numbers alone. */
+static bool on_device(const tile_code *code) { return code && code->device; }
 
 static int64_t kept_floats(const tile_weight *weight) { return tile_slot_floats(weight) + TILE_LANES; }
 
@@ -93,7 +86,7 @@ static int64_t state_bytes(const tile_program *p, tile_state state) {
   int64_t bytes = 0;
   for (int w = 0; w < p->weight_count; w++) {
     const tile_weight *weight = &p->weights[w];
-    if (!keeps(p, w, state)) continue;
+    if (!tile_keeps(p, w, state)) continue;
     int64_t slots = (int64_t)weight->count * weight->inner;
     bytes = rt_bytes_plus(bytes, rt_bytes_times(slots, rt_bytes_times(4, kept_floats(weight))));
   }
@@ -123,26 +116,54 @@ static rt_engine_options with_defaults(const rt_engine_options *options) {
   return o;
 }
 
-rt_engine_sizes rt_engine_measure(const tile_program *p, const tile_code *code, const rt_binding *binding,
-                                  const rt_engine_options *options) {
-  rt_engine_options o = with_defaults(options);
-  rt_engine_sizes s = {.weights = rt_resident_bytes(p, binding),
-                       .loading = rt_resident_loading_bytes(p, binding, o.workers),
-                       .cache = rt_region_bytes(cache_bytes(p, o.context)),
-                       .arguments = rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS, argument_items(o.max_tokens)),
-                                                                    rt_bytes_times(2, pages_of(o.context)))),
-                       .workers = rt_executor_bytes(p, code, o.workers, o.max_tokens, o.max_tokens)};
+/* What steps work in. */
+static rt_engine_sizes working_sizes(const tile_program *p, const rt_engine_options *o) {
+  rt_engine_sizes s = {.cache = rt_region_bytes(cache_bytes(p, o->context))};
   for (int i = TILE_GRADIENT; i < TILE_STATE_COUNT; i++) {
     int64_t bytes = state_bytes(p, (tile_state)i);
     s.states[i] = bytes ? rt_region_bytes(bytes) : 0;
   }
   for (int i = 0; i < TILE_SPACE_COUNT; i++)
-    if (p->slab_bytes[i]) s.arena[i] = rt_region_bytes(arena_bytes(p, (tile_space)i, o.max_tokens));
+    if (p->slab_bytes[i]) s.arena[i] = rt_region_bytes(arena_bytes(p, (tile_space)i, o->max_tokens));
+  return s;
+}
+
+static void add_results(const tile_program *p, int64_t max_tokens, rt_engine_sizes *s) {
   for (int i = 0; i < p->buffer_count; i++) {
     if (p->buffers[i].output < 0) continue;
-    int64_t *to = belongs_to_entry_0(p, i) ? &s.logits : &s.results;
-    *to = rt_bytes_plus(*to, rt_region_bytes(output_bytes(p, i, o.max_tokens)));
+    int64_t *to = belongs_to_entry_0(p, i) ? &s->logits : &s->results;
+    *to = rt_bytes_plus(*to, rt_region_bytes(output_bytes(p, i, max_tokens)));
   }
+}
+
+rt_engine_sizes rt_engine_measure_device(const tile_program *p, const tile_code *code, const rt_binding *binding,
+                                         const rt_engine_options *options) {
+  rt_engine_options o = with_defaults(options);
+  if (!on_device(code)) return (rt_engine_sizes){0};
+  rt_engine_sizes s = working_sizes(p, &o);
+  s.weights = rt_resident_bytes(p, binding);
+  s.workers = code->device->worker_bytes(code, p, o.max_tokens);
+  add_results(p, o.max_tokens, &s);
+  return s;
+}
+
+rt_engine_sizes rt_engine_measure(const tile_program *p, const tile_code *code, const rt_binding *binding,
+                                  const rt_engine_options *options) {
+  rt_engine_options o = with_defaults(options);
+  rt_engine_sizes s = {.weights = rt_resident_bytes(p, binding),
+                       .loading = rt_resident_loading_bytes(p, binding, o.workers),
+                       .arguments =
+                           rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS, argument_items(o.max_tokens)),
+                                                           rt_bytes_times(2, pages_of(o.context)))),
+                       .workers = rt_executor_bytes(p, code, o.workers, o.max_tokens, o.max_tokens)};
+  rt_engine_sizes working = working_sizes(p, &o);
+  s.arena[TILE_NUMBERS] = working.arena[TILE_NUMBERS];
+  if (!on_device(code)) {
+    s.cache = working.cache;
+    memcpy(s.states, working.states, sizeof s.states);
+    memcpy(s.arena, working.arena, sizeof s.arena);
+  }
+  add_results(p, o.max_tokens, &s);
   return s;
 }
 
@@ -167,8 +188,18 @@ rt_engine_sizes rt_engine_get_sizes(const rt_engine *e) {
   return s;
 }
 
+int64_t rt_engine_device_bytes(const rt_engine *e) { return on_device(e->code) ? e->code->device->taken(e->code) : 0; }
+
+static dp_status reserve_on_device(const rt_engine *e, bool cache) {
+  tile_step step = {.weights = rt_resident_slots(e->weights), .weight_types = rt_resident_types(e->weights)};
+  static const tile_space of_tokens[] = {TILE_TOKENS, TILE_SEGMENTS, TILE_OUTPUTS};
+  for (size_t i = 0; i < DP_COUNT(of_tokens); i++) step.rows[of_tokens[i]] = e->max_tokens;
+  return e->code->device->reserve(e->code, &step, cache ? e->page_total : 0);
+}
+
 dp_status rt_engine_commit(rt_engine *e, bool cache) {
   const tile_program *p = e->program;
+  if (on_device(e->code)) DP_TRY(reserve_on_device(e, cache));
   for (int i = 0; i < TILE_STATE_COUNT; i++) DP_TRY(rt_region_commit(&e->state_memory[i], "gradients and moments"));
   for (int i = 0; i < TILE_SPACE_COUNT; i++) DP_TRY(rt_region_commit(&e->arena[i], "activations"));
   for (int i = 0; i < p->buffer_count; i++)
@@ -184,7 +215,8 @@ static dp_status set_up_cache(rt_engine *e) {
   e->page_total = pages_of(e->context);
   char what[80];
   snprintf(what, sizeof what, "the KV cache of a context of %lld tokens", (long long)e->context);
-  DP_TRY(rt_region_map_free(&e->kv, cache_bytes(p, e->context), what, "; ask for a smaller context"));
+  if (!on_device(e->code))
+    DP_TRY(rt_region_map_free(&e->kv, cache_bytes(p, e->context), what, "; ask for a smaller context"));
   e->free_pages = calloc((size_t)e->page_total + 1, sizeof *e->free_pages);
   if (!e->free_pages) return dp_fail(DP_NO_MEMORY, "no memory for the table of pages");
   for (int64_t i = 0; i < e->page_total; i++) e->free_pages[i] = (int32_t)(e->page_total - 1 - i);
@@ -218,7 +250,7 @@ static dp_status set_up_step(rt_engine *e) {
       return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", p->inputs[i]);
   }
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
-    if (p->slab_bytes[i] == 0) continue;
+    if (p->slab_bytes[i] == 0 || (on_device(e->code) && i != TILE_NUMBERS)) continue;
     DP_TRY(rt_region_map_free(&e->arena[i], arena_bytes(p, (tile_space)i, e->max_tokens), "activations",
                               "; ask for fewer tokens a step"));
   }
@@ -242,11 +274,11 @@ static dp_status set_up_state(rt_engine *e, tile_state state) {
                                                       "the masters"};
   if (!slots) return dp_fail(DP_NO_MEMORY, "no memory for the table of %s", names[state]);
   int64_t bytes = state_bytes(p, state), at = 0;
-  if (!bytes) return DP_SUCCESS;
+  if (!bytes || on_device(e->code)) return DP_SUCCESS;
   DP_TRY(rt_region_map_free(&e->state_memory[state], bytes, names[state], ""));
   for (int w = 0; w < p->weight_count; w++) {
     const tile_weight *weight = &p->weights[w];
-    for (int i = 0; i < weight->count * weight->inner && keeps(p, w, state); i++, at += kept_floats(weight))
+    for (int i = 0; i < weight->count * weight->inner && tile_keeps(p, w, state); i++, at += kept_floats(weight))
       slots[weight->first_slot + i] = (float *)(void *)e->state_memory[state].data + at;
   }
   return DP_SUCCESS;
@@ -257,13 +289,36 @@ static dp_status set_up_states(rt_engine *e) {
   return DP_SUCCESS;
 }
 
+static dp_status set_up_masters(rt_engine *e, const rt_binding *binding) {
+  const tile_program *p = e->program;
+  dp_status status = DP_SUCCESS;
+  for (int w = 0; w < p->weight_count && status.code == DP_OK; w++) {
+    const tile_weight *weight = &p->weights[w];
+    if (!tile_keeps(p, w, TILE_MASTER)) continue;
+    int64_t bytes = 4 * tile_slot_floats(weight);
+    float *copy = on_device(e->code) ? calloc(1, (size_t)bytes) : NULL;
+    if (on_device(e->code) && !copy) return dp_fail(DP_NO_MEMORY, "no memory for the master of '%s'", weight->name);
+    for (int i = 0; i < weight->count * weight->inner && status.code == DP_OK; i++) {
+      int slot = weight->first_slot + i;
+      status = rt_resident_master(p, binding, w, i, copy ? copy : e->states[TILE_MASTER][slot]);
+      if (status.code == DP_OK && copy) status = rt_engine_write(e, TILE_MASTER, slot, 0, bytes, copy);
+    }
+    free(copy);
+  }
+  return status;
+}
+
+const tile_code *rt_engine_code(const rt_engine *e) { return e->code; }
+
 float *const *rt_engine_state(const rt_engine *e, tile_state state) {
   if (state == TILE_VALUE) return (float *const *)rt_resident_slots(e->weights);
   return e->states[state];
 }
 
-void rt_engine_clear(rt_engine *e, tile_state state) {
+dp_status rt_engine_clear(rt_engine *e, tile_state state) {
+  if (on_device(e->code)) return e->code->device->clear(e->code, state);
   if (e->state_memory[state].data) memset(e->state_memory[state].data, 0, e->state_memory[state].size);
+  return DP_SUCCESS;
 }
 
 float *rt_engine_number(rt_engine *e, const char *name) {
@@ -285,12 +340,14 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   rt_engine *e = calloc(1, sizeof *e);
   if (!e) return dp_fail(DP_NO_MEMORY, "no memory for an engine");
   e->program = program;
+  e->code = code;
   e->context = options->context;
   e->max_tokens = with_defaults(options).max_tokens;
   e->vocabulary = table_rows(program, "tokens");
   e->positions_limit = table_rows(program, "pos");
   e->whole_sequences = sees_whole_sequences(program);
-  dp_status status = set_up_cache(e);
+  dp_status status = on_device(code) ? code->device->begin(code) : DP_SUCCESS;
+  if (status.code == DP_OK) status = set_up_cache(e);
   if (status.code == DP_OK) status = set_up_step(e);
   if (status.code == DP_OK)
     status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
@@ -300,7 +357,7 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
     status = rt_resident_map(program, options->image_key, options->image, options->image_bytes, &e->weights);
   else if (status.code == DP_OK)
     status = rt_resident_new(program, binding, &resident, &e->weights);
-  if (status.code == DP_OK) status = rt_resident_masters(program, binding, e->states[TILE_MASTER]);
+  if (status.code == DP_OK) status = set_up_masters(e, binding);
   if (status.code != DP_OK) {
     rt_engine_free(e);
     return status;

@@ -34,9 +34,14 @@ typedef struct rt_engine_sizes {
   int64_t arguments;                /* of a step */
   int64_t workers;                  /* scratch, counters */
 } rt_engine_sizes;
-/* code: for the workers' scratch; NULL: without it. */
+/* code: for the workers' scratch, and for whether it runs on a device; NULL: without scratch, and in the host's memory.
+ */
 rt_engine_sizes rt_engine_measure(const tile_program *program, const tile_code *code, const rt_binding *binding,
                                   const rt_engine_options *options);
+/* The bytes on the device that the code runs on, about, without those for its arguments; all 0 where it runs on none.
+ */
+rt_engine_sizes rt_engine_measure_device(const tile_program *program, const tile_code *code, const rt_binding *binding,
+                                         const rt_engine_options *options);
 int64_t rt_engine_sizes_sum(const rt_engine_sizes *sizes); /* without loading and logits: what training touches */
 
 /* Packs the weights (all workers at it) and sets up memory. `program` and `code` must outlive the engine; the binding
@@ -44,10 +49,11 @@ int64_t rt_engine_sizes_sum(const rt_engine_sizes *sizes); /* without loading an
 dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,
                         const rt_engine_options *options, rt_engine **engine);
 void rt_engine_free(rt_engine *engine); /* NULL is fine; frees its sequences too */
-/* What the engine has taken. */
+/* What the engine has taken of the host's memory; and of a device's: all that its code has. */
 rt_engine_sizes rt_engine_get_sizes(const rt_engine *engine);
-/* Takes all that training touches from the system now, with `cache` the cache too: DP_NO_MEMORY, where it would otherwise
- * end the process in the middle of a step. */
+int64_t rt_engine_device_bytes(const rt_engine *engine);
+/* Takes all that training touches from the system and the device now, with `cache` the cache too: DP_NO_MEMORY, where
+ * it would otherwise end the process in the middle of a step. */
 dp_status rt_engine_commit(rt_engine *engine, bool cache);
 
 dp_status rt_sequence_new(rt_engine *engine, rt_sequence **sequence);
@@ -84,12 +90,22 @@ dp_status rt_engine_run(rt_engine *engine, int entry, const rt_request *requests
 dp_status rt_engine_find_broken(rt_engine *engine, int entry, const rt_request *requests, int count, rt_broken *broken);
 
 const tile_program *rt_engine_program(const rt_engine *engine);
-/* [slots], NULL where nothing is kept; NULL when the program keeps no such state. Zero at first, but for values. */
+const tile_code *rt_engine_code(const rt_engine *engine);
+/* ---- what training keeps of weights, wherever it lies (engine_state.c): zero at first, but for values and masters. */
+bool rt_engine_keeps(const rt_engine *engine, tile_state state, int slot);
+/* Bytes [at, at + bytes) of a slot. */
+dp_status rt_engine_read(const rt_engine *engine, tile_state state, int slot, int64_t at, int64_t bytes, void *to);
+dp_status rt_engine_write(rt_engine *engine, tile_state state, int slot, int64_t at, int64_t bytes, const void *from);
+dp_status rt_engine_clear(rt_engine *engine, tile_state state); /* to 0; not of values and masters */
+/* Where that lies in the host's memory: [slots], NULL where nothing is kept or a device keeps it; values are what the
+ * engine was made with where a device has its own (rt_engine_holds_elsewhere). NULL when the program keeps no such
+ * state. */
 float *const *rt_engine_state(const rt_engine *engine, tile_state state);
-void rt_engine_clear(rt_engine *engine, tile_state state); /* to 0 */
+bool rt_engine_holds_elsewhere(const rt_engine *engine, tile_state state, int slot);
 /* A number that the runtime gives or reads; NULL when the program has none of that name. */
 float *rt_engine_number(rt_engine *engine, const char *name);
-/* A state as a binding, which points into the engine's memory; `like`: what the engine was made of. */
+/* A state as a binding to be saved, which points into the engine's memory, or fetches what a device keeps as it is
+ * written; `like`: what the engine was made of. */
 dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,
                          rt_binding **binding);
 /* Gives back the memory of weights made at random that the engine holds as f32: of the binding only rt_engine_bind may then

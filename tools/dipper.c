@@ -86,7 +86,7 @@ static const cli_command commands[] = {
      .run = cli_compile},
     {.name = "train",
      .arguments = "RECIPE.dip --weights FILE [--data FILE] [--out DIR]",
-     .flags = MODEL_FLAGS " --adapter --tokenizer --plan --recipe --data --out --resume --steps --threads --memory",
+     .flags = MODEL_FLAGS " --device --adapter --tokenizer --plan --recipe --data --out --resume --steps --threads --memory",
      .required = "--weights",
      .summary = "carry out a recipe: train a model",
      .description =
@@ -94,6 +94,7 @@ static const cli_command commands[] = {
          "go to DIR/step-NNNNNNNN, which transformers and dipper load, and a line of JSON a step to DIR/log.jsonl.\n"
          "--resume goes on from the newest whole one: the weights are then, to the last bit, those of a run that was\n"
          "never interrupted. Ctrl-C stops after the step under way, with a checkpoint. --steps: instead of the recipe's.\n"
+         "--device cuda: weights, gradients and moments live on the GPU; the bits of a run, and its checkpoints, are the CPU's.\n"
          "MFU: products of forward and backward, without attention's, in the multiply-add peak measured at the start.",
      .examples = "  dipper train tune.dip --weights SmolLM2-135M-Instruct.Q4_1.gguf --data chat.jsonl --out run\n"
                  "  dipper run models/llama.dip --weights run/step-00000100 --tokenizer SmolLM2-135M-Instruct.Q4_1.gguf -p Hi\n",
@@ -102,13 +103,13 @@ static const cli_command commands[] = {
      .run = cli_train},
     {.name = "plan",
      .arguments = "RECIPE.dip [--weights FILE]",
-     .flags = MODEL_FLAGS " --adapter --tokenizer --plan --recipe --data --steps --threads --memory --json",
+     .flags = MODEL_FLAGS " --device --adapter --tokenizer --plan --recipe --data --steps --threads --memory --json",
      .summary = "a recipe's memory and time, before it runs",
      .description =
          "Prints what a training run will take at its peak, by what for, whether that fits into the memory there is (the\n"
          "machine's, a control group's, --memory's), and about how long a step will last. The code is compiled and kept for the\n"
          "run; no weights are read and no data. Without --weights: for f32 of the text's shapes. When it does not fit: which\n"
-         "statements would make it fit, and exit status 1.",
+         "statements would make it fit, and exit status 1. --device cuda: of the GPU's memory and of the host's.",
      .examples = "  dipper plan tune.dip --weights SmolLM2-135M-Instruct.Q4_1.gguf\n"
                  "  dipper plan tune.dip --memory 2G --json\n",
      .least = 1,

@@ -86,4 +86,5 @@ const cg_backend cg_cuda = {
     .text = text,
     .devices = devices,
     .numbers = &numbers,
+    .device = &cuda_memory,
 };

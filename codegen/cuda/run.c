@@ -1,7 +1,8 @@
-/* codegen/cuda/run.c: a cubin as code for an engine: steps of inference. The engine's memory is the host's; of it the
- * device has its own: weights, put there when a step first names them; slabs and the cache, which live on the device
- * alone; results, copied back. All of a step's small arguments go over in one copy. */
+/* codegen/cuda/run.c: a cubin as code for an engine. The engine's weights are the host's; the device has its own, put
+ * there when a step first names them. Slabs, the cache and what training keeps of weights (resident.c) live on the
+ * device alone; the results of a step's entry are copied back. All of a step's small arguments go over in one copy. */
 #include "codegen/cuda/run.h"
+#include "codegen/cuda/resident.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -22,10 +23,11 @@ typedef struct cuda_code {
   int64_t *weight_bytes; /* [slots] room */
   region arena[TILE_SPACE_COUNT], kv, counters, scratch, arguments;
   region *outputs;
+  cuda_resident *resident;
   int64_t counter_tiles, scratch_floats;
   int64_t *inputs_at; /* [inputs] places among the arguments */
-  bool second;  /* half of the counters that the next step counts in */
-  char *staged; /* the arguments as they will be on the device */
+  bool second;        /* half of the counters that the next step counts in */
+  char *staged;       /* the arguments as they will be on the device */
   int64_t staged_bytes, staged_cap;
   bool out_of_memory; /* of the host, while staging */
 } cuda_code;
@@ -55,9 +57,28 @@ static int64_t slot_bytes(const tile_weight *w, ir_dtype storage) {
   return (w->rows + TILE_BLOCK - 1) / TILE_BLOCK * TILE_BLOCK * ir_packed_row_bytes(storage, w->cols);
 }
 
+/* An earlier weight that lies in the same memory, -1: none. What an update assigns to one of them both have. */
+static int same_memory(const cuda_code *c, const tile_step *step, int index) {
+  const tile_weight *w = &c->program->weights[index];
+  for (int i = 0; i < index; i++) {
+    const tile_weight *other = &c->program->weights[i];
+    bool same = other->count == w->count && other->inner == w->inner;
+    if (same && step->weights[w->first_slot] && step->weights[other->first_slot] == step->weights[w->first_slot])
+      return i;
+  }
+  return -1;
+}
+
 static dp_status put_weights(cuda_code *c, const tile_step *step) {
   for (int i = 0; i < c->program->weight_count; i++) {
     const tile_weight *w = &c->program->weights[i];
+    int same = same_memory(c, step, i);
+    if (same >= 0) {
+      const cuda_address *from = c->weights + c->program->weights[same].first_slot;
+      memcpy(c->weights + w->first_slot, from, sizeof *from * (size_t)(w->count * w->inner));
+      memcpy(c->seen + w->first_slot, step->weights + w->first_slot, sizeof *c->seen * (size_t)(w->count * w->inner));
+      continue;
+    }
     for (int slot = w->first_slot; slot < w->first_slot + w->count * w->inner; slot++) {
       if (!step->weights[slot] || c->seen[slot] == step->weights[slot]) continue;
       region r = {c->weights[slot], c->weight_bytes[slot]};
@@ -92,18 +113,30 @@ static dp_status need_counters(cuda_code *c, int64_t rows) {
   return DP_SUCCESS;
 }
 
+/* Does the entry return the buffer? Of a program without a list of entries all are the first's. */
+static bool returns(const tile_program *p, int64_t entry, const tile_buffer *b) {
+  if (b->output < 0) return false;
+  return entry < p->entry_count ? p->entries[entry].output == b->output : true;
+}
+
+static dp_status need_results(cuda_code *c, const tile_step *step) {
+  const tile_program *p = c->program;
+  for (int i = 0; i < p->buffer_count; i++) {
+    const tile_buffer *b = &p->buffers[i];
+    if (!returns(p, step->entry, b)) continue;
+    DP_TRY(need(c, &c->outputs[b->output], step->rows[b->space] * b->stride * 4, "results", false));
+  }
+  return DP_SUCCESS;
+}
+
 static dp_status need_memory(cuda_code *c, const tile_step *step, int64_t pages) {
   const tile_program *p = c->program;
   DP_TRY(put_weights(c, step));
+  DP_TRY(cuda_resident_need(c->resident));
   for (int space = 0; space < TILE_SPACE_COUNT; space++) {
     if (!p->slab_bytes[space]) continue;
     int64_t slabs = space == TILE_WINDOW ? p->window : space == TILE_NUMBERS ? 1 : tile_row_tiles(p, step->rows[space]);
     DP_TRY(need(c, &c->arena[space], slabs * p->slab_bytes[space], "activations", false));
-  }
-  for (int i = 0; i < p->buffer_count; i++) {
-    const tile_buffer *b = &p->buffers[i];
-    if (b->output < 0) continue;
-    DP_TRY(need(c, &c->outputs[b->output], step->rows[b->space] * b->stride * 4, "results", false));
   }
   DP_TRY(need(c, &c->kv, pages * p->page_bytes, "the KV cache", true));
   int64_t tokens = step->rows[TILE_TOKENS], outputs = step->rows[TILE_OUTPUTS];
@@ -183,8 +216,10 @@ static cuda_launch make_launch(cuda_code *c, const tile_step *step, const places
   l.step.segment_end = ARGUMENT(end);
   l.step.pages = ARGUMENT(pages);
   l.first_segment = ARGUMENT(first);
+  l.step.states[TILE_VALUE] = ARGUMENT(weights);
+  for (int i = TILE_GRADIENT; i < TILE_STATE_COUNT; i++)
+    l.step.states[i] = at_device(cuda_resident_table(c->resident, (tile_state)i));
 #undef ARGUMENT
-  for (int i = 0; i < TILE_STATE_COUNT; i++) l.step.states[i] = NULL;
   for (int i = 0; i < TILE_SPACE_COUNT; i++) l.step.arena[i] = at_device(c->arena[i].at);
   l.step.kv = at_device(c->kv.at);
   l.scratch = at_device(c->scratch.at);
@@ -204,24 +239,109 @@ static dp_status run_step(const tile_code *code, const tile_step *step) {
   char name[40];
   count_pages(step, &pages, &entries);
   DP_TRY(need_memory(c, step, pages));
+  DP_TRY(need_results(c, step));
+  DP_TRY(cuda_give_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
   DP_TRY(stage_arguments(c, step, entries, &at));
   cuda_launch launch = make_launch(c, step, &at);
   snprintf(name, sizeof name, "dipper_step_%d", (int)step->entry);
   DP_TRY(
       cuda_run_kernel(c->gpu, name, cuda_device_of(c->gpu)->processors, CUDA_THREADS, cuda_shared_bytes(p), &launch));
   c->second = !c->second;
+  DP_TRY(cuda_take_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
   for (int i = 0; i < p->buffer_count; i++) {
     const tile_buffer *b = &p->buffers[i];
-    if (b->output < 0) continue;
+    if (!returns(p, step->entry, b)) continue;
     DP_TRY(cuda_get(c->gpu, step->outputs[b->output], c->outputs[b->output].at, step->rows[b->space] * b->stride * 4));
   }
   return DP_SUCCESS;
 }
 
+/* ---- memory of its own, as tile_device has it */
+
+static dp_status begin(const tile_code *code) {
+  cuda_code *c = code->self;
+  memset(c->seen, 0, sizeof *c->seen * (size_t)c->program->slot_count);
+  for (int state = TILE_GRADIENT; state < TILE_STATE_COUNT; state++)
+    DP_TRY(cuda_resident_clear(c->resident, (tile_state)state));
+  return DP_SUCCESS;
+}
+
+static bool holds(const tile_code *code, tile_state state, int slot) {
+  const cuda_code *c = code->self;
+  return state == TILE_VALUE ? c->seen[slot] != NULL : cuda_resident_keeps(c->resident, state, slot);
+}
+
+static dp_status fetch(const tile_code *code, tile_state state, int slot, int64_t at, int64_t bytes, void *to) {
+  const cuda_code *c = code->self;
+  return cuda_resident_fetch(c->resident, state, slot, at, bytes, to);
+}
+
+static dp_status store(const tile_code *code, tile_state state, int slot, int64_t at, int64_t bytes, const void *from) {
+  const cuda_code *c = code->self;
+  return cuda_resident_store(c->resident, state, slot, at, bytes, from);
+}
+
+static dp_status clear(const tile_code *code, tile_state state) {
+  const cuda_code *c = code->self;
+  return cuda_resident_clear(c->resident, state);
+}
+
+static dp_status reserve(const tile_code *code, const tile_step *step, int64_t pages) {
+  cuda_code *c = code->self;
+  tile_step of = *step;
+  DP_TRY(need_memory(c, step, pages));
+  for (of.entry = 1; of.entry < c->program->entry_count; of.entry++) DP_TRY(need_results(c, &of));
+  return DP_SUCCESS;
+}
+
+static int64_t worker_bytes(const tile_code *code, const tile_program *program, int64_t max_tokens) {
+  const cuda_code *c = code->self;
+  cuda_device *list = NULL;
+  int count = 0;
+  dp_status status = c ? DP_SUCCESS : cuda_list_devices(&list, &count);
+  int64_t processors = c ? cuda_device_of(c->gpu)->processors : count ? list[0].processors : 0;
+  dp_status_free(&status);
+  free(list);
+  int64_t counters = 2 * cuda_counter_count(program, cuda_counter_tiles(program, max_tokens)) * 4;
+  return cuda_scratch_floats(program) * 4 * processors + counters;
+}
+
+static int64_t available(const tile_code *code) {
+  const cuda_code *c = code->self;
+  cuda_device *list = NULL;
+  int count = 0;
+  if (c) return cuda_device_of(c->gpu)->memory;
+  dp_status status = cuda_list_devices(&list, &count);
+  int64_t bytes = count ? list[0].memory : 0;
+  dp_status_free(&status);
+  free(list);
+  return bytes;
+}
+
+static int64_t taken(const tile_code *code) {
+  const cuda_code *c = code->self;
+  int64_t sum = c->kv.bytes + c->counters.bytes + c->scratch.bytes + c->arguments.bytes;
+  for (int i = 0; i < TILE_SPACE_COUNT; i++) sum += c->arena[i].bytes;
+  for (int i = 0; i < c->program->output_count; i++) sum += c->outputs[i].bytes;
+  for (int i = 0; i < c->program->slot_count; i++) sum += c->weight_bytes[i];
+  return sum + cuda_resident_taken(c->resident);
+}
+
+const tile_device cuda_memory = {.begin = begin,
+                                 .holds = holds,
+                                 .fetch = fetch,
+                                 .store = store,
+                                 .clear = clear,
+                                 .reserve = reserve,
+                                 .worker_bytes = worker_bytes,
+                                 .available = available,
+                                 .taken = taken};
+
 /* ---- life */
 
 static void unload(tile_code *code) {
   cuda_code *c = code->self;
+  cuda_resident_free(c->resident);
   cuda_close(c->gpu);
   free(c->seen);
   free(c->weights);
@@ -230,12 +350,6 @@ static void unload(tile_code *code) {
   free(c->inputs_at);
   free(c->staged);
   free(c);
-}
-
-static bool trains(const tile_program *p) {
-  for (int i = 0; i < p->kind_count; i++)
-    if (p->kinds[i].space == TILE_PARAMETERS || p->kinds[i].space == TILE_STATES) return true;
-  return false;
 }
 
 static dp_status set_up(cuda_code *c, const void *image) {
@@ -250,15 +364,15 @@ static dp_status set_up(cuda_code *c, const void *image) {
     return dp_fail(DP_NO_MEMORY, "no memory to load code");
   DP_TRY(cuda_open(0, &c->gpu));
   DP_TRY(cuda_load_module(c->gpu, image));
+  DP_TRY(cuda_resident_new(p, c->gpu, c->weights, &c->resident));
   c->scratch_floats = cuda_scratch_floats(p);
   return need(c, &c->scratch, c->scratch_floats * 4 * cuda_device_of(c->gpu)->processors, "scratch memory", false);
 }
 
 dp_status cuda_load(const tile_program *program, const cg_object *object, tile_code **code) {
-  if (trains(program)) return dp_fail(DP_UNSUPPORTED, "training on a GPU is not carried out yet: use --backend llvm");
   cuda_code *c = calloc(1, sizeof *c);
   if (!c) return dp_fail(DP_NO_MEMORY, "no memory to load code");
-  c->code = (tile_code){.run_step = run_step, .free = unload, .self = c};
+  c->code = (tile_code){.run_step = run_step, .device = &cuda_memory, .free = unload, .self = c};
   c->program = program;
   dp_status status = set_up(c, object->bytes);
   if (status.code == DP_OK)

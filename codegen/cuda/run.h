@@ -5,7 +5,8 @@
 #include "codegen/cuda/cuda.h"
 #include "codegen/cuda/driver.h"
 
-/* On the first device. The program must outlive the code. DP_UNSUPPORTED for programs that train. */
+/* On the first device. The program must outlive the code. */
 dp_status cuda_load(const tile_program *program, const cg_object *object, tile_code **code);
+extern const tile_device cuda_memory;
 
 #endif

@@ -49,8 +49,8 @@ typedef struct dp_options {
   const char *kv_type;   /* the KV cache's elements: "f32" (NULL) or "f16", which rounds them: half the memory */
   const char *cache_dir; /* compiled code; NULL: $DIPPER_CACHE, $XDG_CACHE_HOME/dipper or ~/.cache/dipper; "": none */
   const char *backend;   /* "llvm", "interp"; NULL: the best there is for the CPU */
-  const char *device;    /* where a model is opened: "cpu" (NULL); "cuda", the first GPU; "auto": a GPU where one can be used, else
-                            the CPU, and the model's note says why. It beats `backend` */
+  const char *device;    /* where a model is opened, trained, scored: "cpu" (NULL); "cuda", the first GPU; "auto": a GPU
+                            where one can be used, else the CPU, and the model's note says why. It beats `backend` */
   const char *triple, *cpu, *features; /* code for another machine (to look at); NULL: this one */
   const char *tokenizer;               /* weights whose tokenizer and chat template are taken; NULL: of `weights` */
   const char *plan, *recipe;           /* of the text, by name; NULL: the last for the model, else defaults */
