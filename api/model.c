@@ -19,7 +19,7 @@ dp_status api_compile(const dp_options *options, const tile_program *program, ti
   const cg_backend *backend = cg_find_backend(options->backend);
   if (!backend)
     return dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
-  cg_target target = {options->triple, options->cpu, options->features};
+  cg_target target = {.triple = options->triple, .cpu = options->cpu, .features = options->features};
   char *cache = api_cache_dir(options);
   dp_status status = cg_build(backend, program, &target, cache, code, compiled, note);
   free(cache);

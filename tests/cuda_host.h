@@ -17,8 +17,11 @@ dp_status cuda_host_new(const tile_program *const *programs, const cuda_bug *bug
 void cuda_host_free(cuda_host *host); /* NULL is fine */
 /* One step of a program on so many blocks, which a seed interleaves. DP_BUG with what went wrong. */
 dp_status cuda_host_run(const cuda_host *host, int program, const tile_step *step, int blocks, uint64_t seed);
-/* What tests/cuda/fake_driver.c takes for a cubin of the program; malloc'ed. */
-cg_object cuda_host_image(const cuda_host *host, int program);
+/* An object of the program that tests/cuda/fake_driver.c runs, as if for that chip; malloc'ed. */
+cg_object cuda_host_object(const cuda_host *host, int program, const char *chip);
+cg_object cuda_host_image(const cuda_host *host, int program); /* for any */
+/* The same of a function that need not be there. */
+cg_object cuda_host_function(const tile_program *program, const char *chip, const char *library, const char *function);
 /* As code for an engine, until the host is freed. */
 void cuda_host_code(const cuda_host *host, int program, int blocks, uint64_t seed, tile_code *code);
 
