@@ -79,7 +79,7 @@ static dp_status dump_program(const dp_options *options, api_source *source, dp_
     if (!backend)
       status = dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
     else
-      status = backend->text(program, &target, what == DP_DUMP_LLVM ? CG_TEXT_IR : CG_TEXT_ASSEMBLY, out);
+      status = backend->text(program, &target, what == DP_DUMP_LLVM ? CG_TEXT_IR : what == DP_DUMP_ASM ? CG_TEXT_ASSEMBLY : CG_TEXT_MACHINE, out);
   }
   tile_program_free(program);
   return status;
