@@ -172,10 +172,11 @@ static dp_status write_gpu_text(compiling *c, cg_text kind, const char *path) {
   DP_TRY(need_gpu_program(c));
   dp_str text = {0}, more = {0};
   cg_target target = {.cpu = name, .report = c->how->on_report ? &more : NULL};
+  const char *label = name ? name : kind == CG_TEXT_IR ? "CUDA C" : kind == CG_TEXT_MACHINE ? "cubin" : "ptx";
   double begin = api_seconds();
   dp_status status = cg_find_backend("cuda")->text(c->gpu_program, &target, kind, &text);
   if (status.code == DP_OK && text.failed) status = dp_fail(DP_NO_MEMORY, "no memory for GPU code");
-  if (status.code == DP_OK) report(c, name ? name : "GPU code", text.length, begin, &more);
+  if (status.code == DP_OK) report(c, label, text.length, begin, &more);
   if (status.code == DP_OK) status = dp_write_file_atomic(path, text.text, text.length);
   dp_str_free(&text);
   dp_str_free(&more);

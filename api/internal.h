@@ -98,8 +98,8 @@ dp_status api_package_write(void *writer, const void *data, size_t size);
 /* Ends the file, or after a failure removes it; frees the writer. Returns the first failure. */
 dp_status api_package_end(api_package_writer *writer, dp_status status);
 
-/* The program of a package's module for options->device (NULL: auto), and its code, into the model. `key`: of the program
- * for CPUs, which packed weights are of. */
+/* The program of a package's module for options->device (NULL: auto), and its code, into the model. path: the package's, for
+ * messages; packed: its weights are; `key`: of the program for CPUs, which they were packed for. */
 dp_status api_load_packaged(const char *path, const api_package *package, const dp_options *options, bool packed,
                             dp_model *model, cg_program_key *key);
 /* The parts of a kind: their number; `names` (may be NULL) gets so many at most. */

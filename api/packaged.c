@@ -181,7 +181,7 @@ static dp_status open(opening *o) {
   DP_TRY(read_module(o));
   DP_TRY(open_weights(o));
   double bound = api_seconds();
-  DP_TRY(api_load_packaged(o->path, o->self, o->options, o->weights != NULL, o->model, &o->key));
+  DP_TRY(api_load_packaged(o->beside, o->self, o->options, o->weights != NULL, o->model, &o->key));
   double loaded = api_seconds();
   DP_TRY(open_text(o));
   DP_TRY(start(o));

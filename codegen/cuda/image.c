@@ -11,14 +11,19 @@ _Static_assert(sizeof(cuda_note) == 128, "the note is a part of files");
 
 static const char magic[8] = "dipperG";
 
+static uint64_t hash_of(cuda_note note, const void *image) {
+  note.hash = 0;
+  return dp_hash(dp_hash(0, &note, sizeof note), image, note.image_bytes);
+}
+
 dp_status cuda_make_object(const tile_program *program, const cuda_note *needs, const cg_object *image, cg_object *object) {
   cuda_note note = *needs;
   memcpy(note.magic, magic, sizeof magic);
   note.format = CUDA_NOTE_FORMAT;
   note.launch_bytes = sizeof(cuda_launch);
   note.image_bytes = image->size;
-  note.image_hash = dp_hash(0, image->bytes, image->size);
   DP_TRY(cg_find_program_key(program, &note.program));
+  note.hash = hash_of(note, image->bytes);
   char *bytes = malloc(sizeof note + image->size);
   if (!bytes) return dp_fail(DP_NO_MEMORY, "no memory for %zu bytes of GPU code", image->size);
   memcpy(bytes, &note, sizeof note);
@@ -42,7 +47,7 @@ dp_status cuda_read_note(const cg_object *object, cuda_note *note, const void **
     return dp_fail(DP_UNSUPPORTED, "the GPU code was made by another version of dipper: compile it again");
   *image = (const char *)object->bytes + sizeof *note;
   bool whole = note->image_bytes == object->size - sizeof *note && note->image_bytes > 0 &&
-               note->image_hash == dp_hash(0, *image, note->image_bytes);
+               note->hash == hash_of(*note, *image);
   if (!whole) return damaged("its bytes are not as they were written");
   bool sound = note->threads > 0 && note->threads <= 1024 && note->shared_bytes < 1 << 24 &&
                note->scratch_floats < UINT64_C(1) << 40 && memchr(note->chip, '\0', sizeof note->chip) &&

@@ -16,7 +16,8 @@ typedef struct cuda_note {
   uint64_t launch_bytes;                           /* sizeof(cuda_launch): the layout that its kernels read */
   uint64_t threads, shared_bytes, scratch_floats;  /* of a block */
   char chip[CUDA_CHIP_NAME];                       /* "sm_90a", or "ptx" */
-  uint64_t image_bytes, image_hash;                /* of what follows */
+  uint64_t image_bytes;                            /* of what follows */
+  uint64_t hash;                                   /* of the note with this field 0, and of what follows */
   uint64_t unused[4];
 } cuda_note;
 

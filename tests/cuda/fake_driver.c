@@ -1,7 +1,8 @@
 /* tests/cuda/fake_driver.c: a libcuda.so.1 for tests. The device's memory is a piece of this process's at addresses
  * that only it has; a module's image is "host:LIBRARY:FUNCTION", made by tests/cuda_host.c, and a launch runs it. Every
  * pointer of a launch must be of the device. FAKE_CUDA says what is wrong with the device: "none" (there is none),
- * "old" (compute capability 7.5), "small" (4 KB), "driver" (of CUDA 11.4). */
+ * "old" (compute capability 7.5), "small" (4 KB), "driver" (of CUDA 11.4); or its compute capability, as "8.6". A cubin
+ * or PTX is loaded too, and can be asked for no function. */
 #include "codegen/cuda/cuda.h"
 
 #include <dlfcn.h>
@@ -48,11 +49,19 @@ EXPORT int cuDeviceGetName(char *name, int size, int device) {
   return (void)device, snprintf(name, (size_t)size, "Fake GPU"), 0;
 }
 EXPORT int cuDeviceTotalMem_v2(size_t *bytes, int device) { return (void)device, *bytes = memory_bytes, 0; }
+static int capability(int part) { /* 0: major, 1: minor */
+  int numbers[2] = {9, 0};
+  const char *asked = getenv("FAKE_CUDA");
+  if (is("old")) return part ? 5 : 7;
+  if (asked) sscanf(asked, "%d.%d", &numbers[0], &numbers[1]);
+  return numbers[part];
+}
+
 EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
   (void)device;
   *value = attribute == 16   ? BLOCKS
-           : attribute == 75 ? (is("old") ? 7 : 9)
-           : attribute == 76 ? (is("old") ? 5 : 0)
+           : attribute == 75 ? capability(0)
+           : attribute == 76 ? capability(1)
            : attribute == 95 ? 1
                              : 232448;
   return 0;
@@ -62,8 +71,13 @@ EXPORT int cuDevicePrimaryCtxRelease_v2(int device) { return device; }
 EXPORT int cuCtxSetCurrent(void *context) { return context == &memory ? 0 : INVALID; }
 EXPORT int cuCtxSynchronize(void) { return 0; }
 
+/* What a real driver would take. */
+static char real_code[1];
+static bool is_real_code(const char *image) { return !strncmp(image, "\177ELF", 4) || !strncmp(image, "//\n", 3); }
+
 EXPORT int cuModuleLoadData(void **module, const void *image) {
   char path[256], name[64];
+  if (is_real_code(image)) return *module = real_code, 0;
   if (sscanf(image, "host:%255[^:]:%63s", path, name) != 2) return INVALID;
   library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   void *address = library ? dlsym(library, name) : NULL;
@@ -71,7 +85,10 @@ EXPORT int cuModuleLoadData(void **module, const void *image) {
   *module = library;
   return address ? 0 : INVALID;
 }
-EXPORT int cuModuleUnload(void *module) { return dlclose(module) ? INVALID : 0; }
+EXPORT int cuModuleUnload(void *module) {
+  if (module == real_code) return 0;
+  return dlclose(module) ? INVALID : 0;
+}
 EXPORT int cuModuleGetFunction(void **function, void *module, const char *name) {
   static int entries[16];
   int entry;
