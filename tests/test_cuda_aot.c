@@ -537,29 +537,49 @@ START_TEST(an_executable_runs_on_a_device) {
 }
 END_TEST
 
+#define EACH_ENTRY(F) F(open) F(open_on) F(device) F(feed_all) F(close) F(error)
+
+typedef struct library {
+  void *handle;
+#define FIELD(name) __typeof__(dipper_model_##name) *name;
+  EACH_ENTRY(FIELD)
+} library;
+
+static library load(const char *path) {
+  library l = {.handle = dlopen(path, RTLD_NOW | RTLD_LOCAL)};
+  ck_assert_msg(l.handle != NULL, "%s", dlerror());
+#define FIND(name) *(void **)&l.name = dlsym(l.handle, "dipper_model_" #name);                                         \
+  ck_assert_msg(l.name != NULL, "no dipper_model_" #name);
+  EACH_ENTRY(FIND)
+  return l;
+}
+
 START_TEST(a_library_runs_on_a_device) {
   const subject *s = find_tiny();
   if (!s) return;
   run_well("dipper compile $M --weights $W --embed --emit so -o plain.so");
   add_chips(s, "plain.so", "gpu.so", "sm_90a ptx");
   set_device("9.0");
-  void *library = dlopen(in_folder("gpu.so"), RTLD_NOW | RTLD_LOCAL);
-  ck_assert_msg(library != NULL, "%s", dlerror());
-  __typeof__(dipper_model_open) *open;
-  __typeof__(dipper_model_feed_all) *feed_all;
-  __typeof__(dipper_model_close) *close;
-  __typeof__(dipper_model_error) *error;
-  *(void **)&open = dlsym(library, "dipper_model_open");
-  *(void **)&feed_all = dlsym(library, "dipper_model_feed_all");
-  *(void **)&close = dlsym(library, "dipper_model_close");
-  *(void **)&error = dlsym(library, "dipper_model_error");
+  library l = load(in_folder("gpu.so"));
   dipper_model *model;
   float *logits = malloc(s->bytes);
-  ck_assert_msg(open(NULL, 1, 64, &model) == 0, "%s", error(model));
-  ck_assert_msg(feed_all(model, ids, COUNT, logits) == 0, "%s", error(model));
+  ck_assert_msg(l.open(NULL, 1, 64, &model) == 0, "%s", l.error(model));
+  ck_assert_str_eq(l.device(model), "Fake GPU, compute capability 9.0, code for sm_90a");
+  ck_assert_msg(l.feed_all(model, ids, COUNT, logits) == 0, "%s", l.error(model));
   ck_assert_mem_eq(logits, s->logits, s->bytes);
-  close(model);
-  dlclose(library);
+  l.close(model);
+  ck_assert_msg(l.open_on("cpu", NULL, 1, 64, &model) == 0, "%s", l.error(model));
+  ck_assert_str_eq(l.device(model), "cpu");
+  ck_assert_msg(l.feed_all(model, ids, COUNT, logits) == 0, "%s", l.error(model));
+  l.close(model);
+  set_device(NULL);
+  ck_assert_int_eq(l.open_on("cuda", NULL, 1, 64, &model), DIPPER_MODEL_NOT_FOUND);
+  ck_assert_msg(strstr(l.error(model), "no GPU") && strstr(l.error(model), "has GPU code for sm_90a, ptx"), "%s", l.error(model));
+  ck_assert_str_eq(l.device(model), "");
+  l.close(model);
+  ck_assert_int_eq(l.open_on("gpu", NULL, 1, 64, &model), DIPPER_MODEL_INVALID);
+  l.close(model);
+  dlclose(l.handle);
   free(logits);
   forget_device();
 }
