@@ -274,7 +274,8 @@ START_TEST(gpu_code_is_written_for_other_tools) {
   size_t size;
   int code = run("dipper compile $M --weights $W --emit cu -o m.cu && dipper ir $M --weights $W --emit cu >ir.cu && cmp m.cu ir.cu && "
                  "dipper compile $M --weights $W --target ptx --emit ptx -o m.ptx && grep -q '^.target sm_80' m.ptx && "
-                 "dipper compile $M --weights $W --target sm_100a --emit cubin --report -o m.cubin", out, sizeof out);
+                 "dipper ir $M --weights $W --emit cubin --target-cpu sm_100a -o ir.cubin && "
+                 "dipper compile $M --weights $W --target sm_100a --emit cubin --report -o m.cubin && cmp m.cubin ir.cubin", out, sizeof out);
   ck_assert_msg(code == 0, "exit status %d: %s", code, out);
   ck_assert_msg(strstr(out, "sm_100a: ") && strstr(out, " bytes in ") && strstr(out, "registers") && strstr(out, "  dipper_step_0\n"),
                 "the report says: %s", out);
