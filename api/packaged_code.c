@@ -105,9 +105,15 @@ static dp_status load_for_gpu(const api_package *package, bool packed, dp_model 
 static dp_status refuse(const char *path, const api_package *package, dp_status why) {
   dp_str chips = {0};
   print_chips(package, &chips);
-  dp_status status = dp_fail(why.code, "%s; '%s' has GPU code for %s", dp_status_text(&why), path, chips.text ? chips.text : "none");
+  dp_status status = dp_fail(why.code, "%s; '%s' has GPU code for %s", dp_status_text(&why), path, chips.text ? chips.text : "");
   dp_str_free(&chips);
   dp_status_free(&why);
+  return status;
+}
+
+static dp_status neither(dp_status cpu, const dp_status *gpu) {
+  dp_status status = dp_fail(cpu.code, "%s; and %s", dp_status_text(&cpu), dp_status_text(gpu));
+  dp_status_free(&cpu);
   return status;
 }
 
@@ -126,7 +132,9 @@ static dp_status load(const char *path, const api_package *package, const char *
   if (why.code == DP_OK) return why;
   if (forced || is_told(why)) return refuse(path, package, why);
   dp_status status = load_for_cpu(path, package, model);
-  if (status.code == DP_OK && (device || why.code != DP_NOT_FOUND)) /* that there is no GPU is no news to who asked for none */
+  if (status.code != DP_OK)
+    status = neither(status, &why);
+  else if (device || why.code != DP_NOT_FOUND) /* that there is no GPU is no news to who asked for none */
     dp_str_addf(&model->note, "on the CPU: %s", dp_status_text(&why));
   dp_status_free(&why);
   return status;

@@ -373,26 +373,32 @@ static void close_tiny(void) {
 
 static const subject *find_tiny(void) { return has_llvm() && tiny.host ? &tiny : NULL; }
 
-/* The package of `from` and, behind its parts, objects for chips, as a new file. */
-static void add_chips(const subject *s, const char *from, const char *to, const char *chips) {
+/* The package of `from` again, but for a kind of part (0: none), to be gone on with. */
+static api_package_writer *copy_package(const char *from, const char *to, api_part without) {
   api_package package;
   api_package_writer *writer;
   check_ok(api_open_package(in_folder(from), &package));
   check_ok(api_package_begin(in_folder(to), 0755, package.file.data, package.entries[0].offset, &writer));
   for (int i = 0; i < package.count; i++) {
     const api_package_entry *e = &package.entries[i];
-    check_ok(api_package_add(writer, (api_part)e->part, e->name, package.file.data + e->offset, e->size));
+    if (e->part != without) check_ok(api_package_add(writer, (api_part)e->part, e->name, package.file.data + e->offset, e->size));
   }
+  api_close_package(&package);
+  return writer;
+}
+
+/* The package of `from` with objects for chips; for "-" without a CPU's. */
+static void add_chips(const subject *s, const char *from, const char *to, const char *chips) {
+  api_package_writer *writer = copy_package(from, to, chips[0] == '-' ? API_PART_OBJECT : 0);
   char list[200], *rest = list;
   snprintf(list, sizeof list, "%s", chips);
   for (char *chip; (chip = strsep(&rest, " "));) {
-    if (!*chip) continue;
+    if (!*chip || *chip == '-') continue;
     cg_object object = cuda_host_object(s->host, 0, chip);
     check_ok(api_package_add(writer, API_PART_GPU_OBJECT, chip, object.bytes, object.size));
     cg_object_free(&object);
   }
   check_ok(api_package_end(writer, DP_SUCCESS));
-  api_close_package(&package);
 }
 
 #define ALL "sm_80 sm_90a sm_100a ptx"
@@ -427,6 +433,9 @@ static const struct {
     {"", "9.0", NULL, "cpu", NULL, NULL},
     {"", "9.0", "auto", "cpu", NULL, NULL},
     {"", "9.0", "cuda", NULL, NULL, "has no GPU code: compile it with --target sm_80"},
+    {"- ptx", "9.0", NULL, "Fake GPU, compute capability 9.0, code for ptx", NULL, NULL},
+    {"- sm_80", "9.0", NULL, NULL, NULL, "runs on this CPU: compile for it too (dipper compile --target); and no code for Fake GPU"},
+    {"- sm_80", NULL, NULL, NULL, NULL, "runs on this CPU: compile for it too (dipper compile --target); and no GPU: NVIDIA's driver"},
     {ALL, "9.0", "tpu", NULL, NULL, "a device is cpu, cuda or auto, not 'tpu'"},
 };
 
@@ -481,16 +490,9 @@ START_TEST(a_package_with_foreign_gpu_code_is_refused) {
   } cases[] = {{&foreign, "not compiled of this program"}, {&garbage, "damaged"}};
   run_well("dipper compile $M --weights $W --embed --emit exe -o plain");
   for (size_t i = 0; i < DP_COUNT(cases); i++) {
-    api_package package;
-    api_package_writer *writer;
-    check_ok(api_open_package(in_folder("plain"), &package));
-    check_ok(api_package_begin(in_folder("foreign"), 0755, package.file.data, package.entries[0].offset, &writer));
-    for (int e = 0; e < package.count; e++)
-      check_ok(api_package_add(writer, (api_part)package.entries[e].part, package.entries[e].name,
-                               package.file.data + package.entries[e].offset, package.entries[e].size));
+    api_package_writer *writer = copy_package("plain", "foreign", 0);
     check_ok(api_package_add(writer, API_PART_GPU_OBJECT, "ptx", cases[i].object->bytes, cases[i].object->size));
     check_ok(api_package_end(writer, DP_SUCCESS));
-    api_close_package(&package);
     set_device("9.0");
     dp_options options = {.threads = 1, .context = 64};
     dp_model *model;
