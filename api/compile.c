@@ -102,7 +102,6 @@ static dp_status compile_for_cpu(compiling *c, compiled *code) {
   const cg_backend *backend = cg_find_backend("llvm");
   if (!backend) return dp_fail(DP_UNSUPPORTED, "this build of dipper has no LLVM: it runs compiled models, but compiles none");
   const cg_cpu *cpu = code->target ? cg_find_cpu(code->target) : NULL;
-  if (code->target && !cpu) return unknown_target(code->target);
   cg_target target = {0};
   if (cpu) target = (cg_target){.triple = cpu->triple, .cpu = cpu->cpu};
   DP_TRY(cg_cpu_requirement(cpu, &code->name));
@@ -117,6 +116,7 @@ static dp_status compile_for_gpu(compiling *c, compiled *code) {
   dp_str more = {0};
   cg_target target = {.cpu = code->target, .report = c->how->on_report ? &more : NULL};
   dp_str_add(&code->name, code->target);
+  if (code->name.failed) return dp_fail(DP_NO_MEMORY, "no memory for a target's name");
   double begin = api_seconds();
   dp_status status = cg_find_backend("cuda")->compile(c->gpu_program, &target, &code->object);
   if (status.code == DP_OK) report(c, code->target, code->object.size, begin, &more);
@@ -135,7 +135,7 @@ static dp_status add_code(compiling *c, const char *name) {
   return DP_SUCCESS;
 }
 
-/* Where no CPU is named, and an executable always, there is code for this machine's. */
+/* Where no target is a CPU there is code for this machine's too, unless it is one object `alone` that is wanted. */
 static dp_status list_codes(compiling *c, bool alone) {
   const dp_compilation *how = c->how;
   bool cpu = false;
