@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* Raised whenever the text for the same tile program and prelude changes. */
-static const char version[] = "cuda 1";
+static const char version[] = "cuda 2";
 
 static const char default_arch[] = "sm_80";
 
@@ -29,8 +29,8 @@ static void find_arch(const cg_target *target, char arch[CUDA_CHIP_NAME]) {
 static dp_status fingerprint(const cg_target *target, dp_str *out) {
   char arch[16];
   find_arch(target, arch);
-  static const char *const texts[] = {cuda_prelude_gpu, cuda_prelude_scalar, cuda_prelude_task, cuda_scalar_functions,
-                                      cuda_scalar_exp};
+  static const char *const texts[] = {cuda_prelude_gpu, cuda_prelude_scalar, cuda_prelude_task,
+                                      cuda_prelude_tensor, cuda_scalar_functions, cuda_scalar_exp};
   uint64_t prelude = 0;
   for (size_t i = 0; i < DP_COUNT(texts); i++) prelude = dp_hash(prelude, texts[i], strlen(texts[i]));
   dp_str_addf(out, "%s %016" PRIx64 " %s ", version, prelude, arch);

@@ -33,7 +33,8 @@ dp_status cuda_choose(const char *const *targets, int count, int *index, dp_str 
   return DP_SUCCESS;
 }
 
-const tile_target cuda_numbers = {.cores = 132, .task_bytes = 16384};
+const tile_target cuda_numbers = {
+    .cores = 132, .task_bytes = 16384, .row_tile = 64, .tensor = 1u << IR_f16 | 1u << IR_bf16};
 
 static dp_status compiles_nothing(void) {
   return dp_fail(DP_UNSUPPORTED, "this program has no compiler for GPUs: it runs what was compiled");
