@@ -325,7 +325,7 @@ static dp_status plan_on_device(const dp_run *run, dp_run_plan *plan, dp_text *a
 dp_status dp_plan_recipe(const dp_run *run, dp_run_plan *plan, dp_text *advice) {
   dp_run chosen = *run;
   dp_str why = {0};
-  DP_TRY(api_choose_device(&chosen.model, &why));
+  DP_TRY(api_choose_device(&chosen.model, &why, NULL));
   dp_str_free(&why);
   return plan_on_device(&chosen, plan, advice);
 }

@@ -405,7 +405,7 @@ static dp_status run_on_device(const dp_run *run) {
 dp_status dp_run_recipe(const dp_run *run) {
   dp_run chosen = *run;
   dp_str why = {0};
-  dp_status status = api_choose_device(&chosen.model, &why);
+  dp_status status = api_choose_device(&chosen.model, &why, NULL);
   if (status.code == DP_OK && why.text && run->on_note) run->on_note(run->user, why.text);
   dp_str_free(&why);
   return status.code == DP_OK ? run_on_device(&chosen) : status;

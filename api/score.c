@@ -88,7 +88,7 @@ static dp_status open_scorer(const dp_options *options, unsigned tensor, dp_scor
   dp_scorer *s = calloc(1, sizeof *s);
   if (!s) return dp_fail(DP_NO_MEMORY, "no memory for a scorer");
   dp_options chosen = *options;
-  dp_status status = api_choose_device(&chosen, &s->model.note);
+  dp_status status = api_choose_device(&chosen, &s->model.note, &s->model.device);
   if (status.code == DP_OK) status = open(&chosen, tensor, &s->model);
   if (status.code != DP_OK) {
     dp_scorer_free(s);

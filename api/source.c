@@ -143,6 +143,10 @@ dp_status api_schedule(const dp_options *options, api_source *source, tile_progr
   source->recipe = NULL;
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(&source->module, NULL, 0, &passes));
+  return api_schedule_again(options, source, program);
+}
+
+dp_status api_schedule_again(const dp_options *options, const api_source *source, tile_program **program) {
   /* The split of columns into tasks is made for a few cores whatever this machine has: the same code for all. */
   const cg_backend *backend = cg_find_backend(options->backend);
   tile_target target = {.cores = 2, .task_bytes = 32768};

@@ -157,10 +157,17 @@ static void add_note(dp_model *model, const char *text) {
 
 dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer) {
   dp_training how = *training;
-  dp_str note = {0};
-  dp_status status = api_choose_device(&how.model, &note);
+  dp_str note = {0}, device = {0};
+  dp_status status = api_choose_device(&how.model, &note, &device);
   if (status.code == DP_OK) status = new_trainer(&how, trainer);
-  if (status.code == DP_OK) add_note(&(*trainer)->model, note.text);
+  if (status.code == DP_OK) {
+    dp_model *model = &(*trainer)->model;
+    add_note(model, note.text);
+    model->device = device;
+    model->info.device = device.text ? device.text : "cpu";
+  } else {
+    dp_str_free(&device);
+  }
   dp_str_free(&note);
   return status;
 }

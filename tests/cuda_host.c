@@ -1,6 +1,7 @@
 /* tests/cuda_host.c: one C++ file a library: each program's text in a namespace of its own, and a function that runs
  * it. */
 #include "tests/cuda_host.h"
+#include "codegen/cuda/image.h"
 #include "tests/cuda_regions.h"
 #include "tests/cuda_report.h"
 
@@ -259,11 +260,28 @@ dp_status cuda_host_run_fresh(const cuda_host *host, int program, const tile_ste
   return run(host, program, step, blocks, seed, true);
 }
 
-cg_object cuda_host_image(const cuda_host *host, int program) {
+cg_object cuda_host_function(const tile_program *program, const char *chip, const char *library, const char *function) {
+  cuda_note needs = {.threads = CUDA_THREADS, .shared_bytes = (uint64_t)cuda_shared_bytes(program),
+                     .scratch_floats = (uint64_t)cuda_scratch_floats(program)};
   dp_str text = {0};
-  dp_str_addf(&text, "host:%s/steps.so:p%d_run", host->folder, program);
-  return (cg_object){text.text, text.length};
+  cg_object object = {0};
+  snprintf(needs.chip, sizeof needs.chip, "%s", chip);
+  dp_str_addf(&text, "host:%s:%s", library, function);
+  cg_object image = {text.text, text.length + 1}; /* with its NUL */
+  dp_status status = cuda_make_object(program, &needs, &image, &object);
+  dp_status_free(&status);
+  dp_str_free(&text);
+  return object;
 }
+
+cg_object cuda_host_object(const cuda_host *host, int program, const char *chip) {
+  char library[80], function[40];
+  path_of(host, "steps.so", library);
+  snprintf(function, sizeof function, "p%d_run", program);
+  return cuda_host_function(host->programs[program], chip, library, function);
+}
+
+cg_object cuda_host_image(const cuda_host *host, int program) { return cuda_host_object(host, program, "ptx"); }
 
 /* ---- as code */
 

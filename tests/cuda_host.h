@@ -31,8 +31,11 @@ void cuda_host_free(cuda_host *host); /* NULL is fine */
 dp_status cuda_host_run(const cuda_host *host, int program, const tile_step *step, int blocks, uint64_t seed);
 /* As above; activations and results hold nothing at first, so that to read what the step did not write is a mistake. */
 dp_status cuda_host_run_fresh(const cuda_host *host, int program, const tile_step *step, int blocks, uint64_t seed);
-/* What tests/cuda/fake_driver.c takes for a cubin of the program; malloc'ed. */
-cg_object cuda_host_image(const cuda_host *host, int program);
+/* An object of the program that tests/cuda/fake_driver.c runs, as if for that chip; malloc'ed. */
+cg_object cuda_host_object(const cuda_host *host, int program, const char *chip);
+cg_object cuda_host_image(const cuda_host *host, int program); /* for any */
+/* The same of a function that need not be there. */
+cg_object cuda_host_function(const tile_program *program, const char *chip, const char *library, const char *function);
 /* As code for an engine, until the host is freed. */
 void cuda_host_code(const cuda_host *host, int program, int blocks, uint64_t seed, tile_code *code);
 void cuda_host_code_fresh(const cuda_host *host, int program, int blocks, uint64_t seed, tile_code *code);

@@ -108,13 +108,11 @@ static const struct {
 START_TEST(a_device_that_cannot_serve_is_refused_with_the_reason) {
   subject s = open_subject(&(subject_options){LLAMA});
   const cg_backend *cuda = cg_find_backend("cuda");
-  cg_object image = {"host:none:none", 14};
+  cg_object image = cuda_host_function(s.program, "ptx", DIPPER_FAKE_CUDA, "cuInit");
   tile_code *code;
   for (size_t i = 0; i < DP_COUNT(drivers); i++) {
     setenv("DIPPER_LIBCUDA", drivers[i].library, 1);
     if (drivers[i].wrong) setenv("FAKE_CUDA", drivers[i].wrong, 1);
-    if (drivers[i].wrong && !strcmp(drivers[i].wrong, "small"))
-      image = (cg_object){"host:" DIPPER_FAKE_CUDA ":cuInit", 40};
     dp_status status = cuda->load(s.program, &image, &code);
     ck_assert_msg(status.code != DP_OK && strstr(dp_status_text(&status), drivers[i].says), "not '%s' but: %s",
                   drivers[i].says, dp_status_text(&status));
@@ -127,6 +125,7 @@ START_TEST(a_device_that_cannot_serve_is_refused_with_the_reason) {
   ck_assert_str_eq(list.text, "gpu 0: Fake GPU, sm_90a, 5 SMs, 1.1 GB\n");
   dp_str_free(&list);
   unsetenv("DIPPER_LIBCUDA");
+  cg_object_free(&image);
   close_subject(&s);
 }
 END_TEST

@@ -68,18 +68,20 @@ static const cli_command commands[] = {
      .run = cli_embed},
     {.name = "compile",
      .arguments = "MODEL.dip --emit KIND -o FILE [--weights FILE]",
-     .flags = MODEL_FLAGS " --plan --kv-type --threads --target --embed --launcher --emit -o",
+     .flags = MODEL_FLAGS " --plan --kv-type --threads --target --embed --launcher --emit --report -o",
      .required = "--emit -o",
      .summary = "a model to a program that needs neither dipper nor LLVM",
      .description =
          "exe: a command that runs the model as `dipper run` does. so: a shared library with a C interface, header: that\n"
          "interface for this model. obj: the ELF object alone, the one that `dipper run` loads. weights: the weights packed\n"
-         "for the model, which all processes map and share: FILE.weights beside an executable FILE is found by it.\n\n"
+         "for the model, which all processes map and share: FILE.weights beside an executable FILE is found by it. cu, ptx,\n"
+         "cubin: the code for a GPU, for other tools.\n\n"
          "--weights gives the dimensions and the types that the code reads; --embed puts the weights inside. With several\n"
-         "--target the file holds code for each, and takes the best that its machine has. No compiler and no linker is\n"
-         "needed.",
+         "--target the file holds code for each, and takes the best that its machine has: a GPU's, where there is one that it\n"
+         "has code for. No compiler and no linker is needed; for GPUs NVRTC is, here and not where the file runs.",
      .examples = "  dipper compile models/llama.dip --weights model.gguf --embed --emit exe -o chat && ./chat -p Hello\n"
                  "  dipper compile models/llama.dip --weights model.gguf --target x86-64-v3 --target x86-64-v4 --emit exe -o chat\n"
+                 "  dipper compile models/llama.dip --weights model.gguf --target x86-64-v3 --target sm_90a --target ptx --emit exe -o chat\n"
                  "  dipper compile models/llama.dip --weights model.gguf --emit weights -o chat.weights\n",
      .least = 1,
      .most = 1,

@@ -8,9 +8,17 @@
  *   value.c     one element of a value as expressions over its operands
  *   weight.c    ops on weights, caches and gradients
  *   step.c      an entry to a kernel: a walk through its bundles
- *   launch.c    the arguments of a launch, from a step
  *   nvrtc.c     CUDA C to PTX or a cubin by NVRTC
- *   prelude/    the part of the text that is the same for all programs */
+ *   report.c    what ptxas says of registers, memory and spills, for people
+ *   prelude/    the part of the text that is the same for all programs
+ *
+ * And what runs it, which compiled models have without the rest:
+ *
+ *   image.c     the object: a note and a cubin or PTX; which chip's code serves a device
+ *   device.c    devices, and the vtable of a program that compiles nothing
+ *   driver.c    libcuda
+ *   launch.c    the arguments of a launch, from a step
+ *   run.c       the steps of an engine */
 #ifndef DIPPER_CODEGEN_CUDA_H
 #define DIPPER_CODEGEN_CUDA_H
 
@@ -62,7 +70,13 @@ typedef struct cuda_resources {
  * where there is no NVRTC. */
 dp_status cuda_compile(const char *text, const char *arch, cuda_output output, cg_object *object,
                        cuda_resources *resources);
+/* The same; ptxas' log is added to it. */
+dp_status cuda_compile_logged(const char *text, const char *arch, cuda_output output, cg_object *object,
+                              cuda_resources *resources, dp_str *log);
 dp_status cuda_find_compiler(dp_str *version); /* where NVRTC was found and its version */
+
+/* Of ptxas' log a line a kernel and function: registers, shared memory, stack and spills. */
+void cuda_report(const char *log, dp_str *out);
 
 /* ---- inside: text under construction */
 

@@ -162,7 +162,7 @@ static dp_status take_output(const nvrtc *n, nvrtc_program *program, cuda_output
 }
 
 static dp_status compile(const nvrtc *n, const char *text, const char *arch, cuda_output output, cg_object *object,
-                         cuda_resources *resources) {
+                         cuda_resources *resources, dp_str *log_out) {
   nvrtc_program *program = NULL;
   int result = n->create(&program, text, "step.cu", 0, NULL, NULL);
   if (result != 0) return failed(n, "the text is not taken", result);
@@ -182,17 +182,23 @@ static dp_status compile(const nvrtc *n, const char *text, const char *arch, cud
   else
     status = take_output(n, program, output, object);
   if (resources) read_report(log ? log : "", resources);
+  if (log_out && log) dp_str_add(log_out, log);
   free(log);
   n->destroy(&program);
   return status;
 }
 
-dp_status cuda_compile(const char *text, const char *arch, cuda_output output, cg_object *object,
-                       cuda_resources *resources) {
+dp_status cuda_compile_logged(const char *text, const char *arch, cuda_output output, cg_object *object,
+                              cuda_resources *resources, dp_str *log) {
   nvrtc n;
   *object = (cg_object){0};
   DP_TRY(open_nvrtc(&n));
-  dp_status status = compile(&n, text, arch, output, object, resources);
+  dp_status status = compile(&n, text, arch, output, object, resources, log);
   dlclose(n.library);
   return status;
+}
+
+dp_status cuda_compile(const char *text, const char *arch, cuda_output output, cg_object *object,
+                       cuda_resources *resources) {
+  return cuda_compile_logged(text, arch, output, object, resources, NULL);
 }

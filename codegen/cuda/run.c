@@ -2,6 +2,7 @@
  * there when a step first names them. Slabs, the cache and what training keeps of weights (resident.c) live on the
  * device alone; the results of a step's entry are copied back. All of a step's small arguments go over in one copy. */
 #include "codegen/cuda/run.h"
+#include "codegen/cuda/image.h"
 #include "codegen/cuda/resident.h"
 
 #include <inttypes.h>
@@ -17,6 +18,7 @@ typedef struct region {
 typedef struct cuda_code {
   tile_code code;
   const tile_program *program;
+  cuda_note note; /* of its object: what a launch needs */
   cuda_gpu *gpu;
   const void **seen;     /* [slots] the host's memory that the device's copy was made of */
   cuda_address *weights; /* [slots] */
@@ -244,8 +246,8 @@ static dp_status run_step(const tile_code *code, const tile_step *step) {
   DP_TRY(stage_arguments(c, step, entries, &at));
   cuda_launch launch = make_launch(c, step, &at);
   snprintf(name, sizeof name, "dipper_step_%d", (int)step->entry);
-  DP_TRY(
-      cuda_run_kernel(c->gpu, name, cuda_device_of(c->gpu)->processors, CUDA_THREADS, cuda_shared_bytes(p), &launch));
+  DP_TRY(cuda_run_kernel(c->gpu, name, cuda_device_of(c->gpu)->processors, (int)c->note.threads,
+                         (int64_t)c->note.shared_bytes, &launch));
   c->second = !c->second;
   DP_TRY(cuda_take_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
   for (int i = 0; i < p->buffer_count; i++) {
@@ -352,7 +354,15 @@ static void unload(tile_code *code) {
   free(c);
 }
 
-static dp_status set_up(cuda_code *c, const void *image) {
+/* A driver that does not take code says why only by a number. */
+static dp_status check_chip(const cuda_note *note, const cuda_device *device) {
+  if (cuda_chip_serves(note->chip, device->major, device->minor)) return DP_SUCCESS;
+  return dp_fail(DP_UNSUPPORTED, "the GPU code is for %s, and %s has compute capability %d.%d", note->chip, device->name,
+                 device->major, device->minor);
+}
+
+static dp_status set_up(cuda_code *c, const cg_object *object) {
+  const void *image;
   const tile_program *p = c->program;
   size_t slots = (size_t)p->slot_count + 1;
   c->seen = calloc(slots, sizeof *c->seen);
@@ -363,9 +373,11 @@ static dp_status set_up(cuda_code *c, const void *image) {
   if (!c->seen || !c->weights || !c->weight_bytes || !c->outputs || !c->inputs_at)
     return dp_fail(DP_NO_MEMORY, "no memory to load code");
   DP_TRY(cuda_open(0, &c->gpu));
+  DP_TRY(cuda_open_object(p, object, &c->note, &image));
+  DP_TRY(check_chip(&c->note, cuda_device_of(c->gpu)));
   DP_TRY(cuda_load_module(c->gpu, image));
   DP_TRY(cuda_resident_new(p, c->gpu, c->weights, &c->resident));
-  c->scratch_floats = cuda_scratch_floats(p);
+  c->scratch_floats = (int64_t)c->note.scratch_floats;
   return need(c, &c->scratch, c->scratch_floats * 4 * cuda_device_of(c->gpu)->processors, "scratch memory", false);
 }
 
@@ -374,7 +386,7 @@ dp_status cuda_load(const tile_program *program, const cg_object *object, tile_c
   if (!c) return dp_fail(DP_NO_MEMORY, "no memory to load code");
   c->code = (tile_code){.run_step = run_step, .device = &cuda_memory, .free = unload, .self = c};
   c->program = program;
-  dp_status status = set_up(c, object->bytes);
+  dp_status status = set_up(c, object);
   if (status.code == DP_OK)
     *code = &c->code;
   else

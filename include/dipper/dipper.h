@@ -70,6 +70,7 @@ typedef struct dp_model_info {
   int64_t context, step_tokens;
   int threads;
   bool has_tokenizer, has_chat_template;
+  const char *device; /* what runs its steps: "cpu", or a GPU's name and capability; the model's */
   const char *note; /* what the user may want to know (a cache that cannot be written), or NULL; the model's */
 } dp_model_info;
 
@@ -175,6 +176,7 @@ typedef enum dp_dump {
   DP_DUMP_LLVM, /* the back end's IR */
   DP_DUMP_ASM,
   DP_DUMP_DOT, /* the fused graph for Graphviz */
+  DP_DUMP_MACHINE, /* an ELF file for other tools: an object, of the back end cuda a cubin */
 } dp_dump;
 dp_status dp_dump_text(const dp_options *options, dp_dump what, const char *pass, dp_text *text);
 /* The object file that would be loaded, as bytes. */

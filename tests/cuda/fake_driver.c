@@ -2,7 +2,7 @@
  * that only it has; a module's image is "host:LIBRARY:FUNCTION", made by tests/cuda_host.c, or a library, made by
  * tests/cuda/fake_nvrtc.c, and a launch runs it. Every pointer of a launch must be of the device. FAKE_CUDA says what
  * is wrong with the device: "none" (there is none), "old" (compute capability 7.5), "small" (4 KB), "driver" (of
- * CUDA 11.4). */
+ * CUDA 11.4); or its compute capability, as "8.6". A real cubin or PTX is loaded too, and can be asked for no function. */
 #include "codegen/cuda/cuda.h"
 
 #include <dlfcn.h>
@@ -23,7 +23,8 @@ static size_t used, allocations;
 static char error_text[256];
 static uint64_t launches;
 
-typedef const char *run_function(int entry, const void *launch, int blocks, size_t shared_bytes, uint64_t seed);
+typedef const char *run_function(int entry, const void *launch, int blocks, size_t shared_bytes, uint64_t seed,
+                                 const void *regions, int region_count);
 typedef struct module {
   void *library;
   run_function *run;
@@ -69,11 +70,19 @@ EXPORT int cuDeviceGetName(char *name, int size, int device) {
   return (void)device, snprintf(name, (size_t)size, "Fake GPU"), 0;
 }
 EXPORT int cuDeviceTotalMem_v2(size_t *bytes, int device) { return (void)device, *bytes = memory_bytes, 0; }
+static int capability(int part) { /* 0: major, 1: minor */
+  int numbers[2] = {9, 0};
+  const char *asked = getenv("FAKE_CUDA");
+  if (is("old")) return part ? 5 : 7;
+  if (asked) sscanf(asked, "%d.%d", &numbers[0], &numbers[1]);
+  return numbers[part];
+}
+
 EXPORT int cuDeviceGetAttribute(int *value, int attribute, int device) {
   (void)device;
   *value = attribute == 16   ? BLOCKS
-           : attribute == 75 ? (is("old") ? 7 : 9)
-           : attribute == 76 ? (is("old") ? 5 : 0)
+           : attribute == 75 ? capability(0)
+           : attribute == 76 ? capability(1)
            : attribute == 95 ? 1
                              : 232448;
   return 0;
@@ -95,12 +104,23 @@ static void *open_bytes(const void *image, int *file) {
   return dlopen(path, RTLD_NOW | RTLD_LOCAL);
 }
 
+/* What a real driver would take. */
+static char real_code[1];
+static bool is_real_code(const char *image) {
+  Elf64_Ehdr head;
+  if (strncmp(image, "//\n", 3) == 0) return true;
+  if (memcmp(image, ELFMAG, SELFMAG) != 0) return false;
+  memcpy(&head, image, sizeof head);
+  return head.e_machine == 190; /* CUDA's */
+}
+
 EXPORT int cuModuleLoadData(void **result, const void *image) {
   char path[256], name[64] = "p0_run";
   module *m = modules;
   while (m < modules + MODULES && m->library) m++;
   if (m == modules + MODULES) return INVALID;
   m->file = -1;
+  if (is_real_code(image)) return m->library = real_code, m->run = NULL, *result = m, 0;
   bool library = memcmp(image, ELFMAG, SELFMAG) == 0;
   if (!library && sscanf(image, "host:%255[^:]:%63s", path, name) != 2) return INVALID;
   m->library = library ? open_bytes(image, &m->file) : dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -111,7 +131,7 @@ EXPORT int cuModuleLoadData(void **result, const void *image) {
 }
 EXPORT int cuModuleUnload(void *loaded) {
   module *m = loaded;
-  int error = dlclose(m->library);
+  int error = m->library == real_code ? 0 : dlclose(m->library);
   if (m->file >= 0) close(m->file);
   *m = (module){0};
   return error ? INVALID : 0;
@@ -119,7 +139,7 @@ EXPORT int cuModuleUnload(void *loaded) {
 EXPORT int cuModuleGetFunction(void **result, void *loaded, const char *name) {
   const module *m = loaded;
   int entry;
-  if (!m->library || sscanf(name, "dipper_step_%d", &entry) != 1 || entry >= ENTRIES) return INVALID;
+  if (!m->run || sscanf(name, "dipper_step_%d", &entry) != 1 || entry >= ENTRIES) return INVALID;
   function *f = &functions[m - modules][entry];
   *f = (function){m, entry};
   return *result = f, 0;
@@ -156,7 +176,7 @@ EXPORT int cuLaunchCooperativeKernel(void *f, unsigned gx, unsigned gy, unsigned
   if (wrong) return wrong;
   if (stream || gx > BLOCKS || gy * gz * by * bz != 1 || bx != CUDA_THREADS) return INVALID;
   const function *of = f;
-  const char *error = of->module->run(of->entry, arguments[0], (int)gx, shared, ++launches);
+  const char *error = of->module->run(of->entry, arguments[0], (int)gx, shared, ++launches, NULL, 0);
   if (error) snprintf(error_text, sizeof error_text, "%s", error);
   return error ? INVALID : 0;
 }

@@ -51,9 +51,9 @@ static int write_source(const char *path, const char *text) {
     fprintf(file, "static void step_%d(const void *l) { p0::dipper_step_%d(*(const p0::Launch *)l); }\n", e, e);
   fprintf(file,
           "extern \"C\" __attribute__((visibility(\"default\"))) const char *p0_run(int entry, const void *launch, "
-          "int blocks, size_t shared, u64 seed) {\n  static void (*const steps[])(const void *) = {");
+          "int blocks, size_t shared, u64 seed, const host_region *regions, int region_count) {\n  static void (*const steps[])(const void *) = {");
   for (int e = 0; e < entries; e++) fprintf(file, "step_%d, ", e);
-  fprintf(file, "};\n  return host_launch(steps[entry], launch, blocks, p0::THREADS, shared, seed);\n}\n");
+  fprintf(file, "};\n  return host_launch(steps[entry], launch, blocks, p0::THREADS, shared, seed, regions, region_count);\n}\n");
   return fclose(file) ? INVALID : 0;
 }
 
