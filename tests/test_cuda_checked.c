@@ -1,6 +1,6 @@
-/* tests/test_cuda_checked.c: the CUDA back end's text with every access to memory looked at (tests/cuda/check.hh): no two
- * threads of small programs, models and a training step race, none reads what nobody wrote or leaves the launch's memory,
- * wherever a seed interrupts them and however late copies land; and the bits are the interpreter's. */
+/* tests/test_cuda_checked.c: the CUDA back end's text with every access to memory looked at (tests/cuda/check.hh): no
+ * two threads of small programs, models and a training step race, none reads what nobody wrote or leaves the launch's
+ * memory, wherever a seed interrupts them and however late copies land; and the bits are the interpreter's. */
 #include "tests/cuda_subject.h"
 #include "tests/tile_fixture.h"
 
@@ -129,8 +129,7 @@ END_TEST
 
 int main(void) {
   Suite *suite = suite_create("cuda_checked");
-  TCase *tests = tcase_create("fixtures"), *models = tcase_create("models"),
-        *tensor = tcase_create("tensor");
+  TCase *tests = tcase_create("fixtures"), *models = tcase_create("models"), *tensor = tcase_create("tensor");
   tcase_set_timeout(tests, 600);
   tcase_set_timeout(models, 600);
   tcase_add_test(tests, small_programs_are_sound_in_memory);
