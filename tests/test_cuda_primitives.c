@@ -134,9 +134,9 @@ static float bits(int i) { return i < 256 ? (float)i : 0; }
         "  block_sync();\n  m[t] = ((const float *)block.ring)[(255 - t) * 4];\n"
 #define COPY_TWICE                                                                                                     \
   FIRST                                                                                                                \
-      "  for (int i = 0; i < 2; i++) {\n    copy_16(block.ring + t * 16, w + 1024 * i + t * 4);\n    copy_close();\n"  \
-      "    copy_landed<0>();\n    block_sync(); // landed\n    m[t] += ((const float *)block.ring)[(255 - t) * 4];\n"  \
-      "    block_sync(); // read\n  }\n"
+  "  for (int i = 0; i < 2; i++) {\n    copy_16(block.ring + t * 16, w + 1024 * i + t * 4);\n    copy_close();\n"      \
+  "    copy_landed<0>();\n    block_sync(); // landed\n    m[t] += ((const float *)block.ring)[(255 - t) * 4];\n"      \
+  "    block_sync(); // read\n  }\n"
 #define COPY_AHEAD                                                                                                     \
   FIRST "  for (int i = 0; i < 2; i++) {\n    copy_16(block.ring + 4096 * i + t * 16, w + 1024 * i + t * 4);\n"        \
         "    copy_close();\n  }\n  copy_landed<1>();\n  block_sync();\n"                                               \
@@ -534,9 +534,10 @@ END_TEST
 
 /* ---- mistakes in programs: products of every storage type, waits, the loops between barriers */
 
-static const struct {
+typedef struct program_mistake {
   const char *fixture, *mistake, *from, *to, *found;
-} program_mistakes[] = {
+} program_mistake;
+static const program_mistake program_mistakes[] = {
     {"matmul_q4_k", "the last 16 bytes are not staged", "at < bytes; at += THREADS * 16) copy_16",
      "at < bytes - 16; at += THREADS * 16) copy_16", "nobody wrote|" OTHER},
     {"matmul_", "another row's weights", "W::decode(page, lane, i, w);", "W::decode(page, lane ^ 1, i, w);", OTHER},
@@ -560,14 +561,33 @@ static const struct {
     {"embed", "a row too far", "step.inputs[0][row0 + r]", "step.inputs[0][row0 + r + 64]", "outside"},
 };
 
+/* With products by matrix units. */
+static const program_mistake unit_mistakes[] = {
+    {"matmul_f16", "pages of which the last has not landed", "copy_landed<PAGES - 2>();", "copy_landed<PAGES - 1>();",
+     WAITS},
+    {"matmul_f16", "no barrier of the warp behind the pages", "copy_landed<PAGES - 2>();\n    warp_sync();",
+     "copy_landed<PAGES - 2>();", "race|nobody wrote|" WAITS},
+    {"matmul_f16", "slices added before all are done",
+     "own[(m * 16 + lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] "
+     "= sum[m][i];\n  block_sync();",
+     "own[(m * 16 + lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = sum[m][i];", "race|nobody wrote|" WAITS},
+    {"matmul_f16", "half of a warp multiplies", "W::multiply(sum[m], weights, pair[0], pair[1]);",
+     "if (lane < 16) W::multiply(sum[m], weights, pair[0], pair[1]);",
+     "deadlock|a lane has ended|different operations"},
+    {"matmul_f16", "a page off its line",
+     "load_matrices_turned(weights, piece_of(page, lane / 16 * 8 + lane % 8, m * 2",
+     "load_matrices_turned(weights, 8 + piece_of(page, lane / 16 * 8 + lane % 8, m * 2", "nobody wrote|aligned"},
+};
+
 enum { PROGRAMS = 96 };
 typedef struct planted {
   int mistake, fixture;
   fixture *defined;
 } planted;
 
-static fixture *defined_fixture(int index) {
+static fixture *defined_fixture(int index, bool tensor) {
   fixture *f = fixture_build(index, 3);
+  f->program->tensor = tensor ? 1u << IR_f16 | 1u << IR_bf16 : 0;
   tile_code *code;
   dp_str why = {0};
   check_ok(cg_build(cg_find_backend("interp"), f->program, NULL, NULL, &code, NULL, NULL), fixture_name(index));
@@ -577,19 +597,20 @@ static fixture *defined_fixture(int index) {
 }
 
 /* A mistake in all fixtures whose names begin as it says. */
-static int plant(planted *list) {
+static int plant(planted *list, const program_mistake *table, int rows, bool tensor) {
   int count = 0;
-  for (size_t m = 0; m < DP_COUNT(program_mistakes); m++) {
-    size_t n = strlen(program_mistakes[m].fixture);
+  for (int m = 0; m < rows; m++) {
+    size_t n = strlen(table[m].fixture);
     for (int f = 0; f < fixture_count(); f++)
-      if (strncmp(fixture_name(f), program_mistakes[m].fixture, n) == 0 && count < PROGRAMS)
-        list[count++] = (planted){(int)m, f, defined_fixture(f)};
+      if (strncmp(fixture_name(f), table[m].fixture, n) == 0 && count < PROGRAMS)
+        list[count++] = (planted){m, f, defined_fixture(f, tensor)};
   }
   return count;
 }
 
 static void run_planted(const cuda_host *host, int program, const planted *p, uint64_t seed, dp_str *wrong) {
   fixture *f = fixture_build(p->fixture, p->defined->seed);
+  f->program->tensor = p->defined->program->tensor;
   dp_str why = {0};
   dp_status status = cuda_host_run(host, program, &f->step, BLOCKS, seed);
   if (status.code != DP_OK)
@@ -601,26 +622,34 @@ static void run_planted(const cuda_host *host, int program, const planted *p, ui
   fixture_free(f);
 }
 
-START_TEST(mistakes_in_programs_are_found_as_what_they_are) {
+static void are_found(const program_mistake *table, int rows, bool tensor) {
   static planted list[PROGRAMS];
   static cuda_host_part parts[PROGRAMS];
-  int count = plant(list), missed = 0;
+  int count = plant(list, table, rows, tensor), missed = 0;
   cuda_host *host;
   for (int i = 0; i < count; i++)
     parts[i] = (cuda_host_part){.program = list[i].defined->program,
-                                .bug = {program_mistakes[list[i].mistake].from, program_mistakes[list[i].mistake].to}};
+                                .bug = {table[list[i].mistake].from, table[list[i].mistake].to}};
   bool built = build(parts, count, &host);
   for (int i = 0; built && i < count; i++) {
     dp_str wrong = {0};
     int seed = 0;
     while (!wrong.length && seed < TRIES) run_planted(host, i, &list[i], (uint64_t)++seed, &wrong);
-    missed += !tell(fixture_name(list[i].fixture), program_mistakes[list[i].mistake].mistake,
-                    program_mistakes[list[i].mistake].found, seed, &wrong);
+    missed += !tell(fixture_name(list[i].fixture), table[list[i].mistake].mistake, table[list[i].mistake].found, seed,
+                    &wrong);
     dp_str_free(&wrong);
   }
   if (built) cuda_host_free(host);
   for (int i = 0; i < count; i++) fixture_free(list[i].defined);
   ck_assert_msg(missed == 0, "%d of %d mistakes are not found", missed, count);
+}
+
+START_TEST(mistakes_in_programs_are_found_as_what_they_are) {
+  are_found(program_mistakes, DP_COUNT(program_mistakes), false);
+}
+END_TEST
+START_TEST(mistakes_with_matrix_units_are_found_as_what_they_are) {
+  are_found(unit_mistakes, DP_COUNT(unit_mistakes), true);
 }
 END_TEST
 
@@ -635,6 +664,10 @@ int main(void) {
   tcase_set_timeout(programs, 600);
   tcase_add_test(programs, mistakes_in_programs_are_found_as_what_they_are);
   suite_add_tcase(suite, programs);
+  TCase *units = tcase_create("units");
+  tcase_set_timeout(units, 600);
+  tcase_add_test(units, mistakes_with_matrix_units_are_found_as_what_they_are);
+  suite_add_tcase(suite, units);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
   int failed = srunner_ntests_failed(runner);
