@@ -1,4 +1,5 @@
-/* tests/cuda_regions.c: what a launch's pointers point to, and how much of it there is, from the program and the step. */
+/* tests/cuda_regions.c: what a launch's pointers point to, and how much of it there is, from the program and the step.
+ */
 #include "tests/cuda_regions.h"
 
 #include <stdlib.h>
@@ -42,8 +43,12 @@ static void add_weights(list *l, const tile_program *p, const tile_step *step) {
 }
 
 static void add_activations(list *l, const tile_program *p, const tile_step *step, int flags) {
-  static const char *const names[] = {"activations of tokens",     "activations of segments", "activations of results",
-                                      "activations of parameters", "activations of states",   "activations of a window",
+  static const char *const names[] = {"activations of tokens",
+                                      "activations of segments",
+                                      "activations of results",
+                                      "activations of parameters",
+                                      "activations of states",
+                                      "activations of a window",
                                       "numbers"};
   for (int space = 0; space < TILE_SPACE_COUNT; space++) {
     int64_t slabs = space == TILE_WINDOW ? p->window : space == TILE_NUMBERS ? 1 : tile_row_tiles(p, step->rows[space]);
@@ -107,7 +112,8 @@ static void join_those_that_overlap(list *l) {
       continue;
     }
     if (r->at + r->bytes > last->at + last->bytes) last->bytes = (size_t)(r->at + r->bytes - last->at);
-    last->flags = (last->flags & r->flags & (HOST_CONSTANT | HOST_EMPTY)) | ((last->flags | r->flags) & (HOST_POINTERS | HOST_MASKED));
+    last->flags = (last->flags & r->flags & (HOST_CONSTANT | HOST_EMPTY)) |
+                  ((last->flags | r->flags) & (HOST_POINTERS | HOST_MASKED));
   }
   l->count = l->count ? kept + 1 : 0;
 }

@@ -1,6 +1,6 @@
-/* tests/test_cuda_checked.c: the CUDA back end's text with every access to memory looked at (tests/cuda/check.hh): no two
- * threads of small programs, models and a training step race, none reads what nobody wrote or leaves the launch's memory,
- * wherever a seed interrupts them and however late copies land; and the bits are the interpreter's. */
+/* tests/test_cuda_checked.c: the CUDA back end's text with every access to memory looked at (tests/cuda/check.hh): no
+ * two threads of small programs, models and a training step race, none reads what nobody wrote or leaves the launch's
+ * memory, wherever a seed interrupts them and however late copies land; and the bits are the interpreter's. */
 #include "tests/cuda_subject.h"
 #include "tests/tile_fixture.h"
 
@@ -24,8 +24,14 @@ static bool build_checked(const cuda_host_part *parts, int count, cuda_host **ho
 
 /* ---- small programs */
 
-static fixture *defined_fixture(int index, uint64_t seed) {
+static fixture *build_fixture(int index, uint64_t seed, unsigned tensor) {
   fixture *f = fixture_build(index, seed);
+  f->program->tensor = tensor;
+  return f;
+}
+
+static fixture *defined_fixture(int index, uint64_t seed, unsigned tensor) {
+  fixture *f = build_fixture(index, seed, tensor);
   tile_code *code;
   dp_str why = {0};
   check_ok(cg_build(cg_find_backend("interp"), f->program, NULL, NULL, &code, NULL, NULL), fixture_name(index));
@@ -34,32 +40,51 @@ static fixture *defined_fixture(int index, uint64_t seed) {
   return f;
 }
 
-static void run_fixture(const cuda_host *host, int index, const fixture *defined, int blocks, uint64_t seed) {
-  fixture *f = fixture_build(index, defined->seed);
+static void run_fixture(const cuda_host *host, int program, int index, const fixture *defined, int blocks,
+                        uint64_t seed) {
+  fixture *f = build_fixture(index, defined->seed, defined->program->tensor);
   dp_str why = {0};
-  check_ok(cuda_host_run(host, index, &f->step, blocks, seed), fixture_name(index));
+  check_ok(cuda_host_run(host, program, &f->step, blocks, seed), fixture_name(index));
   bool same = fixture_same(defined, f, &why);
   ck_assert_msg(same, "interp and CUDA on %d blocks, seed %d, differ: %s", blocks, (int)seed, why.text ? why.text : "");
   fixture_free(f);
 }
 
-START_TEST(small_programs_are_sound_in_memory) {
-  enum { SEEDS = 6 };
-  int count = fixture_count();
-  fixture **defined = calloc((size_t)count, sizeof *defined);
-  cuda_host_part *parts = calloc((size_t)count, sizeof *parts);
+enum { SEEDS = 6, MOST = 64 };
+
+static void are_sound(fixture **defined, const int *indices, int count) {
+  cuda_host_part parts[MOST] = {0};
   cuda_host *host;
-  for (int i = 0; i < count; i++) {
-    defined[i] = defined_fixture(i, 4);
-    parts[i].program = defined[i]->program;
-  }
+  for (int i = 0; i < count; i++) parts[i].program = defined[i]->program;
   bool built = build_checked(parts, count, &host);
   for (int i = 0; built && i < count; i++)
-    for (int seed = 0; seed < SEEDS; seed++) run_fixture(host, i, defined[i], 1 + seed % 4, 70 + (uint64_t)seed);
+    for (int seed = 0; seed < SEEDS; seed++)
+      run_fixture(host, i, indices[i], defined[i], 1 + seed % 4, 70 + (uint64_t)seed);
   if (built) cuda_host_free(host);
   for (int i = 0; i < count; i++) fixture_free(defined[i]);
-  free(parts);
-  free(defined);
+}
+
+START_TEST(small_programs_are_sound_in_memory) {
+  fixture *defined[MOST];
+  int indices[MOST], count = 0;
+  for (; count < fixture_count() && count < MOST; count++) {
+    indices[count] = count;
+    defined[count] = defined_fixture(count, 4, 0);
+  }
+  are_sound(defined, indices, count);
+}
+END_TEST
+
+START_TEST(products_of_matrix_units_are_sound_in_memory) {
+  static const char *const names[] = {"matmul_f16", "matmul_bf16", "layers", "llama"};
+  enum { COUNT = DP_COUNT(names), DRAWS = 2 };
+  fixture *defined[COUNT * DRAWS];
+  int indices[COUNT * DRAWS];
+  for (int i = 0; i < COUNT * DRAWS; i++) {
+    indices[i] = fixture_find(names[i % COUNT]);
+    defined[i] = defined_fixture(indices[i], 4 + (uint64_t)(i / COUNT), 1u << IR_f16 | 1u << IR_bf16);
+  }
+  are_sound(defined, indices, COUNT * DRAWS);
 }
 END_TEST
 
@@ -104,10 +129,13 @@ END_TEST
 
 int main(void) {
   Suite *suite = suite_create("cuda_checked");
-  TCase *tests = tcase_create("fixtures"), *models = tcase_create("models");
+  TCase *tests = tcase_create("fixtures"), *models = tcase_create("models"), *tensor = tcase_create("tensor");
   tcase_set_timeout(tests, 600);
   tcase_set_timeout(models, 600);
   tcase_add_test(tests, small_programs_are_sound_in_memory);
+  tcase_set_timeout(tensor, 600);
+  tcase_add_test(tensor, products_of_matrix_units_are_sound_in_memory);
+  suite_add_tcase(suite, tensor);
   tcase_add_test(models, models_and_training_are_sound_in_memory);
   suite_add_tcase(suite, tests);
   suite_add_tcase(suite, models);

@@ -1,7 +1,8 @@
 /* tests/test_cuda_sanitized.c: the CUDA back end's text under ThreadSanitizer and AddressSanitizer with
- * UndefinedBehaviorSanitizer. Each step of an engine, prefill and decode of a small llama, is written to a file and carried
- * out by a process of its own, which is the text, the host executor and the sanitizer's run-time library: a fiber is a
- * thread to it. What comes back are the interpreter's bits; a planted mistake ends the process with a report. */
+ * UndefinedBehaviorSanitizer. Each step of an engine, prefill and decode of a small llama, is written to a file and
+ * carried out by a process of its own, which is the text, the host executor and the sanitizer's run-time library: a
+ * fiber is a thread to it. What comes back are the interpreter's bits; a planted mistake ends the process with a
+ * report. */
 #include "tests/cuda_regions.h"
 #include "tests/cuda_subject.h"
 
@@ -18,7 +19,8 @@ typedef struct sanitizer {
 static const sanitizer thread_sanitizer = {"ThreadSanitizer", "-DHOST_TSAN -fsanitize=thread -g1",
                                            "TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0"};
 static const sanitizer address_sanitizer = {
-    "AddressSanitizer", "-DHOST_ASAN -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1",
+    "AddressSanitizer",
+    "-DHOST_ASAN -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1",
     "ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0"};
 
 /* A text built with a sanitizer. */
@@ -40,8 +42,10 @@ static bool runs(const char *fmt, ...) {
 }
 
 static bool has_sanitizer(const process *p) {
-  bool found = runs("cd %s && echo 'int main(void) { return 0; }' > t.cc && c++ -x c++ %s -o t t.cc > t.log 2>&1 && %s ./t "
-                    ">> t.log 2>&1", p->folder, p->sanitizer->options, p->sanitizer->environment);
+  bool found =
+      runs("cd %s && echo 'int main(void) { return 0; }' > t.cc && c++ -x c++ %s -o t t.cc > t.log 2>&1 && %s ./t "
+           ">> t.log 2>&1",
+           p->folder, p->sanitizer->options, p->sanitizer->environment);
   if (!found) fprintf(stderr, "skipped: %s does not work with this compiler here\n", p->sanitizer->name);
   return found;
 }
@@ -80,13 +84,16 @@ typedef struct region {
   char name[40];
 } region;
 
-static bool write_launch(const char *path, const process *p, const cuda_launch *launch, const host_region *regions, int count) {
+static bool write_launch(const char *path, const process *p, const cuda_launch *launch, const host_region *regions,
+                         int count) {
   FILE *file = fopen(path, "wb");
   if (!file) return false;
   head h = {launch->step.entry, p->blocks, cuda_shared_bytes(p->program), count, p->seed};
   fwrite(&h, sizeof h, 1, file);
   for (int i = 0; i < count; i++) {
-    region r = {.at = regions[i].at, .bytes = regions[i].bytes, .flags = (uint64_t)regions[i].flags,
+    region r = {.at = regions[i].at,
+                .bytes = regions[i].bytes,
+                .flags = (uint64_t)regions[i].flags,
                 .launch = regions[i].at == (const char *)launch};
     snprintf(r.name, sizeof r.name, "%s", regions[i].name);
     fwrite(&r, sizeof r, 1, file);
@@ -99,7 +106,8 @@ static bool read_results(const char *path, const host_region *regions, int count
   FILE *file = fopen(path, "rb");
   bool sound = file != NULL;
   for (int i = 0; sound && i < count; i++)
-    if (!(regions[i].flags & HOST_CONSTANT)) sound = fread(regions[i].at, 1, regions[i].bytes, file) == regions[i].bytes;
+    if (!(regions[i].flags & HOST_CONSTANT))
+      sound = fread(regions[i].at, 1, regions[i].bytes, file) == regions[i].bytes;
   if (file) fclose(file);
   return sound;
 }
@@ -217,7 +225,8 @@ static void is_found_by(const sanitizer *sanitizer, const cuda_bug *bug, const c
 START_TEST(threads_are_sound) { gives_the_interpreter_s_bits_under(&thread_sanitizer); }
 END_TEST
 START_TEST(a_race_is_found) {
-  static const cuda_bug bug = {"      copy_landed<stages - 2>();\n      block_sync();", "      copy_landed<stages - 2>();"};
+  static const cuda_bug bug = {"      copy_landed<stages - 2>();\n      block_sync();",
+                               "      copy_landed<stages - 2>();"};
   is_found_by(&thread_sanitizer, &bug, "data race");
 }
 END_TEST

@@ -1,12 +1,13 @@
 // tests/cuda/check.hh: every access of a step's text to memory, looked at. The compiler's own instrumentation for
-// ThreadSanitizer calls a function at each load and store; here stand those functions. They find reads and writes outside of the
-// launch's memory, reads of what nobody wrote, any access to where an asynchronous copy is on its way, and races: two accesses,
-// one of them a write, that no barrier, barrier of a warp or counter orders (happens-before, Lamport 1978; epochs instead of
-// vector clocks an access, Flanagan and Freund 2009).
+// ThreadSanitizer calls a function at each load and store; here stand those functions. They find reads and writes
+// outside of the launch's memory, reads of what nobody wrote, any access to where an asynchronous copy is on its way,
+// and races: two accesses, one of them a write, that no barrier, barrier of a warp or counter orders (happens-before,
+// Lamport 1978; epochs instead of vector clocks an access, Flanagan and Freund 2009).
 //
-// Order is kept as coarse as the text's: a block counts its barriers (phase), a thread its steps between two of them, and of
-// other blocks a thread knows how far each has come, which counters carry. A cell of shadow memory stands for 4 bytes: who wrote them
-// last, and of each block two of those who read them since. Bytes accessed singly get a cell each.
+// Order is kept as coarse as the text's: a block counts its barriers (phase), a thread its steps between two of them,
+// and of other blocks a thread knows how far each has come, which counters carry. A cell of shadow memory stands for 4
+// bytes: who wrote them last, and of each block two of those who read them since. Bytes accessed singly get a cell
+// each.
 #ifndef DIPPER_TESTS_CUDA_CHECK_HH
 #define DIPPER_TESTS_CUDA_CHECK_HH
 
@@ -17,10 +18,10 @@ struct host_seen {
 
 struct host_cell {
   host_seen write, atomic;
-  u32 parts;             // 1 + number of the first of four cells, of a byte each; 0: the cell is whole
-  u32 copying;           // 1 + thread that has a copy to here under way
+  u32 parts;   // 1 + number of the first of four cells, of a byte each; 0: the cell is whole
+  u32 copying; // 1 + thread that has a copy to here under way
   u32 copy_pc, unused;
-  host_seen reads[][2];  // [blocks], of shared memory [1]
+  host_seen reads[][2]; // [blocks], of shared memory [1]
 };
 
 struct host_clock { // of a counter: what who acquires it knows
@@ -79,10 +80,12 @@ HOST void add_who(host_text *t, u32 thread) {
 }
 HOST void add_access(host_text *t, const host_place *place, const char *at, int bytes, host_access kind, u32 pc) {
   add(t, "thread %d of block %d %s %d bytes ", machine->fiber->thread, machine->block->index, host_verbs[kind], bytes);
-  if (place) add(t, "of %s at %lld", place->region->name, (i64)(at - place->region->at));
+  if (place)
+    add(t, "of %s at %lld", place->region->name, (i64)(at - place->region->at));
   else if ((size_t)(at - machine->block->shared) < machine->shared_bytes)
     add(t, "of shared memory at %lld", (i64)(at - machine->block->shared));
-  else add(t, "at %p", (const void *)at);
+  else
+    add(t, "at %p", (const void *)at);
   add_code(t, pc);
 }
 HOST void report(const host_text *t) {
@@ -188,8 +191,10 @@ HOST const host_place *place_of(const char *at) {
   int low = 0, high = s->place_count;
   while (low < high) {
     int middle = (low + high) / 2;
-    if (s->places[middle].region->at <= at) low = middle + 1;
-    else high = middle;
+    if (s->places[middle].region->at <= at)
+      low = middle + 1;
+    else
+      high = middle;
   }
   if (low == 0) return NULL;
   const host_region *r = s->places[low - 1].region;
@@ -198,7 +203,7 @@ HOST const host_place *place_of(const char *at) {
   return &s->places[low - 1];
 }
 
-struct host_target { // whose cells an access is about
+struct host_target {       // whose cells an access is about
   const host_place *place; // NULL: shared memory
   char *cells;
   size_t cell_bytes;
@@ -259,7 +264,8 @@ HOST void forget_reads(host_cell *cell, const host_look *look) {
 
 HOST void look_at(host_cell *cell, const host_look *look) {
   host_access kind = look->kind;
-  bool writes = kind == HOST_WRITE || kind == HOST_COPY_TO, atomic = kind == HOST_ATOMIC_READ || kind == HOST_ATOMIC_WRITE;
+  bool writes = kind == HOST_WRITE || kind == HOST_COPY_TO,
+       atomic = kind == HOST_ATOMIC_READ || kind == HOST_ATOMIC_WRITE;
   if (cell->copying)
     report_access(look, "a copy to here is under way and nobody waited for it", cell->copying, cell->copy_pc);
   if (!writes && look->target->empty && !cell->write.thread && !cell->atomic.thread)
@@ -289,7 +295,11 @@ HOST bool find_target(const char *at, int bytes, host_access kind, host_target *
   bool writes = kind == HOST_WRITE || kind == HOST_COPY_TO || kind == HOST_ATOMIC_WRITE;
   t->place = place;
   if (!place || at + bytes > place->region->at + place->region->bytes) return false;
-  *t = {place, place->cells, place->cell_bytes, machine->block_count, machine->block->index,
+  *t = {place,
+        place->cells,
+        place->cell_bytes,
+        machine->block_count,
+        machine->block->index,
         (place->region->flags & HOST_EMPTY) != 0};
   return place->cells || !writes;
 }
@@ -308,7 +318,8 @@ HOST void host_check(const void *address, int bytes, host_access kind, void *cod
   host_look look = {&t, at, bytes, kind, pc};
   if (!find_target(at, bytes, kind, &t)) {
     if (!t.place && (!machine->shadow->place_count || is_own(at, kind))) return;
-    report_access(&look, t.place && !t.place->cells ? "a write to what is constant" : "outside of the launch's memory", 0, 0);
+    report_access(&look, t.place && !t.place->cells ? "a write to what is constant" : "outside of the launch's memory",
+                  0, 0);
   }
   bool masked = t.place && t.place->region->flags & HOST_MASKED && kind == HOST_COPY_FROM;
   if (!t.cells || masked) return;
@@ -329,8 +340,10 @@ HOST void check_landing(host_copy *copy) {
   size_t from = (size_t)(copy->to - machine->block->shared);
   for (size_t at = from; at < from + 16; at++) {
     host_cell *cell = (host_cell *)(machine->block->cells + at / 4 * HOST_SHARED_CELL);
-    if (cell->parts) cell = (host_cell *)(machine->shadow->parts + (cell->parts - 1 + at % 4) * machine->shadow->cell_bytes);
-    else if (at % 4) continue;
+    if (cell->parts)
+      cell = (host_cell *)(machine->shadow->parts + (cell->parts - 1 + at % 4) * machine->shadow->cell_bytes);
+    else if (at % 4)
+      continue;
     cell->copying = 0;
     cell->write = now(cell->copy_pc);
   }
@@ -349,7 +362,8 @@ HOST bool map_shadow(host_shadow *s, const host_region *regions, int count) {
   size_t shared = (machine->shared_bytes / 4 + 1) * HOST_SHARED_CELL, cells = HOST_PARTS;
   for (int i = 0; i < count; i++) cells += count_cells(&regions[i]);
   s->memory_bytes = cells * s->cell_bytes + HOST_CLOCKS * s->clock_bytes + shared * machine->block_count;
-  s->memory = (char *)mmap(NULL, s->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  s->memory =
+      (char *)mmap(NULL, s->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (s->memory == MAP_FAILED) return false;
   s->clocks = s->memory;
   char *at = s->clocks + HOST_CLOCKS * s->clock_bytes;
@@ -384,7 +398,8 @@ HOST void close_shadow() {
 HOST void seen(void *at, int bytes, host_access kind, void *code) {
   host_fiber *f = machine ? machine->fiber : NULL;
   if (!f || (size_t)((char *)at - f->stack) < HOST_STACK) return;
-  if (f->spins) f->spins--;
+  if (f->spins)
+    f->spins--;
   else if (machine->access_every && --machine->countdown <= 0) {
     machine->countdown = 1 + (i64)(host_random() % (2 * machine->access_every));
     host_leave(READY);

@@ -1,10 +1,12 @@
-// tests/cuda/host.hh: what prelude/gpu.cuh gives on a GPU, on this machine: the text of a step as C++, to be included in a
-// namespace after this file. One fiber a thread of a block, all on one thread of the system. A seed says which thread runs
-// next, where it is interrupted, how long a block goes on, and whether an asynchronous copy lands at once, as late as the
-// text allows, or in between. What lies in shared memory at first is NaN. A step ends with NULL, or with what went wrong: a
-// deadlock, threads that come to different barriers, a copy that is not aligned or not into shared memory.
+// tests/cuda/host.hh: what prelude/gpu.cuh gives on a GPU, on this machine: the text of a step as C++, to be included
+// in a namespace after this file. One fiber a thread of a block, all on one thread of the system. A seed says which
+// thread runs next, where it is interrupted, how long a block goes on, and whether an asynchronous copy lands at once,
+// as late as the text allows, or in between. What lies in shared memory at first is NaN. A step ends with NULL, or with
+// what went wrong: a deadlock, threads that come to different barriers, a copy that is not aligned or not into shared
+// memory.
 //
-// With HOST_CHECKED every access of the text to memory is looked at (check.hh), and may be where a thread is interrupted.
+// With HOST_CHECKED every access of the text to memory is looked at (check.hh), and may be where a thread is
+// interrupted.
 #ifndef DIPPER_TESTS_CUDA_HOST_HH
 #define DIPPER_TESTS_CUDA_HOST_HH
 
@@ -34,8 +36,8 @@ struct host_copy {
   bool landed;
 };
 
-// What a thread knows of another block: all it did before `phase`, in that phase what `thread` did up to thread_step and
-// what that thread's warp did before warp_step.
+// What a thread knows of another block: all it did before `phase`, in that phase what `thread` did up to thread_step
+// and what that thread's warp did before warp_step.
 struct host_known {
   u32 phase, thread, thread_step, warp_step;
 };
@@ -45,15 +47,15 @@ struct host_fiber {
   char *stack;
   int thread;
   host_state state;
-  int spins;                  // while it does nothing but wait: what it may still access without being called busy
+  int spins; // while it does nothing but wait: what it may still access without being called busy
   void (*warp_op)(void *const lanes[]); // where AT_LANES
   void *warp_args;
   host_copy copies[HOST_COPIES]; // a queue; group_end[g]: where the g-th closed group of it ends
   int copy_count, group_end[HOST_GROUPS], group_count;
-  u32 step, warp_base;        // own steps within the block's phase; the first one after the last barrier of the warp
-  bool has_known;             // has learned of other blocks since the block's last barrier
-  host_known *known;          // [blocks]
-  u32 calls[HOST_CALLS];      // where the functions under way were called
+  u32 step, warp_base;   // own steps within the block's phase; the first one after the last barrier of the warp
+  bool has_known;        // has learned of other blocks since the block's last barrier
+  host_known *known;     // [blocks]
+  u32 calls[HOST_CALLS]; // where the functions under way were called
   int depth;
 };
 
@@ -61,9 +63,9 @@ struct host_block {
   host_fiber *fibers;
   char *shared;
   int index, done;
-  u32 phase;                  // barriers passed
-  host_known *known;          // [blocks], as of the last barrier
-  char *cells;                // of shared memory (check.hh)
+  u32 phase;         // barriers passed
+  host_known *known; // [blocks], as of the last barrier
+  char *cells;       // of shared memory (check.hh)
 };
 
 struct host_machine {
@@ -76,11 +78,12 @@ struct host_machine {
   const void *launch;
   fiber_place scheduler;
   host_block *block;
-  host_fiber *fiber;          // NULL: the scheduler has the word
-  char *memory;               // fibers and their stacks
+  host_fiber *fiber; // NULL: the scheduler has the word
+  char *memory;      // fibers and their stacks
   size_t memory_bytes;
   host_landing landing;
-  u32 pause_every, access_every, sit_out; // how often a thread is interrupted; one range of threads in so many sits a turn out
+  u32 pause_every, access_every,
+      sit_out;                // how often a thread is interrupted; one range of threads in so many sits a turn out
   i64 countdown;              // accesses until the next interruption
   struct host_shadow *shadow; // check.hh
 };
@@ -223,8 +226,10 @@ HOST void spin() {
 HOST void land(host_copy *copy) {
   if (copy->landed) return;
   ON_TSAN(__tsan_write_range(copy->to, 16);) // what it reads may be masked later: HOST_MASKED
-  if (copy->from) memcpy(copy->to, copy->from, 16);
-  else memset(copy->to, 0, 16);
+  if (copy->from)
+    memcpy(copy->to, copy->from, 16);
+  else
+    memset(copy->to, 0, 16);
   copy->landed = true;
 }
 HOST void land_some(host_fiber *f) {
@@ -314,10 +319,13 @@ static u16 f16_of_f32(float x) {
   int low = 0, high = 0x7c00;
   while (high - low > 1) {
     int middle = (low + high) / 2;
-    if (f32_of_f16((u16)middle) <= size) low = middle;
-    else high = middle;
+    if (f32_of_f16((u16)middle) <= size)
+      low = middle;
+    else
+      high = middle;
   }
-  float above = high == 0x7c00 ? 65536.0f : f32_of_f16((u16)high), down = size - f32_of_f16((u16)low), up = above - size;
+  float above = high == 0x7c00 ? 65536.0f : f32_of_f16((u16)high), down = size - f32_of_f16((u16)low),
+        up = above - size;
   return (u16)(sign | (up < down || (up == down && (low & 1)) ? high : low));
 }
 
@@ -354,10 +362,11 @@ HOST bool meet_lanes(host_block *b, int warp) {
   return true;
 }
 
-// A turn of every thread that can go on, in an order of the seed, but for those that sit it out. True: something besides
-// spinning took place.
+// A turn of every thread that can go on, in an order of the seed, but for those that sit it out. True: something
+// besides spinning took place.
 HOST bool take_turns(host_block *b, bool spinning) {
-  int threads = machine->threads, start = (int)(host_random() % (u64)threads), stride = (int)(host_random() % 64) * 2 + 1;
+  int threads = machine->threads, start = (int)(host_random() % (u64)threads),
+      stride = (int)(host_random() % 64) * 2 + 1;
   int out = 0, first_out = (int)(host_random() % (u64)threads);
   if (one_in(machine->sit_out)) out = 1 + (int)(host_random() % (u64)(threads - 1));
   bool progress = false;
@@ -383,7 +392,8 @@ HOST int count_in(const host_block *b, host_state state) {
   return count;
 }
 
-// Until all threads wait, or in the midst of it another block's turn comes. True: something besides spinning took place.
+// Until all threads wait, or in the midst of it another block's turn comes. True: something besides spinning took
+// place.
 HOST bool run_phase(host_block *b) {
   bool progress = false, again = true;
   machine->block = b;
@@ -448,11 +458,13 @@ HOST bool set_up(host_machine *m) {
   size_t known_bytes = (fibers + m->block_count) * m->block_count * sizeof(host_known);
   known_bytes = (known_bytes + 4095) / 4096 * 4096;
   m->memory_bytes = fiber_bytes + known_bytes + fibers * HOST_STACK;
-  m->memory = (char *)mmap(NULL, m->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  m->memory =
+      (char *)mmap(NULL, m->memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   m->blocks = (host_block *)calloc((size_t)m->block_count, sizeof *m->blocks);
   bool sound = m->memory != MAP_FAILED && m->blocks;
   for (int i = 0; sound && i < m->block_count; i++)
-    sound = set_up_block(m, i, m->memory, m->memory + fiber_bytes + known_bytes, (host_known *)(m->memory + fiber_bytes));
+    sound =
+        set_up_block(m, i, m->memory, m->memory + fiber_bytes + known_bytes, (host_known *)(m->memory + fiber_bytes));
   return sound;
 }
 
@@ -474,9 +486,10 @@ HOST void choose_manners(host_machine *m) {
   m->sit_out = out[host_random() % 3];
 }
 
-// regions: the memory of the launch, as far as the checks are to know it; without them they look at shared memory alone.
-HOST const char *host_launch(void (*run)(const void *), const void *launch, int blocks, int threads, size_t shared_bytes,
-                             u64 seed, const host_region *regions, int region_count) {
+// regions: the memory of the launch, as far as the checks are to know it; without them they look at shared memory
+// alone.
+HOST const char *host_launch(void (*run)(const void *), const void *launch, int blocks, int threads,
+                             size_t shared_bytes, u64 seed, const host_region *regions, int region_count) {
   host_machine m = {};
   m.block_count = blocks, m.threads = threads, m.shared_bytes = shared_bytes;
   m.random = seed, m.run = run, m.launch = launch;

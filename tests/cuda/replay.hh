@@ -1,6 +1,6 @@
-// tests/cuda/replay.hh: a launch from a file, as a process of its own: the last part of a text that a sanitizer's run-time library
-// is linked to. The file holds the regions of a launch (test_cuda_sanitized.c); each gets memory of exactly its size, pointers
-// between them are moved along, and what the step wrote goes to another file.
+// tests/cuda/replay.hh: a launch from a file, as a process of its own: the last part of a text that a sanitizer's
+// run-time library is linked to. The file holds the regions of a launch (test_cuda_sanitized.c); each gets memory of
+// exactly its size, pointers between them are moved along, and what the step wrote goes to another file.
 struct replay_head {
   i64 entry, blocks, shared_bytes, regions;
   u64 seed;
@@ -38,7 +38,8 @@ static bool replay_write(const char *path, const replay_region *regions, int cou
   FILE *file = fopen(path, "wb");
   bool sound = file != NULL;
   for (int i = 0; sound && i < count; i++)
-    if (!(regions[i].flags & HOST_CONSTANT)) sound = fwrite(regions[i].moved, 1, regions[i].bytes, file) == regions[i].bytes;
+    if (!(regions[i].flags & HOST_CONSTANT))
+      sound = fwrite(regions[i].moved, 1, regions[i].bytes, file) == regions[i].bytes;
   return file && fclose(file) == 0 && sound;
 }
 
@@ -46,13 +47,15 @@ int main(int argc, char **argv) {
   replay_head head;
   static replay_region regions[1024];
   FILE *file = argc == 3 ? fopen(argv[1], "rb") : NULL;
-  bool sound = file && fread(&head, sizeof head, 1, file) == 1 && head.regions <= 1024 && replay_read(file, regions, (int)head.regions);
+  bool sound = file && fread(&head, sizeof head, 1, file) == 1 && head.regions <= 1024 &&
+               replay_read(file, regions, (int)head.regions);
   const void *launch = NULL;
   for (int i = 0; sound && i < head.regions; i++)
     if (regions[i].launch) launch = regions[i].moved;
   if (file) fclose(file);
   if (!sound || !launch) return fprintf(stderr, "not a launch\n"), 2;
-  const char *error = p0_check((int)head.entry, launch, (int)head.blocks, (size_t)head.shared_bytes, head.seed, NULL, 0);
+  const char *error =
+      p0_check((int)head.entry, launch, (int)head.blocks, (size_t)head.shared_bytes, head.seed, NULL, 0);
   if (error) return fprintf(stderr, "%s\n", error), 3;
   sound = replay_write(argv[2], regions, (int)head.regions);
   for (int i = 0; i < head.regions; i++) free(regions[i].moved);
