@@ -1,6 +1,6 @@
 /* tests/test_cuda_train.c: training whose memory is a device's: through the driver and the compiler, of which
- * tests/cuda/fake_driver.c and fake_nvrtc.c stand in for CUDA's, it has the bits that are defined for it, step by step and
- * over checkpoints, and moves what it must. */
+ * tests/cuda/fake_driver.c and fake_nvrtc.c stand in for CUDA's, it has the bits that are defined for it, step by step
+ * and over checkpoints, and moves what it must. */
 #include "api/train.h"
 
 #include <check.h>
@@ -314,6 +314,7 @@ static const struct {
     {"masters", "weights bf16;", "pretrain { data \"" GOLDEN "objectives/documents.bin\"; accumulate 2;", "weights"},
     {"dpo", "adapt wq, wv lora rank 4;", "dpo { data \"" GOLDEN "objectives/pairs.jsonl\";", "weights"},
     {"reward", "", "reward { data \"" GOLDEN "objectives/pairs.jsonl\";", "weights"},
+    {"whole", "", "dpo { data \"" GOLDEN "objectives/pairs.jsonl\";", "half"},
 };
 
 static const char usual_rate[] = "cosine 1e-3 to 1e-4 warmup 2";
@@ -413,8 +414,6 @@ START_TEST(a_loss_that_is_no_number_is_told_with_its_place) {
 }
 END_TEST
 
-/* ---- the command, and a device that is too small */
-
 static int command(const char *arguments, char *output, size_t size) {
   char line[2048];
   snprintf(line, sizeof line, "cd %s && %s %s 2>&1", folder, DIPPER_COMMAND, arguments);
@@ -423,6 +422,34 @@ static int command(const char *arguments, char *output, size_t size) {
   output[length] = 0;
   return pclose(pipe);
 }
+
+static bool keep_margin(void *user, const dp_run_step *step) {
+  *(double *)user = step->step == 1 ? step->margin : *(double *)user;
+  return step->step < 2;
+}
+
+/* Weights of a file in bf16, which are trained as f32: the reference takes its products as the trainer does. */
+START_TEST(a_reference_begins_with_the_trainer_s_bits) {
+  static char output[4096];
+  char path[256], weights[256];
+  double margin = 1;
+  make_weights();
+  ck_assert_msg(command("weights save " MODELS
+                        "llama.dip --weights weights --dtype bf16 --out bf16.safetensors && rm -rf half "
+                        "&& cp -rL weights half && mv bf16.safetensors half/model.safetensors",
+                        output, sizeof output) == 0,
+                "%s", output);
+  write_recipe(3, usual_rate, path);
+  path_of(weights, "%s", "half");
+  dp_run how = {.model = {.path = path, .weights = weights, .threads = 1, .device = "cuda"},
+                .on_step = keep_margin,
+                .user = &margin};
+  check_ok(dp_run_recipe(&how), "dpo");
+  ck_assert_msg(margin == 0, "the first margin is %g", margin);
+}
+END_TEST
+
+/* ---- the command, and a device that is too small */
 
 static void ck_says(const char *output, const char *what) {
   ck_assert_msg(strstr(output, what) != NULL, "'%s' is not in: %s", what, output);
@@ -497,8 +524,9 @@ int main(void) {
   suite_add_tcase(suite, memory);
   TCase *runs = tcase_create("runs");
   tcase_set_timeout(runs, 600);
-  tcase_add_loop_test(runs, a_recipe_s_checkpoints_are_the_cpu_s_and_it_goes_on_from_either, 0, (int)DP_COUNT(recipes));
+  tcase_add_loop_test(runs, a_recipe_s_checkpoints_are_the_cpu_s_and_it_goes_on_from_either, 0, 3);
   tcase_add_test(runs, a_loss_that_is_no_number_is_told_with_its_place);
+  tcase_add_test(runs, a_reference_begins_with_the_trainer_s_bits);
   tcase_add_test(runs, the_command_trains_on_a_device_and_tells_when_there_is_none);
   suite_add_tcase(suite, runs);
   SRunner *runner = srunner_create(suite);

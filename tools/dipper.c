@@ -96,7 +96,7 @@ static const cli_command commands[] = {
          "go to DIR/step-NNNNNNNN, which transformers and dipper load, and a line of JSON a step to DIR/log.jsonl.\n"
          "--resume goes on from the newest whole one: the weights are then, to the last bit, those of a run that was\n"
          "never interrupted. Ctrl-C stops after the step under way, with a checkpoint. --steps: instead of the recipe's.\n"
-         "--device cuda: weights, gradients and moments live on the GPU; the bits of a run, and its checkpoints, are the CPU's.\n"
+         "--device cuda: weights, gradients and moments live on the GPU; but of `weights bf16` checkpoints are the CPU's.\n"
          "MFU: products of forward and backward, without attention's, in the multiply-add peak measured at the start.",
      .examples = "  dipper train tune.dip --weights SmolLM2-135M-Instruct.Q4_1.gguf --data chat.jsonl --out run\n"
                  "  dipper run models/llama.dip --weights run/step-00000100 --tokenizer SmolLM2-135M-Instruct.Q4_1.gguf -p Hi\n",

@@ -82,7 +82,8 @@ dp_status dp_trainer_text(const dp_trainer *trainer, dp_text *text);
 
 /* ---- scores without a trainer: of a reference, a reward model, a text to be judged */
 
-/* The bits are those of a trainer with the same weights, whatever type the file stores them in. Used by one thread at a time. */
+/* The bits are those of a trainer with the same weights, whatever type the file stores them in; but on a GPU, where products
+ * of f16 and bf16 weights are those of matrix units. Used by one thread at a time. */
 typedef struct dp_scorer dp_scorer;
 dp_status dp_scorer_new(const dp_options *options, dp_scorer **scorer); /* step_tokens: of all examples of a call, at most */
 void dp_scorer_free(dp_scorer *scorer);                                 /* NULL is fine */
