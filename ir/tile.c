@@ -55,6 +55,13 @@ int64_t tile_row_tiles(const tile_program *program, int64_t rows) {
   return (rows + program->row_tile - 1) / program->row_tile;
 }
 
+bool tile_is_of_outputs(const char *input) {
+  static const char *const names[] = {"out_rows", "seed", "seed2", "place", "temperature"};
+  for (size_t i = 0; i < DP_COUNT(names); i++)
+    if (strcmp(input, names[i]) == 0) return true;
+  return false;
+}
+
 int64_t tile_layer(const tile_section *section, int64_t iteration) {
   return section->base + (section->reverse ? section->iterations - 1 - iteration : iteration);
 }

@@ -217,7 +217,7 @@ typedef struct tile_program {
   tile_cache *caches;
   int cache_count, cache_cap;
   int64_t page_bytes;
-  const char **inputs; /* names of the i32 inputs: "tokens", "pos", "targets" (one a token), "out_rows" (one an output row) */
+  const char **inputs; /* names of the i32 inputs: "tokens", "pos", "targets" (one a token); see tile_is_of_outputs */
   int input_count, input_cap;
   int output_count;
   int64_t slab_bytes[TILE_SPACE_COUNT]; /* of TOKENS, OUTPUTS and NUMBERS */
@@ -259,6 +259,7 @@ typedef struct tile_step {
   const int32_t *segment_end;    /* [segments] positions of the sequence when the step is done */
   const int32_t *pages;          /* page tables, one after another */
   char *kv;                      /* pages */
+  uint64_t unread;               /* outputs, a bit each, that nobody reads after the step: a device does not return them */
 } tile_step;
 
 /* One task: kind's code over (layer, row index, column index). `reuse`: the scratch still holds the prologue's values of
@@ -282,6 +283,8 @@ int tile_add_op(tile_program *program, tile_kind *kind, tile_op op); /* returns 
 /* Rows of task (space, index): first token (or output) row and number of tokens. */
 int tile_batch_tasks(const tile_kind *kind); /* column tasks a batch */
 int64_t tile_row_tiles(const tile_program *program, int64_t rows);
+/* Has the input of that name a number an output row ("out_rows", "seed", ...), not one a token? */
+bool tile_is_of_outputs(const char *input);
 int64_t tile_layer(const tile_section *section, int64_t iteration);
 /* Entry `index`; of a program without a list of entries all sections are entry 0. */
 tile_entry tile_entry_at(const tile_program *program, int index);

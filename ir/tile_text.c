@@ -227,6 +227,16 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
     add_input(out, p, op->ref);
     if (op->part) dp_str_add(out, " as bits");
     break;
+  case TILE_noise:
+    for (int i = 0; i < 3; i++) {
+      if (i) dp_str_addc(out, ',');
+      add_input(out, p, i == 0 ? op->ref : i == 1 ? op->index : op->part);
+    }
+    add_columns(out, op, "columns");
+    break;
+  case TILE_best:
+    add_columns(out, op, "columns");
+    break;
   case TILE_choose:
     add_buffer(out, p, op->ref);
     dp_str_addf(out, " columns 0+:%" PRId64, op->dim);

@@ -184,11 +184,39 @@ static dp_status schedule_results(ps_schedule_state *s, const ir_op *end) {
   return DP_SUCCESS;
 }
 
+/* A graph that takes rows of numbers goes on where the one before it ends: they are what that returns. */
+static bool takes_result(const ir_value *arg) { return arg->type.dtype == IR_f32 && arg->type.rank == 2; }
+
+static bool goes_on(const ir_block *block) {
+  for (int i = 0; i < block->arg_count; i++)
+    if (takes_result(block->args[i])) return true;
+  return false;
+}
+
+static dp_status take_result(ps_schedule_state *s, const ir_value *arg, bool *taken) {
+  const tile_program *p = s->program;
+  *taken = takes_result(arg);
+  if (!*taken) return DP_SUCCESS;
+  tile_space space;
+  DP_TRY(ps_space(&arg->type, &space));
+  int output = p->entry_count ? p->entries[p->entry_count - 1].output : -1;
+  for (int i = 0; i < p->buffer_count; i++) {
+    const tile_buffer *b = &p->buffers[i];
+    if (output < 0 || b->output != output || b->space != space || b->cols != ps_columns(&arg->type)) continue;
+    s->values[arg->id] = (ps_value){.place = PS_BUFFER, .ref = i, .full = -1, .column = -1, .upper = -1};
+    return DP_SUCCESS;
+  }
+  return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph is not what the graph before it returns", arg->name ? arg->name : "");
+}
+
 static dp_status take_inputs(ps_schedule_state *s, const ir_block *block) {
   tile_program *p = s->program;
   for (int i = 0; i < block->arg_count; i++) {
     const ir_value *arg = block->args[i];
     const ir_type *type = &arg->type;
+    bool taken;
+    DP_TRY(take_result(s, arg, &taken));
+    if (taken) continue;
     if (type->dtype != IR_i32 || type->rank != 1 || !arg->name)
       return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph must be a list of i32", arg->name ? arg->name : "");
     tile_space space;
@@ -333,6 +361,7 @@ static dp_status make_entry(ps_schedule_state *s, const ir_graph *graph) {
   open_section(s, 1, false);
   DP_TRY(schedule_groups(s, graph->block));
   DP_TRY(schedule_results(s, graph->block->last));
+  if (goes_on(graph->block)) first = s->program->entries[s->program->entry_count - 1].first;
   add_entry(s, graph, first);
   if (s->program->output_count > outputs) s->program->entries[s->program->entry_count - 1].output = outputs;
   return DP_SUCCESS;

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ARGUMENTS = 10 /* arrays of a number for each token */, DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
+enum { ARGUMENTS = 14 /* arrays of a number for each token */, DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
 
 struct rt_sequence {
   int64_t length;
@@ -36,6 +36,7 @@ struct rt_engine {
   /* step arguments, sized for max_tokens */
   int32_t *targets, *coefficients; /* coefficients: the bits of f32 */
   int32_t *tokens, *positions, *out_rows, *slots_of_tokens;
+  int32_t *seeds[2], *places, *temperatures; /* of output rows; temperatures: the bits of f32 */
   int32_t *segment_row, *segment_tokens, *segment_pages, *segment_end, *pages;
   const int32_t **inputs;
   float **output_rows;
@@ -192,31 +193,34 @@ static dp_status set_up_cache(rt_engine *e) {
   return DP_SUCCESS;
 }
 
+static dp_status find_input(const rt_engine *e, const char *name, const int32_t **list) {
+  const struct {
+    const char *name;
+    int32_t *list;
+  } inputs[] = {{"tokens", e->tokens},     {"pos", e->positions},   {"targets", e->targets}, {"coefficients", e->coefficients},
+                {"out_rows", e->out_rows}, {"seed", e->seeds[0]},   {"seed2", e->seeds[1]},  {"place", e->places},
+                {"temperature", e->temperatures}};
+  for (size_t i = 0; i < DP_COUNT(inputs); i++) {
+    if (strcmp(inputs[i].name, name) != 0) continue;
+    *list = inputs[i].list;
+    return DP_SUCCESS;
+  }
+  return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", name);
+}
+
 static dp_status set_up_step(rt_engine *e) {
   const tile_program *p = e->program;
   size_t n = (size_t)argument_items(e->max_tokens);
   int32_t **arrays[ARGUMENTS] = {&e->tokens, &e->targets, &e->coefficients, &e->positions, &e->out_rows, &e->slots_of_tokens,
-                                 &e->segment_tokens, &e->segment_row, &e->segment_pages, &e->segment_end};
+                                 &e->segment_tokens, &e->segment_row, &e->segment_pages, &e->segment_end,
+                                 &e->seeds[0], &e->seeds[1], &e->places, &e->temperatures};
   for (size_t i = 0; i < DP_COUNT(arrays); i++)
     if (!(*arrays[i] = calloc(n, sizeof(int32_t)))) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   e->pages = calloc((size_t)e->page_total + 1, sizeof *e->pages);
   e->inputs = calloc((size_t)p->input_count + 1, sizeof *e->inputs);
   e->output_rows = calloc((size_t)p->output_count + 1, sizeof *e->output_rows);
   if (!e->pages || !e->inputs || !e->output_rows) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
-  for (int i = 0; i < p->input_count; i++) {
-    if (strcmp(p->inputs[i], "tokens") == 0)
-      e->inputs[i] = e->tokens;
-    else if (strcmp(p->inputs[i], "pos") == 0)
-      e->inputs[i] = e->positions;
-    else if (strcmp(p->inputs[i], "targets") == 0)
-      e->inputs[i] = e->targets;
-    else if (strcmp(p->inputs[i], "coefficients") == 0)
-      e->inputs[i] = e->coefficients;
-    else if (strcmp(p->inputs[i], "out_rows") == 0)
-      e->inputs[i] = e->out_rows;
-    else
-      return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", p->inputs[i]);
-  }
+  for (int i = 0; i < p->input_count; i++) DP_TRY(find_input(e, p->inputs[i], &e->inputs[i]));
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
     if (p->slab_bytes[i] == 0) continue;
     DP_TRY(rt_region_map_free(&e->arena[i], arena_bytes(p, (tile_space)i, e->max_tokens), "activations",
@@ -328,6 +332,10 @@ void rt_engine_free(rt_engine *e) {
   free(e->tokens);
   free(e->positions);
   free(e->out_rows);
+  free(e->seeds[0]);
+  free(e->seeds[1]);
+  free(e->places);
+  free(e->temperatures);
   free(e->slots_of_tokens);
   free(e->segment_row);
   free(e->segment_tokens);
@@ -391,6 +399,11 @@ int64_t rt_engine_free_tokens(const rt_engine *e, const rt_sequence *s) {
 
 /* ---- steps */
 
+/* Is it entry 0, with more behind it or not? Others are of training: of whole sequences. */
+static bool goes_on_from_0(const tile_program *p, int entry) {
+  return tile_entry_at(p, entry).first == tile_entry_at(p, 0).first;
+}
+
 static dp_status check_requests(rt_engine *e, int entry, const rt_request *requests, int count) {
   int64_t tokens = 0, pages = 0;
   e->steps++;
@@ -407,7 +420,7 @@ static dp_status check_requests(rt_engine *e, int entry, const rt_request *reque
     if (r->sequence->length + r->count > e->positions_limit)
       return dp_fail(DP_INVALID, "the model knows %lld positions: a sequence of %lld and %lld more do not fit",
                      (long long)e->positions_limit, (long long)r->sequence->length, (long long)r->count);
-    if ((entry || e->whole_sequences) && r->sequence->length > 0)
+    if ((e->whole_sequences || !goes_on_from_0(e->program, entry)) && r->sequence->length > 0)
       return dp_fail(DP_INVALID, "the model's tokens see those after them: a sequence cannot go on in a later step");
     for (int64_t t = 0; t < r->count; t++)
       if (r->tokens[t] < 0 || r->tokens[t] >= e->vocabulary)
@@ -423,6 +436,18 @@ static dp_status check_requests(rt_engine *e, int entry, const rt_request *reque
 
 dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt_logits *logits) {
   return rt_engine_run(e, 0, requests, count, logits);
+}
+
+/* An output row, and how the token behind it is drawn. */
+static void lay_out_row(rt_engine *e, const rt_request *r, int64_t position, int64_t row, int64_t output) {
+  const rt_draw greedy = {0}, *draw = r->draw ? r->draw : &greedy;
+  e->out_rows[output] = (int32_t)row;
+  memcpy(&e->temperatures[output], &draw->temperature, sizeof draw->temperature);
+  for (int i = 0; i < 2; i++) {
+    uint32_t word = (uint32_t)(draw->seed >> 32 * i);
+    memcpy(&e->seeds[i][output], &word, sizeof word);
+  }
+  e->places[output] = (int32_t)(position + 1);
 }
 
 /* The requests as the arguments of a step; pages are given to their sequences. */
@@ -455,7 +480,7 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
       }
       e->segment_tokens[segments - 1]++;
       bool wanted = r->want == RT_WANT_ALL || (r->want == RT_WANT_LAST && t == r->count - 1);
-      if (wanted) e->out_rows[outputs++] = (int32_t)rows;
+      if (wanted) lay_out_row(e, r, s->length + t, rows, outputs++);
     }
     s->length += r->count;
   }
@@ -487,6 +512,32 @@ dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int
   if (logits && output)
     *logits = (rt_logits){e->output_rows[output->output], step.rows[output->space == TILE_TOKENS ? TILE_TOKENS : TILE_OUTPUTS],
                           output->cols, output->stride};
+  return DP_SUCCESS;
+}
+
+/* ---- picks */
+
+bool rt_engine_picks(const rt_engine *e) { return tile_find_entry(e->program, "pick") >= 0; }
+
+/* An output's numbers of row `row`. */
+static float number_at(const rt_engine *e, int output, int64_t row) {
+  for (int i = 0; i < e->program->buffer_count; i++)
+    if (e->program->buffers[i].output == output) return e->output_rows[output][row * e->program->buffers[i].stride];
+  return 0;
+}
+
+dp_status rt_engine_pick(rt_engine *e, const rt_request *requests, int count, rt_pick *picks, rt_logits *logits) {
+  tile_step step;
+  int entry = tile_find_entry(e->program, "pick");
+  if (entry < 0) return dp_fail(DP_UNSUPPORTED, "the graph returns no logits over its tokens: none can be picked");
+  DP_TRY(lay_out_step(e, entry, requests, count, &step));
+  const tile_buffer *all = output_of(e->program, 0);
+  int output = e->program->entries[entry].output;
+  if (!logits) step.unread = (uint64_t)1 << all->output;
+  DP_TRY(rt_executor_run(e->executor, &step));
+  for (int64_t i = 0; i < step.rows[TILE_OUTPUTS]; i++)
+    picks[i] = (rt_pick){(int32_t)number_at(e, output, i), number_at(e, output + 1, i)};
+  if (logits) *logits = (rt_logits){e->output_rows[all->output], step.rows[TILE_OUTPUTS], all->cols, all->stride};
   return DP_SUCCESS;
 }
 

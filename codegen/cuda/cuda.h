@@ -21,6 +21,7 @@ enum {
   CUDA_RING_BYTES = 65536,  /* of shared memory for weights on their way */
   CUDA_VALUE_BYTES = 30720, /* of shared memory for values */
   CUDA_NARROW_ROWS = 8,     /* rows up to which a task's values are tried in shared memory */
+  CUDA_BEST_FLOATS = 2 * CUDA_THREADS / 16, /* of a row whose best is looked for: two of each half warp */
   CUDA_SMALL_BYTES = 2048,  /* a value that is in shared memory whatever the rows */
 };
 

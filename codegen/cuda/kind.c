@@ -17,7 +17,7 @@ static bool is_product(tile_opcode code) {
 
 static bool always_placed(tile_opcode code) {
   return is_product(code) || code == TILE_carry || code == TILE_sum || code == TILE_greatest || code == TILE_top_k ||
-         code == TILE_place || code == TILE_among || code == TILE_at;
+         code == TILE_place || code == TILE_among || code == TILE_at || code == TILE_best;
 }
 
 bool cu_readable_in_place(const tile_kind *kind, const tile_op *op) {
@@ -137,7 +137,7 @@ void cu_place_values(cu_kind *k) {
     const tile_op *op = &kind->ops[i];
     k->shared_at[i] = k->scratch_at[i] = -1;
     if (!(k->placed[i] = must_be_placed(k, i))) continue;
-    k->stride[i] = op->cols == 1 ? 1 : round_up(op->cols, 4);
+    k->stride[i] = op->code == TILE_best ? CUDA_BEST_FLOATS : op->cols == 1 ? 1 : round_up(op->cols, 4);
     int64_t rows = op->one_row ? 1 : kind->max_rows, narrow = rows < CUDA_NARROW_ROWS ? rows : CUDA_NARROW_ROWS;
     int64_t all = round_up(rows * k->stride[i], 4), few = round_up(narrow * k->stride[i], 4);
     if (all * 4 <= CUDA_SMALL_BYTES) few = all;
@@ -314,6 +314,25 @@ static void assign(cu_kind *k, int index) {
 
 /* ---- choices */
 
+/* All threads look through a row's columns, half warps agree among each other, then one thread asks them all. */
+static void best(cu_kind *k, int index) {
+  cuda *e = k->e;
+  const tile_op *op = &k->kind->ops[index], *x = &k->kind->ops[op->operands[0]];
+  cu_begin_body(k);
+  cu_open(e, "for (int r = 0; r < %s; r++)", cu_rows(k, op));
+  cu_line(e, "Best best = no_best();");
+  cu_open(e, "for (int c = thread_index(); c < %s; c += THREADS)", cu_columns(k, x));
+  const char *value = cu_pull(k, op->operands[0], "r", "c");
+  cu_line(e, "best = better(best, {rank_of(%s), (float)(%s + c)});", value, cu_column(k, op, "r"));
+  cu_close(e);
+  cu_line(e, "leave_best(best, v%d + r * %" PRId64 ");", index, k->stride[index]);
+  cu_close(e);
+  cu_line(e, "block_sync();");
+  cu_line(e, "for (int r = thread_index(); r < %s; r += THREADS) take_best(v%d + r * %" PRId64 ");", cu_rows(k, op), index,
+          k->stride[index]);
+  cu_line(e, "block_sync();");
+}
+
 static void top_k(cu_kind *k, int index) {
   const tile_op *op = &k->kind->ops[index], *x = &k->kind->ops[op->operands[0]];
   int64_t heads = op->cols / op->dim, n = x->cols / heads;
@@ -415,6 +434,7 @@ static void emit_op(cu_kind *k, int index) {
   case TILE_sum:
   case TILE_greatest: reduce(k, index); break;
   case TILE_top_k: top_k(k, index); break;
+  case TILE_best: best(k, index); break;
   case TILE_place: place(k, index); break;
   case TILE_among: among(k, index); break;
   case TILE_loop: begin_chunks(k, index); break;

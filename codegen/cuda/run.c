@@ -143,7 +143,7 @@ static dp_status stage_arguments(cuda_code *c, const tile_step *step, int64_t en
   c->staged_bytes = 0;
   c->out_of_memory = false;
   for (int i = 0; i < p->input_count; i++)
-    c->inputs_at[i] = stage(c, step->inputs[i], 4 * (strcmp(p->inputs[i], "out_rows") == 0 ? R : T));
+    c->inputs_at[i] = stage(c, step->inputs[i], 4 * (tile_is_of_outputs(p->inputs[i]) ? R : T));
   *at = (places){.weights = stage(c, c->weights, 8 * (int64_t)p->slot_count),
                  .types = stage(c, step->weight_types, p->slot_count),
                  .positions = stage(c, step->positions, 4 * T),
@@ -212,7 +212,7 @@ static dp_status run_step(const tile_code *code, const tile_step *step) {
   c->second = !c->second;
   for (int i = 0; i < p->buffer_count; i++) {
     const tile_buffer *b = &p->buffers[i];
-    if (b->output < 0) continue;
+    if (b->output < 0 || (step->unread >> b->output & 1)) continue;
     DP_TRY(cuda_get(c->gpu, step->outputs[b->output], c->outputs[b->output].at, step->rows[b->space] * b->stride * 4));
   }
   return DP_SUCCESS;

@@ -175,10 +175,20 @@ static void emit_groups(cuda *e, int index, int end) {
   }
 }
 
+/* An entry may go on where another one ends: their sections' functions are there. */
+static bool is_in_entry_before(const tile_program *p, int index, int section) {
+  for (int i = 0; i < index; i++) {
+    tile_entry entry = tile_entry_at(p, i);
+    if (section >= entry.first && section < entry.first + entry.count) return true;
+  }
+  return false;
+}
+
 void cu_emit_step(cuda *e, int index) {
   const tile_program *p = e->program;
   tile_entry entry = tile_entry_at(p, index);
-  for (int s = entry.first; s < entry.first + entry.count; s++) emit_groups(e, s, entry.first + entry.count);
+  for (int s = entry.first; s < entry.first + entry.count; s++)
+    if (!is_in_entry_before(p, index, s)) emit_groups(e, s, entry.first + entry.count);
   cu_line(e, "\n// entry %d: %s", index, entry.name ? entry.name : "");
   cu_open(e, "STEP_KERNEL(dipper_step_%d)", index);
   cu_line(e, "Block block = open_block(launch);");

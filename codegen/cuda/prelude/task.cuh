@@ -16,6 +16,7 @@ struct Step {
   const int *segment_row, *segment_tokens, *segment_pages, *segment_end;
   const int *pages;
   char *kv;
+  u64 unread;
 };
 
 struct Launch {
@@ -298,6 +299,13 @@ static float random_number(u32 element, u32 slot, float key, float key2) {
   return (float)(random_word(element, slot, (u32)key, (u32)key2) & 0xffffu);
 }
 
+// Uniform in (0, 1), near 0 finer.
+static float noise(u32 column, u32 place, u32 key, u32 key2) {
+  const float x = (float)(int)(random_word(column, place, key, key2) >> 1);
+  const float shifted = ADD(MUL(x, 4.656612873077393e-10f), 2.3283064365386963e-10f);
+  return shifted < 0.99999994f ? shifted : 0.99999994f;
+}
+
 static float round_random(float x, float number) {
   const u32 bits = bits_of_f32(x);
   return (bits & 0x7f800000u) == 0x7f800000u ? x : f32_of_bits((bits + (u32)number) & 0xffff0000u);
@@ -337,6 +345,30 @@ static int choice_of(const float *ids, int used, int batch) {
 static float rank_of(float x) { return x == x ? x : -INFINITE; }
 static bool is_ahead(float x, int i, float y, int j) {
   return rank_of(x) > rank_of(y) || (rank_of(x) == rank_of(y) && i < j);
+}
+
+// A value and its column, of which the greater is better, the lower one of equal ones. No column: beyond any.
+struct Best {
+  float value, column;
+};
+static Best no_best() { return {-INFINITE, 1e30f}; }
+static Best better(Best a, Best b) {
+  return b.value > a.value || (b.value == a.value && b.column < a.column) ? b : a;
+}
+
+// Of each half warp the best one, in pairs from `to` on.
+static void leave_best(Best best, float *to) {
+  for (int by = WARP_HALF / 2; by >= 1; by /= 2)
+    best = better(best, {lane_down(best.value, by), lane_down(best.column, by)});
+  if (thread_index() % WARP_HALF != 0) return;
+  to[thread_index() / WARP_HALF * 2] = best.value;
+  to[thread_index() / WARP_HALF * 2 + 1] = best.column;
+}
+
+static void take_best(float *row) {
+  Best best = {row[0], row[1]};
+  for (int i = 1; i < THREADS / WARP_HALF; i++) best = better(best, {row[2 * i], row[2 * i + 1]});
+  row[0] = best.value, row[1] = best.column;
 }
 
 // The indices of the `count` greatest of x[n], the greatest first.
