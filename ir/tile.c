@@ -97,6 +97,26 @@ int tile_find_entry(const tile_program *program, const char *name) {
   return -1;
 }
 
+static int find_input(const tile_program *program, const char *name) {
+  for (int i = 0; i < program->input_count; i++)
+    if (strcmp(program->inputs[i], name) == 0) return i;
+  return -1;
+}
+
+static const tile_buffer *find_output(const tile_program *program, int output) {
+  for (int i = 0; i < program->buffer_count; i++)
+    if (program->buffers[i].output == output) return &program->buffers[i];
+  return NULL;
+}
+
+bool tile_find_turns(const tile_program *program, int entry, tile_turns *turns) {
+  if (entry != tile_find_entry(program, "pick")) return false;
+  int output = program->entries[entry].output;
+  *turns = (tile_turns){find_input(program, "tokens"), find_input(program, "pos"), find_input(program, "place"),
+                        find_output(program, output), find_output(program, output + 1)};
+  return turns->tokens >= 0 && turns->place >= 0 && turns->picked && turns->log_probability;
+}
+
 bool tile_in_entry(const tile_program *program, const tile_entry *entry, int group) {
   int section = program->groups[group].section;
   return section >= entry->first && section < entry->first + entry->count;

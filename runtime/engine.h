@@ -97,6 +97,21 @@ bool rt_engine_picks(const rt_engine *engine); /* has the program an entry for i
 /* picks: one a wanted row, in the order of rt_engine_step's logits. logits NULL: they stay where the step runs. */
 dp_status rt_engine_pick(rt_engine *engine, const rt_request *requests, int count, rt_pick *picks, rt_logits *logits);
 
+/* Several tokens one after the other of each sequence: the token picked is the next one's input. */
+enum { RT_MOST_TURNS = 16 };
+typedef struct rt_decoding {
+  int turns;           /* 1 to RT_MOST_TURNS */
+  const int32_t *ends; /* when every sequence has picked one of these, there are no more turns */
+  int end_count;
+} rt_decoding;
+/* How many turns are one launch of the engine's code, so that more at a time are for nothing: 1 where it takes a step each. */
+int rt_engine_turns(const rt_engine *engine);
+/* Requests of one token each; picks[turns][count], of which *made turns are there then. The sequences have grown by *made tokens:
+ * the request's and all picks but the last. Those that had their end before others did have grown too: truncate them. The same
+ * bits as *made times rt_engine_pick. The requests' tokens are changed. */
+dp_status rt_engine_decode(rt_engine *engine, rt_request *requests, int count, const rt_decoding *decoding, rt_pick *picks,
+                           int *made);
+
 /* The same step by one thread, to find where the first number comes up that is none (NaN, infinity). */
 dp_status rt_engine_find_broken(rt_engine *engine, int entry, const rt_request *requests, int count, rt_broken *broken);
 

@@ -144,6 +144,7 @@ typedef struct memory {
   uint32_t *counters;
   int32_t *first_segment;
   float *scratch;
+  int32_t *ended;
 } memory;
 
 static dp_status run(const cuda_host *host, int program, const tile_step *step, int blocks, uint64_t seed, memory *m) {
@@ -164,10 +165,18 @@ static dp_status run(const cuda_host *host, int program, const tile_step *step, 
   memset(launch.other_counters, 0xff, sizeof *m->counters * (size_t)launch.counter_count);
   launch.first_segment = m->first_segment;
   launch.scratch = m->scratch;
+  uint32_t meeting[] = {0xfffffff9, 0xfffffffe}; /* about to begin again at 0 */
+  launch.meeting = meeting;
+  launch.arrived = meeting[0];
+  launch.released = meeting[1];
+  m->ended = malloc(sizeof *m->ended * (size_t)(outputs + 1));
+  if (!m->ended) return dp_fail(DP_NO_MEMORY, "no memory for a launch");
+  launch.ended = m->ended;
   const char *error = host->runs[program]((int)step->entry, &launch, blocks, (size_t)cuda_shared_bytes(p), seed);
   if (error) return dp_fail(DP_BUG, "%s, seed %" PRIu64 ", %d blocks: %s", p->name, seed, blocks, error);
+  const uint32_t *cleared = step->turned && step->turned[0] % 2 == 0 ? launch.counters : launch.other_counters;
   for (int64_t i = 0; i < launch.counter_count; i++)
-    if (launch.other_counters[i]) return dp_fail(DP_BUG, "%s: the other counters are not cleared", p->name);
+    if (cleared[i]) return dp_fail(DP_BUG, "%s: the other counters are not cleared", p->name);
   return DP_SUCCESS;
 }
 
@@ -177,6 +186,7 @@ dp_status cuda_host_run(const cuda_host *host, int program, const tile_step *ste
   free(m.counters);
   free(m.first_segment);
   free(m.scratch);
+  free(m.ended);
   return status;
 }
 
@@ -204,5 +214,5 @@ static void free_code(tile_code *code) { free(code->self); }
 void cuda_host_code(const cuda_host *host, int program, int blocks, uint64_t seed, tile_code *code) {
   host_code *self = malloc(sizeof *self);
   *self = (host_code){host, program, blocks, seed};
-  *code = (tile_code){.run_step = run_step, .free = free_code, .self = self};
+  *code = (tile_code){.run_step = run_step, .takes_turns = true, .free = free_code, .self = self};
 }

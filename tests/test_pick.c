@@ -217,6 +217,107 @@ START_TEST(a_device_picks_what_the_host_picks) {
 }
 END_TEST
 
+/* ---- several tokens a launch */
+
+enum { TURNS = 5, NEVER = -1 };
+
+typedef struct decoded {
+  rt_pick picks[2 * TURNS][SEQUENCES];
+  int made;
+  int64_t length; /* of the first sequence */
+} decoded;
+
+/* The prompts of sequences [first, end), then 2 * TURNS tokens, `at_once` a launch, until all have picked an end. */
+static decoded decode(const subject *s, const tile_code *code, int first, int end, int at_once, const int32_t *ends) {
+  rt_engine *engine = open_engine(s, code, 1);
+  static int32_t prompt[SEQUENCES][LONGEST];
+  rt_sequence *sequences[SEQUENCES];
+  rt_request requests[SEQUENCES];
+  rt_pick picks[TURNS * SEQUENCES];
+  decoded d = {0};
+  int count = end - first;
+  for (int i = 0; i < count; i++) {
+    check_ok(rt_sequence_new(engine, &sequences[i]), "sequence");
+    for (int t = 0; t < prompts[first + i]; t++) prompt[i][t] = prompt_token(first + i, t);
+    requests[i] = (rt_request){.sequence = sequences[i], .tokens = prompt[i], .count = prompts[first + i], .want = RT_WANT_LAST,
+                               .draw = &draws[first + i]};
+  }
+  check_ok(rt_engine_pick(engine, requests, count, picks, NULL), "prompt");
+  int32_t ids[SEQUENCES];
+  for (int i = 0; i < count; i++) ids[i] = picks[i].id;
+  while (d.made < 2 * TURNS) {
+    int made;
+    for (int i = 0; i < count; i++) requests[i].tokens = &ids[i], requests[i].count = 1;
+    rt_decoding decoding = {.turns = at_once, .ends = ends, .end_count = ends ? 2 : 0};
+    check_ok(rt_engine_decode(engine, requests, count, &decoding, picks, &made), "decode");
+    ck_assert_int_ge(made, 1);
+    ck_assert_int_le(made, at_once);
+    for (int t = 0; t < made; t++, d.made++)
+      for (int i = 0; i < count; i++) d.picks[d.made][first + i] = picks[t * count + i];
+    for (int i = 0; i < count; i++) ids[i] = picks[(made - 1) * count + i].id;
+    if (made < at_once) break;
+  }
+  d.length = rt_sequence_length(sequences[0]);
+  ck_assert_int_eq(d.length, prompts[first] + d.made);
+  rt_engine_free(engine);
+  return d;
+}
+
+static void expect_same_decoded(const decoded *a, const decoded *b, int first, int end, const char *what) {
+  ck_assert_msg(a->made == b->made, "%s: %d turns, not %d", what, b->made, a->made);
+  for (int t = 0; t < a->made; t++)
+    for (int s = first; s < end; s++) {
+      const rt_pick *x = &a->picks[t][s], *y = &b->picks[t][s];
+      ck_assert_msg(x->id == y->id && bits_of(x->log_probability) == bits_of(y->log_probability),
+                    "%s: token %d of sequence %d is %d (%a), not %d (%a)", what, t, s, y->id, (double)y->log_probability, x->id,
+                    (double)x->log_probability);
+    }
+}
+
+/* All sequences and one alone, 1, 2 and TURNS tokens a launch; `defined`: what the interpreter picks, step by step. */
+static void expect_turns_change_nothing(const subject *s, const tile_code *code, const decoded *defined, const char *what) {
+  static const int sizes[] = {1, TURNS, 2};
+  for (size_t i = 0; i < DP_COUNT(sizes); i++) {
+    decoded all = decode(s, code, 0, SEQUENCES, sizes[i], NULL);
+    expect_same_decoded(defined, &all, 0, SEQUENCES, what);
+  }
+  for (int one = 1; one < 5; one += 3) { /* their positions come to a new page on the way: 70 + 10, 64 + 10 */
+    decoded alone = decode(s, code, one, one + 1, TURNS, NULL);
+    expect_same_decoded(defined, &alone, one, one + 1, what);
+  }
+}
+
+/* One sequence's fourth token as an end, and of eight one that only some have. */
+static void expect_ends_end(const subject *s, const tile_code *code, const decoded *defined, const char *what) {
+  const int32_t own[] = {defined->picks[3][5].id, NEVER}, few[] = {defined->picks[1][2].id, NEVER};
+  int until = 0;
+  while (defined->picks[until][5].id != own[0]) until++; /* it may have come before */
+  decoded d = decode(s, code, 5, 6, TURNS, own);
+  ck_assert_msg(d.made == until + 1, "%s: it ended after %d tokens, not %d", what, d.made, until + 1);
+  decoded all = decode(s, code, 0, SEQUENCES, TURNS, few);
+  expect_same_decoded(defined, &all, 0, SEQUENCES, what);
+}
+
+START_TEST(a_launch_of_several_tokens_gives_what_several_launches_give) {
+  subject s = open_llama(false);
+  tile_code *interp = build("interp", &s), code;
+  decoded defined = decode(&s, interp, 0, SEQUENCES, 1, NULL);
+  expect_turns_change_nothing(&s, interp, &defined, "interp");
+  expect_ends_end(&s, interp, &defined, "interp");
+  cuda_host *host;
+  bool built = build_host(&s, &host);
+  for (size_t i = 0; built && i < DP_COUNT(grids); i++) {
+    cuda_host_code(host, 0, grids[i], 900 + 31 * i, &code);
+    expect_turns_change_nothing(&s, &code, &defined, "CUDA");
+    expect_ends_end(&s, &code, &defined, "CUDA");
+    code.free(&code);
+  }
+  if (built) cuda_host_free(host);
+  interp->free(interp);
+  close_subject(&s);
+}
+END_TEST
+
 /* ---- the bits of scoring */
 
 START_TEST(a_pick_s_log_probability_is_its_score_s) {
@@ -406,6 +507,7 @@ int main(void) {
   TCase *device = tcase_create("device");
   tcase_set_timeout(device, 600);
   tcase_add_test(device, a_device_picks_what_the_host_picks);
+  tcase_add_test(device, a_launch_of_several_tokens_gives_what_several_launches_give);
   suite_add_tcase(suite, device);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);

@@ -29,10 +29,15 @@ enum {
 typedef struct cuda_launch {
   tile_step step;
   const int32_t *first_segment;        /* [row tiles of the tokens + 1] */
-  uint32_t *counters, *other_counters; /* [counter_count] each: zero before the first step; then they change places */
+  uint32_t *counters, *other_counters; /* [counter_count] each: zero before the first step; then they change
+                                           places */
   int64_t counter_count, tiles;
   float *scratch; /* [blocks][scratch_floats] */
   int64_t scratch_floats;
+  /* Of the entry that picks. The counters change places after each turn. */
+  uint32_t *meeting;          /* [2]: grows by blocks * turns, and by turns */
+  uint32_t arrived, released; /* what it holds */
+  int32_t *ended;             /* [output rows] */
 } cuda_launch;
 
 /* Row tiles that the counters of an instance are laid out for, of steps of at most so many tokens or outputs. */

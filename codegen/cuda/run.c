@@ -20,7 +20,8 @@ typedef struct cuda_code {
   const void **seen;     /* [slots] the host's memory that the device's copy was made of */
   cuda_address *weights; /* [slots] */
   int64_t *weight_bytes; /* [slots] room */
-  region arena[TILE_SPACE_COUNT], kv, counters, scratch, arguments;
+  region arena[TILE_SPACE_COUNT], kv, counters, scratch, arguments, turned, ended, meeting;
+  uint32_t arrived, released; /* what the meeting holds */
   region *outputs;
   int64_t counter_tiles, scratch_floats;
   int64_t *inputs_at; /* [inputs] places among the arguments */
@@ -75,7 +76,8 @@ static dp_status put_weights(cuda_code *c, const tile_step *step) {
 static void count_pages(const tile_step *step, int64_t *pages, int64_t *entries) {
   *pages = *entries = 0;
   for (int64_t s = 0; s < step->rows[TILE_SEGMENTS]; s++) {
-    int64_t first = step->segment_pages[s], end = first + (step->segment_end[s] + TILE_CHUNK - 1) / TILE_CHUNK;
+    int64_t positions = step->segment_end[s] + (step->turns > 1 ? step->turns - 1 : 0);
+    int64_t first = step->segment_pages[s], end = first + (positions + TILE_CHUNK - 1) / TILE_CHUNK;
     if (end > *entries) *entries = end;
     for (int64_t i = first; i < end; i++)
       if (step->pages[i] >= *pages) *pages = step->pages[i] + 1;
@@ -90,6 +92,18 @@ static dp_status need_counters(cuda_code *c, int64_t rows) {
   DP_TRY(cuda_clear(c->gpu, c->counters.at, bytes));
   c->counter_tiles = tiles;
   return DP_SUCCESS;
+}
+
+static int64_t turned_bytes(const tile_step *step) { return 8 + 8 * step->turns * step->rows[TILE_OUTPUTS]; }
+
+/* Of a step that picks: what it has picked, and where its blocks meet. */
+static dp_status need_turns(cuda_code *c, const tile_step *step) {
+  if (!c->meeting.at) {
+    DP_TRY(need(c, &c->meeting, 8, "counters", false));
+    DP_TRY(cuda_clear(c->gpu, c->meeting.at, 8));
+  }
+  DP_TRY(need(c, &c->ended, 4 * step->rows[TILE_OUTPUTS] + 4, "results", false));
+  return need(c, &c->turned, turned_bytes(step), "results", false);
 }
 
 static dp_status need_memory(cuda_code *c, const tile_step *step, int64_t pages) {
@@ -107,6 +121,7 @@ static dp_status need_memory(cuda_code *c, const tile_step *step, int64_t pages)
   }
   DP_TRY(need(c, &c->kv, pages * p->page_bytes, "the KV cache", true));
   int64_t tokens = step->rows[TILE_TOKENS], outputs = step->rows[TILE_OUTPUTS];
+  if (step->turned) DP_TRY(need_turns(c, step));
   return need_counters(c, tokens > outputs ? tokens : outputs);
 }
 
@@ -134,7 +149,7 @@ static int64_t stage(cuda_code *c, const void *data, int64_t bytes) {
 static void *at_device(cuda_address address) { return (void *)(uintptr_t)address; }
 
 typedef struct places { /* offsets among the arguments */
-  int64_t weights, types, inputs, outputs, positions, slots, row, tokens, pages_of, end, pages, first;
+  int64_t weights, types, inputs, outputs, positions, slots, row, tokens, pages_of, end, pages, first, ends;
 } places;
 
 static dp_status stage_arguments(cuda_code *c, const tile_step *step, int64_t entries, places *at) {
@@ -153,6 +168,7 @@ static dp_status stage_arguments(cuda_code *c, const tile_step *step, int64_t en
                  .pages_of = stage(c, step->segment_pages, 4 * S),
                  .end = stage(c, step->segment_end, 4 * S),
                  .pages = stage(c, step->pages, 4 * entries),
+                 .ends = stage(c, step->ends, 4 * step->end_count),
                  .first = stage(c, NULL, 4 * (tile_row_tiles(p, T) + 1)),
                  .inputs = stage(c, NULL, 8 * (int64_t)p->input_count),
                  .outputs = stage(c, NULL, 8 * (int64_t)p->output_count)};
@@ -183,11 +199,17 @@ static cuda_launch make_launch(cuda_code *c, const tile_step *step, const places
   l.step.segment_end = ARGUMENT(end);
   l.step.pages = ARGUMENT(pages);
   l.first_segment = ARGUMENT(first);
+  l.step.ends = ARGUMENT(ends);
 #undef ARGUMENT
   for (int i = 0; i < TILE_STATE_COUNT; i++) l.step.states[i] = NULL;
   for (int i = 0; i < TILE_SPACE_COUNT; i++) l.step.arena[i] = at_device(c->arena[i].at);
   l.step.kv = at_device(c->kv.at);
   l.scratch = at_device(c->scratch.at);
+  l.step.turned = at_device(c->turned.at);
+  l.ended = at_device(c->ended.at);
+  l.meeting = at_device(c->meeting.at);
+  l.arrived = c->arrived;
+  l.released = c->released;
   uint32_t *counters = at_device(c->counters.at);
   l.counters = counters + (c->second ? l.counter_count : 0);
   l.other_counters = counters + (c->second ? 0 : l.counter_count);
@@ -195,6 +217,16 @@ static cuda_launch make_launch(cuda_code *c, const tile_step *step, const places
 }
 
 /* ---- a step */
+
+/* What a step that picks has picked, and where it left its counters. */
+static dp_status get_turns(cuda_code *c, const tile_step *step) {
+  DP_TRY(cuda_get(c->gpu, step->turned, c->turned.at, turned_bytes(step)));
+  uint32_t made = (uint32_t)step->turned[0];
+  c->arrived += made * (uint32_t)cuda_device_of(c->gpu)->processors;
+  c->released += made;
+  if (made % 2 == 0) c->second = !c->second;
+  return DP_SUCCESS;
+}
 
 static dp_status run_step(const tile_code *code, const tile_step *step) {
   cuda_code *c = code->self;
@@ -210,6 +242,7 @@ static dp_status run_step(const tile_code *code, const tile_step *step) {
   DP_TRY(
       cuda_run_kernel(c->gpu, name, cuda_device_of(c->gpu)->processors, CUDA_THREADS, cuda_shared_bytes(p), &launch));
   c->second = !c->second;
+  if (step->turned) DP_TRY(get_turns(c, step));
   for (int i = 0; i < p->buffer_count; i++) {
     const tile_buffer *b = &p->buffers[i];
     if (b->output < 0 || (step->unread >> b->output & 1)) continue;
@@ -258,7 +291,7 @@ dp_status cuda_load(const tile_program *program, const cg_object *object, tile_c
   if (trains(program)) return dp_fail(DP_UNSUPPORTED, "training on a GPU is not carried out yet: use --backend llvm");
   cuda_code *c = calloc(1, sizeof *c);
   if (!c) return dp_fail(DP_NO_MEMORY, "no memory to load code");
-  c->code = (tile_code){.run_step = run_step, .free = unload, .self = c};
+  c->code = (tile_code){.run_step = run_step, .takes_turns = true, .free = unload, .self = c};
   c->program = program;
   dp_status status = set_up(c, object->bytes);
   if (status.code == DP_OK)

@@ -99,6 +99,9 @@ static int check_pointers(const cuda_launch *l) {
     if (!on_device(pointers[i])) return illegal("an argument");
   for (int i = 0; i < TILE_SPACE_COUNT; i++)
     if (l->step.arena[i] && !on_device(l->step.arena[i])) return illegal("a slab");
+  const void *const turns[] = {l->step.turned, l->meeting, l->ended, l->step.ends};
+  for (size_t i = 0; i < DP_COUNT(turns); i++)
+    if (turns[i] && !on_device(turns[i])) return illegal("an argument of turns");
   if (!on_device(l->step.weights[0]) || !on_device(l->step.inputs[0])) return illegal("a table's entry");
   return 0;
 }
