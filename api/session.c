@@ -68,7 +68,26 @@ typedef struct picker {
   dp_session *session;
   rt_draw draw;
   dp_sampler *sampler; /* NULL: the step */
+  /* Where a launch takes several turns, picks that nobody has asked for yet: the sequence holds the tokens before the last of
+   * them. */
+  rt_pick picks[RT_MOST_TURNS];
+  int made, taken;
+  int32_t ends[16]; /* that end the turns too; others than these are found later */
+  int end_count;
 } picker;
+
+static void note_ends(picker *p) {
+  const dp_model *model = p->session->model;
+  for (int32_t id = 0; model->tokenizer && id < model->info.vocabulary && p->end_count < (int)DP_COUNT(p->ends); id++)
+    if (dp_tokenizer_is_end(model->tokenizer, id)) p->ends[p->end_count++] = id;
+}
+
+/* Forgets what was picked ahead and not asked for. */
+static void drop_ahead(picker *p) {
+  int64_t length = rt_sequence_length(p->session->sequence);
+  if (p->taken < p->made) rt_sequence_truncate(p->session->model->engine, p->session->sequence, length - (p->made - p->taken));
+  p->made = p->taken = 0;
+}
 
 static dp_status pick_by_sampler(picker *p, const dp_logits *logits, rt_pick *pick) {
   dp_sampler_at(p->sampler, rt_sequence_length(p->session->sequence));
@@ -81,7 +100,7 @@ static dp_status pick_by_sampler(picker *p, const dp_logits *logits, rt_pick *pi
 static dp_status check_pick(const picker *p, const rt_pick *pick) {
   if (pick->log_probability == pick->log_probability) return DP_SUCCESS;
   return dp_fail(DP_INVALID, "the logits of the token at position %lld hold NaN or infinity, or nothing but -inf",
-                 (long long)rt_sequence_length(p->session->sequence));
+                 (long long)(rt_sequence_length(p->session->sequence) - (p->made - p->taken)));
 }
 
 /* Feeds tokens and picks the one behind them. */
@@ -107,6 +126,25 @@ static dp_status feed_prompt(picker *p, const int32_t *ids, size_t count, const 
   }
   *stopped = !goes_on(g);
   return *stopped ? DP_SUCCESS : feed_and_pick(p, ids + at, count - at, pick);
+}
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The token behind `id`, of at most `most` that will be asked for. *room: false when the context has none for it. */
+static dp_status pick_next(picker *p, int32_t id, int64_t most, rt_pick *pick, bool *room) {
+  rt_engine *engine = p->session->model->engine;
+  if (p->taken == p->made) {
+    int64_t free_tokens = rt_engine_free_tokens(engine, p->session->sequence), turns = rt_engine_turns(engine);
+    *room = free_tokens >= 1;
+    if (!*room) return DP_SUCCESS;
+    if (p->sampler || turns == 1) return feed_and_pick(p, &id, 1, pick);
+    rt_request request = {.sequence = p->session->sequence, .tokens = &id, .count = 1, .want = RT_WANT_LAST, .draw = &p->draw};
+    rt_decoding decoding = {(int)smaller(smaller(turns, free_tokens), most), p->ends, p->end_count};
+    p->made = p->taken = 0;
+    DP_TRY(rt_engine_decode(engine, &request, 1, &decoding, p->picks, &p->made));
+  }
+  *pick = p->picks[p->taken++];
+  return check_pick(p, pick);
 }
 
 typedef struct stream {
@@ -159,9 +197,9 @@ static dp_status generate(picker *p, const int32_t *prompt, size_t count, stream
       break;
     }
     if (g->max_tokens >= 0 && stats->new_tokens == g->max_tokens) break;
-    if (rt_engine_free_tokens(model->engine, p->session->sequence) < 1) break;
-    const int32_t id = pick.id;
-    DP_TRY(feed_and_pick(p, &id, 1, &pick));
+    bool room = true;
+    DP_TRY(pick_next(p, pick.id, g->max_tokens < 0 ? INT64_MAX : g->max_tokens - stats->new_tokens, &pick, &room));
+    if (!room) break;
   }
   if (s->decodes) {
     DP_TRY(dp_stream_decoder_flush(&s->decoder, &s->text));
@@ -199,10 +237,12 @@ dp_status dp_generate(dp_session *session, const int32_t *prompt, size_t count, 
   DP_TRY(dp_sampler_new(&params, (int)model->info.vocabulary, &sampler));
   dp_sampler_draw_by(sampler, cg_pick);
   bool in_step = dp_sampler_is_plain(&params) && rt_engine_picks(model->engine);
-  picker p = {session, {params.temp, params.seed}, in_step ? NULL : sampler};
+  picker p = {.session = session, .draw = {params.temp, params.seed}, .sampler = in_step ? NULL : sampler};
+  if (in_step && rt_engine_turns(model->engine) > 1) note_ends(&p);
   stream s = {.generation = g, .decodes = model->tokenizer != NULL};
   if (s.decodes) s.decoder = dp_stream_decoder_new(model->tokenizer, false);
   dp_status status = generate(&p, prompt, count, &s, stats);
+  drop_ahead(&p);
   dp_str_free(&s.text);
   dp_sampler_free(sampler);
   return status;

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ARGUMENTS = 14 /* arrays of a number for each token */, TURNED = 2 * RT_MOST_TURNS /* numbers of a token besides */, DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
+enum { ARGUMENTS = 14 /* arrays of a number for each token */, TURNED = 2 * RT_MOST_TURNS /* numbers of a token besides */, DEFAULT_MAX_TOKENS = 512, TURNS_AT_ONCE = 8, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
 
 struct rt_sequence {
   int64_t length;
@@ -536,7 +536,7 @@ static float number_at(const rt_engine *e, int output, int64_t row) {
   return 0;
 }
 
-int rt_engine_turns(const rt_engine *e) { return e->takes_turns && rt_engine_picks(e) ? RT_MOST_TURNS : 1; }
+int rt_engine_turns(const rt_engine *e) { return e->takes_turns && rt_engine_picks(e) ? TURNS_AT_ONCE : 1; }
 
 /* Runs the entry that picks; picks[turns][rows] are then those of the turns made. */
 static dp_status run_turns(rt_engine *e, tile_step *step, rt_pick *picks, bool wants_logits) {
@@ -594,13 +594,23 @@ static bool all_have_ended(const rt_decoding *d, int count, const rt_pick *picks
 }
 
 /* Turn by turn, a step each. */
-static dp_status decode_by_steps(rt_engine *e, rt_request *requests, int count, const rt_decoding *d, rt_pick *picks, int *made) {
-  for (*made = 0; *made < d->turns;) {
+static dp_status decode_by_steps(rt_engine *e, rt_request *requests, int count, const rt_decoding *d, int turns, rt_pick *picks,
+                                 int *made) {
+  for (*made = 0; *made < turns;) {
     DP_TRY(rt_engine_pick(e, requests, count, picks + *made * count, NULL));
     for (int i = 0; i < count; i++) requests[i].tokens = &picks[*made * count + i].id;
     if (all_have_ended(d, count, picks, ++*made)) break;
   }
   return DP_SUCCESS;
+}
+
+/* As many as the model has positions for, and one, which is refused then. */
+static int possible_turns(const rt_engine *e, const rt_request *requests, int count, int turns) {
+  for (int i = 0; i < count; i++) {
+    int64_t left = e->positions_limit - requests[i].sequence->length;
+    if (left < turns) turns = left > 1 ? (int)left : 1;
+  }
+  return turns;
 }
 
 dp_status rt_engine_decode(rt_engine *e, rt_request *requests, int count, const rt_decoding *d, rt_pick *picks, int *made) {
@@ -613,12 +623,13 @@ dp_status rt_engine_decode(rt_engine *e, rt_request *requests, int count, const 
   for (int i = 0; i < count; i++)
     if (requests[i].count != 1 || requests[i].want == RT_WANT_NONE)
       return dp_fail(DP_INVALID, "request %d of a decoding is not of one token and what follows it", i);
+  int turns = possible_turns(e, requests, count, d->turns);
   if (!e->takes_turns) {
-    DP_TRY(check_requests(e, entry, requests, count, d->turns - 1));
-    return decode_by_steps(e, requests, count, d, picks, made);
+    DP_TRY(check_requests(e, entry, requests, count, turns - 1));
+    return decode_by_steps(e, requests, count, d, turns, picks, made);
   }
-  DP_TRY(lay_out_step(e, entry, requests, count, d->turns - 1, &step));
-  step.turns = d->turns;
+  DP_TRY(lay_out_step(e, entry, requests, count, turns - 1, &step));
+  step.turns = turns;
   step.ends = d->ends;
   step.end_count = d->end_count;
   DP_TRY(run_turns(e, &step, picks, false));

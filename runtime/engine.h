@@ -106,7 +106,8 @@ typedef struct rt_decoding {
 } rt_decoding;
 /* How many turns are one launch of the engine's code, so that more at a time are for nothing: 1 where it takes a step each. */
 int rt_engine_turns(const rt_engine *engine);
-/* Requests of one token each; picks[turns][count], of which *made turns are there then. The sequences have grown by *made tokens:
+/* Requests of one token each; picks[turns][count], of which *made turns are there then: fewer where all have ended, or the model
+ * knows no more positions. The sequences have grown by *made tokens:
  * the request's and all picks but the last. Those that had their end before others did have grown too: truncate them. The same
  * bits as *made times rt_engine_pick. The requests' tokens are changed. */
 dp_status rt_engine_decode(rt_engine *engine, rt_request *requests, int count, const rt_decoding *decoding, rt_pick *picks,

@@ -5,6 +5,7 @@
 #include "tests/cuda_host.h"
 
 #include <check.h>
+#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,7 +98,7 @@ enum { SEQUENCES = 8, TOKENS = 6, LONGEST = 70 };
 
 static const rt_draw draws[SEQUENCES] = {{0, 1},    {1, 1},          {1, 2},   {0.7f, UINT64_C(0x123456789abcdef0)},
                                          {2.5f, 3}, {1, UINT64_MAX}, {0, 900}, {1.3f, UINT64_C(1) << 32}};
-static const int prompts[SEQUENCES] = {3, 70, 1, 9, 64, 2, 17, 5};
+static const int prompts[SEQUENCES] = {3, 61, 1, 9, 64, 2, 17, 5}; /* new pages on the way */
 
 typedef struct generation {
   rt_pick picks[SEQUENCES][TOKENS];
@@ -281,7 +282,7 @@ static void expect_turns_change_nothing(const subject *s, const tile_code *code,
     decoded all = decode(s, code, 0, SEQUENCES, sizes[i], NULL);
     expect_same_decoded(defined, &all, 0, SEQUENCES, what);
   }
-  for (int one = 1; one < 5; one += 3) { /* their positions come to a new page on the way: 70 + 10, 64 + 10 */
+  for (int one = 1; one < 5; one += 3) {
     decoded alone = decode(s, code, one, one + 1, TURNS, NULL);
     expect_same_decoded(defined, &alone, one, one + 1, what);
   }
@@ -315,6 +316,98 @@ START_TEST(a_launch_of_several_tokens_gives_what_several_launches_give) {
   if (built) cuda_host_free(host);
   interp->free(interp);
   close_subject(&s);
+}
+END_TEST
+
+/* ---- mistakes that the executor is there to find */
+
+static const cuda_bug bugs[] = {
+    {"while (read_acquire(launch.meeting + 1) - launch.released < passed) spin();", ""}, /* goes on before the picks are taken */
+    {"while (read_acquire(launch.meeting) - launch.arrived < passed * (u32)block.count) spin();", ""}, /* takes them too early */
+    {"  block.other_counters = counters;\n  clear_other_counters(launch, block);", "  block.other_counters = counters;"},
+    {"* LINE + position % LINE;", "* LINE + (position - 1) % LINE;"}, /* appends where the last token stands */
+    {"const_cast<int *>(step.inputs[t.place])[r] = position + 1;", ""},  /* draws with the last token's noise */
+};
+
+/* Does anything look wrong in one of a few runs? */
+static bool finds(const subject *s, const cuda_host *host, int bug, const decoded *defined) {
+  rt_engine *engine;
+  rt_sequence *sequence;
+  for (uint64_t seed = 1; seed < 12; seed++) {
+    tile_code code;
+    rt_pick picks[TURNS + 1];
+    int made;
+    cuda_host_code(host, bug, 3, seed, &code);
+    engine = open_engine(s, &code, 1);
+    check_ok(rt_sequence_new(engine, &sequence), "sequence");
+    int32_t prompt[LONGEST];
+    for (int t = 0; t < prompts[1]; t++) prompt[t] = prompt_token(1, t);
+    rt_request request = {.sequence = sequence, .tokens = prompt, .count = prompts[1], .want = RT_WANT_LAST, .draw = &draws[1]};
+    dp_status status = rt_engine_pick(engine, &request, 1, picks, NULL);
+    const int32_t id = picks[0].id;
+    request.tokens = &id, request.count = 1;
+    if (status.code == DP_OK) status = rt_engine_decode(engine, &request, 1, &(rt_decoding){.turns = TURNS}, picks, &made);
+    bool found = status.code != DP_OK;
+    for (int t = 0; t < TURNS && !found; t++)
+      found = picks[t].id != defined->picks[t][1].id ||
+              bits_of(picks[t].log_probability) != bits_of(defined->picks[t][1].log_probability);
+    dp_status_free(&status);
+    rt_engine_free(engine);
+    code.free(&code);
+    if (found) return true;
+  }
+  return false;
+}
+
+START_TEST(mistakes_between_turns_are_found) {
+  enum { COUNT = DP_COUNT(bugs) };
+  subject s = open_llama(false);
+  tile_code *interp = build("interp", &s);
+  decoded defined = decode(&s, interp, 0, SEQUENCES, 1, NULL);
+  const tile_program *programs[COUNT];
+  cuda_host *host;
+  for (int i = 0; i < COUNT; i++) programs[i] = s.program;
+  dp_status status = cuda_host_new(programs, bugs, COUNT, &host);
+  if (status.code == DP_OK) {
+    for (int i = 0; i < COUNT; i++) ck_assert_msg(finds(&s, host, i, &defined), "nobody finds '%s'", bugs[i].from);
+    cuda_host_free(host);
+  } else {
+    ck_assert_int_eq(status.code, DP_NOT_FOUND);
+    dp_status_free(&status);
+  }
+  interp->free(interp);
+  close_subject(&s);
+}
+END_TEST
+
+/* ---- through a driver */
+
+START_TEST(a_device_takes_turns_and_returns_picks_alone) {
+  setenv("DIPPER_LIBCUDA", DIPPER_FAKE_CUDA, 1);
+  subject s = open_llama(false);
+  tile_code *interp = build("interp", &s), *code;
+  decoded defined = decode(&s, interp, 0, SEQUENCES, 1, NULL);
+  cuda_host *host;
+  if (build_host(&s, &host)) {
+    cg_object image = cuda_host_image(host, 0);
+    check_ok(cg_find_backend("cuda")->load(s.program, &image, &code), "load");
+    expect_turns_change_nothing(&s, code, &defined, "the driver's");
+    expect_ends_end(&s, code, &defined, "the driver's");
+    void *driver = dlopen(DIPPER_FAKE_CUDA, RTLD_NOW | RTLD_NOLOAD);
+    ck_assert(driver != NULL);
+    const uint64_t *returned = dlsym(driver, "fake_bytes_to_host");
+    ck_assert(returned != NULL);
+    uint64_t before = *returned;
+    decode(&s, code, 0, SEQUENCES, TURNS, NULL); /* a prompt and two launches: 8 bytes a launch, 8 a row and turn */
+    ck_assert_uint_eq(*returned - before, 3 * 8 + 8 * SEQUENCES * (1 + 2 * TURNS));
+    dlclose(driver);
+    code->free(code);
+    cg_object_free(&image);
+    cuda_host_free(host);
+  }
+  interp->free(interp);
+  close_subject(&s);
+  unsetenv("DIPPER_LIBCUDA");
 }
 END_TEST
 
@@ -494,6 +587,74 @@ START_TEST(a_session_and_its_sampler_give_the_same_ids) {
 }
 END_TEST
 
+/* ---- a session whose code takes turns */
+
+/* A model of a program, code and engine that are there. */
+static void fill_model(dp_model *model, const subject *s, rt_engine *engine) {
+  *model = (dp_model){.program = s->program, .engine = engine};
+  model->info = (dp_model_info){.vocabulary = 5000, .columns = 5000, .step_tokens = 32, .context = 90};
+}
+
+typedef struct listener {
+  heard heard;
+  int stop_after; /* tokens; 0: never */
+} listener;
+
+static bool listen_on(void *user, int32_t id, double log_probability) {
+  listener *l = user;
+  if (l->heard.count < (int)DP_COUNT(l->heard.ids)) return hear(&l->heard, id, log_probability) && l->heard.count != l->stop_after;
+  l->heard.count++;
+  return l->heard.count != l->stop_after;
+}
+
+static int64_t session_generates(const subject *s, const tile_code *code, int most, int stop_after, listener *l,
+                                 dp_generation_stats *stats) {
+  rt_engine *engine;
+  dp_model model;
+  dp_session *session;
+  int32_t prompt[40];
+  rt_engine_options options = {.workers = 1, .context = 90, .max_tokens = 32};
+  check_ok(rt_engine_new(s->program, code, s->source.binding, &options, &engine), "engine");
+  fill_model(&model, s, engine);
+  check_ok(dp_session_new(&model, &session), "session");
+  for (int i = 0; i < 40; i++) prompt[i] = prompt_token(2, i);
+  *l = (listener){.stop_after = stop_after};
+  dp_generation g = {.temperature = 0.9f, .top_p = 1, .seed = 77, .max_tokens = most, .on_token = listen_on, .user = l};
+  check_ok(dp_generate(session, prompt, 40, &g, stats), "generate");
+  int64_t length = dp_session_length(session);
+  g.max_tokens = 3;
+  if (length + 5 < 90) check_ok(dp_generate(session, prompt, 2, &g, NULL), "again"); /* goes on from there */
+  dp_session_free(session);
+  rt_engine_free(engine);
+  return length;
+}
+
+START_TEST(a_session_hears_of_each_token_whatever_a_launch_takes) {
+  static const int cases[][2] = {{1, 0}, {9, 0}, {14, 0}, {-1, 5}, {20, 9}, {-1, 0}}; /* tokens, stopped after; the last fills the context */
+  subject s = open_llama(false);
+  tile_code *interp = build("interp", &s), code;
+  cuda_host *host;
+  bool built = build_host(&s, &host);
+  for (size_t i = 0; built && i < DP_COUNT(cases); i++) {
+    listener expected, got;
+    dp_generation_stats before, after;
+    cuda_host_code(host, 0, 3, 70 + i, &code);
+    int64_t length = session_generates(&s, interp, cases[i][0], cases[i][1], &expected, &before);
+    int64_t own = session_generates(&s, &code, cases[i][0], cases[i][1], &got, &after);
+    ck_assert_int_eq(length, own);
+    ck_assert_int_eq(before.new_tokens, after.new_tokens);
+    ck_assert(before.stopped == after.stopped && before.finished == after.finished);
+    ck_assert_int_eq(expected.heard.count, got.heard.count);
+    ck_assert_mem_eq(expected.heard.ids, got.heard.ids, sizeof got.heard.ids);
+    ck_assert_mem_eq(expected.heard.log_probabilities, got.heard.log_probabilities, sizeof got.heard.log_probabilities);
+    code.free(&code);
+  }
+  if (built) cuda_host_free(host);
+  interp->free(interp);
+  close_subject(&s);
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("pick");
   TCase *tests = tcase_create("step");
@@ -508,6 +669,9 @@ int main(void) {
   tcase_set_timeout(device, 600);
   tcase_add_test(device, a_device_picks_what_the_host_picks);
   tcase_add_test(device, a_launch_of_several_tokens_gives_what_several_launches_give);
+  tcase_add_test(device, a_session_hears_of_each_token_whatever_a_launch_takes);
+  tcase_add_test(device, mistakes_between_turns_are_found);
+  tcase_add_test(device, a_device_takes_turns_and_returns_picks_alone);
   suite_add_tcase(suite, device);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);

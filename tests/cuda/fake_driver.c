@@ -19,6 +19,7 @@ static char *memory;
 static size_t used, allocations;
 static char error_text[256];
 static uint64_t launches;
+EXPORT uint64_t fake_bytes_to_host; /* for tests to read */
 
 typedef const char *run_function(int entry, const void *launch, int blocks, size_t shared_bytes, uint64_t seed);
 static void *library;
@@ -134,6 +135,7 @@ EXPORT int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) {
   return on_device(host_of(to)) && !on_device(from) ? memcpy(host_of(to), from, bytes), 0 : INVALID;
 }
 EXPORT int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) {
+  fake_bytes_to_host += bytes;
   return on_device(host_of(from)) && !on_device(to) ? memcpy(to, host_of(from), bytes), 0 : INVALID;
 }
 EXPORT int cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t bytes) {
