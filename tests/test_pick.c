@@ -655,6 +655,45 @@ START_TEST(a_session_hears_of_each_token_whatever_a_launch_takes) {
 }
 END_TEST
 
+/* ---- NVRTC */
+
+static const char *const architectures[] = {"sm_80", "sm_90a", "sm_100a"};
+
+START_TEST(nvrtc_compiles_turns_without_spills) {
+  dp_str version = {0}, text = {0};
+  dp_status status = cuda_find_compiler(&version);
+  bool found = status.code == DP_OK;
+  if (!found) fprintf(stderr, "skipped: %s\n", dp_status_text(&status));
+  dp_status_free(&status);
+  dp_str_free(&version);
+  if (!found) return;
+  subject s = open_llama(false);
+  check_ok(cuda_text(s.program, &text), "text");
+  for (size_t i = 0; i < DP_COUNT(architectures); i++) {
+    cg_object cubin;
+    cuda_resources r;
+    status = cuda_compile(text.text, architectures[i], CUDA_CUBIN, &cubin, &r);
+    if (status.code != DP_OK && strstr(dp_status_text(&status), "gpu-architecture")) {
+      fprintf(stderr, "skipped: this NVRTC does not know %s\n", architectures[i]);
+      dp_status_free(&status);
+      continue;
+    }
+    check_ok(status, architectures[i]);
+    fprintf(stderr, "%s: %d registers, %lld bytes of stack, %zu bytes\n", architectures[i], r.registers, (long long)r.stack,
+            cubin.size);
+    ck_assert_int_ge(r.kernels, 2);
+    ck_assert_msg(r.spill_stores == 0 && r.spill_loads == 0, "%s: spills", architectures[i]);
+    cg_object_free(&cubin);
+  }
+  cg_object ptx;
+  check_ok(cuda_compile(text.text, "sm_80", CUDA_PTX, &ptx, NULL), "PTX");
+  ck_assert(strstr(ptx.bytes, "ld.global.nc") == NULL); /* turns write what earlier ones have read */
+  cg_object_free(&ptx);
+  dp_str_free(&text);
+  close_subject(&s);
+}
+END_TEST
+
 int main(void) {
   Suite *suite = suite_create("pick");
   TCase *tests = tcase_create("step");
@@ -673,6 +712,10 @@ int main(void) {
   tcase_add_test(device, mistakes_between_turns_are_found);
   tcase_add_test(device, a_device_takes_turns_and_returns_picks_alone);
   suite_add_tcase(suite, device);
+  TCase *nvrtc = tcase_create("nvrtc");
+  tcase_set_timeout(nvrtc, 600);
+  tcase_add_test(nvrtc, nvrtc_compiles_turns_without_spills);
+  suite_add_tcase(suite, nvrtc);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);
   int failed = srunner_ntests_failed(runner);
