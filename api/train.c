@@ -79,10 +79,13 @@ static dp_status make_program(const dp_training *training, const bool *no_decay,
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(module, NULL, 0, &passes));
   DP_TRY(add_update(&t->optimizer, no_decay, t));
+  DP_TRY(ps_add_pick(*module));
   tile_target target = {.cores = 2, .task_bytes = 32768, .wide_columns = training->wide_columns};
-  const char *const entries[] = {[TRAINER_FORWARD] = (*module)->graphs->name, [TRAINER_TRAIN] = "train",
+  const char *entries[TRAINER_SCORE + 2] = {[TRAINER_FORWARD] = (*module)->graphs->name, [TRAINER_TRAIN] = "train",
                                  [TRAINER_NORM] = "norm", [TRAINER_UPDATE] = "update", [TRAINER_SCORE] = "score"};
-  DP_TRY(ps_schedule_all(*module, entries, training->scores ? TRAINER_SCORE + 1 : TRAINER_SCORE, &target, &t->model.program));
+  int count = training->scores ? TRAINER_SCORE + 1 : TRAINER_SCORE;
+  if (ir_find_graph(*module, "pick")) entries[count++] = "pick"; /* what samples from it finds it by name */
+  DP_TRY(ps_schedule_all(*module, entries, count, &target, &t->model.program));
   if (!options->verify_each) return DP_SUCCESS;
   DP_TRY(tile_check(t->model.program, 2 * t->model.program->row_tile + 1, 2, 2, 0));
   return tile_check(t->model.program, 1, 1, 1, 0);

@@ -14,7 +14,7 @@ int32_t cg_pick(const float *logits, int64_t count, float temperature, uint64_t 
   float best = -INFINITY;
   int64_t id = 0;
   for (int64_t i = 0; i < count; i++) {
-    float scaled = gumbel_of(seed, place, i) * temperature, score = logits[i] + scaled;
+    float scaled = temperature == 0 ? 0 : gumbel_of(seed, place, i) * temperature, score = logits[i] + scaled;
     if (!(score > best)) continue;
     best = score;
     id = i;

@@ -760,8 +760,8 @@ static bool ir_shape_best(ir_shaping *s) {
   int64_t run = find_attr(s, "run")->i;
   if (!expect(s, 0, IR_f32, 2)) return false;
   const ir_type *x = operand(s, 0);
-  if (x->dims[1].symbol || x->dims[1].add > MOST_INDICES) FAIL(s, "best: x is %s: too many columns", type_text(s, x));
-  if (run < 1 || run % 64 != 0) FAIL(s, "best: run is %lld but must be a multiple of 64", (long long)run);
+  if (x->dims[1].symbol || x->dims[1].add > MOST_INDICES) FAIL(s, "best_of_runs: x is %s: too many columns", type_text(s, x));
+  if (run < 1 || run % 64 != 0) FAIL(s, "best_of_runs: run is %lld but must be a multiple of 64", (long long)run);
   ir_type values = {.dtype = IR_f32, .rank = 2, .dims = {x->dims[0], ir_static_dim((x->dims[1].add + run - 1) / run, NULL)}};
   ir_type places = values;
   places.dtype = IR_i32;

@@ -409,7 +409,8 @@ void tile_print(dp_str *out, const tile_program *program) {
   for (int i = 0; i < program->kind_count; i++) tile_print_kind(out, program, i);
   for (int i = 0; i < program->section_count; i++) {
     for (int e = 0; program->entry_count > 1 && e < program->entry_count; e++)
-      if (program->entries[e].first == i) dp_str_addf(out, "\n  entry %d: %s\n", e, program->entries[e].name);
+      if (program->entries[e].first == i)
+        dp_str_addf(out, "\n  entry %d: %s, sections %d to %d\n", e, program->entries[e].name, i, i + program->entries[e].count - 1);
     print_section(out, program, i);
   }
 }

@@ -46,7 +46,7 @@ static ir_op *look(picking *p, ir_value *logits, ir_value *const *keys, ir_value
   if (!noise) return NULL;
   ir_value *scaled = value(p, IR_OP_mul, noise->results[0], value(p, IR_OP_number, inner[4], NULL, &bits), NULL);
   ir_value *score = value(p, IR_OP_add, inner[0], scaled, NULL);
-  ir_op *best = emit(p, IR_OP_best, &score, 1, &run);
+  ir_op *best = emit(p, IR_OP_best_of_runs, &score, 1, &run);
   if (!best) return NULL;
   emit(p, IR_OP_yield, best->results, 2, NULL);
   return end_group(p, body, graph, inputs, "look");

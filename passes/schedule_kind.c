@@ -286,7 +286,7 @@ static void mark_ops(const ps_kind *k, const ir_block *body, bool products) {
   for (const ir_op *op = body->first; op; op = op->next)
     if (ps_is_product(op)) mark_whole(op->operands[0]);
   for (ir_op *op = body->first; op != body->last; op = op->next)
-    if (!products || is_leaf(op) || (columns_of(k, op) != k->kind->columns && op->code != IR_OP_best)) op->mark = WHOLE_ROWS;
+    if (!products || is_leaf(op) || (columns_of(k, op) != k->kind->columns && op->code != IR_OP_best_of_runs)) op->mark = WHOLE_ROWS;
 }
 
 static bool is_rule_less(const ir_op *op) {
@@ -423,7 +423,7 @@ static const ir_op *find_product(const ir_block *body) {
 }
 
 /* Are its column tiles made one by one: by products, or of runs in which the best is looked for? */
-static bool is_made_in_tiles(const ir_block *body) { return find_product(body) || find_op(body, IR_OP_best); }
+static bool is_made_in_tiles(const ir_block *body) { return find_product(body) || find_op(body, IR_OP_best_of_runs); }
 
 /* Products with one matrix a head, or with those that each token chose. */
 static void shape_batches(ps_kind *k, const ir_op *product) {
@@ -472,7 +472,7 @@ static dp_status shape_kind(ps_kind *k, const ir_block *body) {
     return DP_SUCCESS;
   }
   DP_TRY(find_space(body, &kind->space));
-  const ir_op *columns = find_op(body, IR_OP_attend_columns), *best = find_op(body, IR_OP_best);
+  const ir_op *columns = find_op(body, IR_OP_attend_columns), *best = find_op(body, IR_OP_best_of_runs);
   if (!attend) attend = find_op(body, IR_OP_attend_rows);
   if (kind->space == TILE_PARAMETERS) {
     shape_accumulation(k, body);

@@ -37,7 +37,7 @@ struct rt_engine {
   int32_t *targets, *coefficients; /* coefficients: the bits of f32 */
   int32_t *tokens, *positions, *out_rows, *slots_of_tokens;
   int32_t *seeds[2], *places, *temperatures; /* of output rows; temperatures: the bits of f32 */
-  int32_t *turned;  /* [2 + 2 * RT_MOST_TURNS for each token] where steps take turns themselves */
+  int32_t *turned;  /* [2 + TURNED for each token] where steps take turns themselves */
   bool takes_turns; /* the code does */
   int32_t *segment_row, *segment_tokens, *segment_pages, *segment_end, *pages;
   const int32_t **inputs;
@@ -132,7 +132,7 @@ rt_engine_sizes rt_engine_measure(const tile_program *p, const tile_code *code, 
   rt_engine_sizes s = {.weights = rt_resident_bytes(p, binding),
                        .loading = rt_resident_loading_bytes(p, binding, o.workers),
                        .cache = rt_region_bytes(cache_bytes(p, o.context)),
-                       .arguments = rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS + TURNED, argument_items(o.max_tokens)),
+                       .arguments = rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS + (code && code->takes_turns ? TURNED : 0), argument_items(o.max_tokens)),
                                                                     rt_bytes_times(2, pages_of(o.context)))),
                        .workers = rt_executor_bytes(p, code, o.workers, o.max_tokens, o.max_tokens)};
   for (int i = TILE_GRADIENT; i < TILE_STATE_COUNT; i++) {
@@ -218,7 +218,7 @@ static dp_status set_up_step(rt_engine *e) {
                                  &e->seeds[0], &e->seeds[1], &e->places, &e->temperatures};
   for (size_t i = 0; i < DP_COUNT(arrays); i++)
     if (!(*arrays[i] = calloc(n, sizeof(int32_t)))) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
-  e->turned = calloc(2 + 2 * RT_MOST_TURNS * n, sizeof *e->turned);
+  e->turned = calloc(e->takes_turns ? 2 + TURNED * n : 1, sizeof *e->turned);
   if (!e->turned) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   e->pages = calloc((size_t)e->page_total + 1, sizeof *e->pages);
   e->inputs = calloc((size_t)p->input_count + 1, sizeof *e->inputs);
@@ -508,6 +508,8 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
                     .pages = e->pages,
                     .kv = e->kv.data,
                     .turns = 1};
+  const tile_buffer *returned = output_of(p, entry);
+  step.unread = returned ? ~((uint64_t)1 << returned->output) : UINT64_MAX;
   for (int i = 0; i < TILE_SPACE_COUNT; i++) step.arena[i] = e->arena[i].data;
   for (int i = 0; i < TILE_STATE_COUNT; i++) step.states[i] = rt_engine_state(e, (tile_state)i);
   *out = step;
@@ -542,11 +544,9 @@ int rt_engine_turns(const rt_engine *e) { return e->takes_turns && rt_engine_pic
 static dp_status run_turns(rt_engine *e, tile_step *step, rt_pick *picks, bool wants_logits) {
   int output = e->program->entries[step->entry].output;
   int64_t rows = step->rows[TILE_OUTPUTS];
-  if (!wants_logits) step->unread = (uint64_t)1 << output_of(e->program, 0)->output;
-  if (e->takes_turns) {
-    step->unread |= (uint64_t)3 << output;
-    step->turned = e->turned;
-  }
+  const uint64_t logits = (uint64_t)1 << output_of(e->program, 0)->output, picked = (uint64_t)3 << output;
+  step->unread = ~((wants_logits ? logits : 0) | (e->takes_turns ? 0 : picked));
+  if (e->takes_turns) step->turned = e->turned;
   DP_TRY(rt_executor_run(e->executor, step));
   if (!e->takes_turns) {
     for (int64_t i = 0; i < rows; i++)

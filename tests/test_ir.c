@@ -220,7 +220,7 @@ static const char *const training =
     "    %p = element %y, %ids : f32[T, 1]\n"
     "    %hot = one_hot %ids {count = 8} : f32[T, 8]\n"
     "    %noise = gumbel %ids, %pos, %ids {count = 8} : f32[T, 8]\n"
-    "    %tops, %where = best %noise {run = 64} : f32[T, 1], i32[T, 1]\n"
+    "    %tops, %where = best_of_runs %noise {run = 64} : f32[T, 1], i32[T, 1]\n"
     "    %there = element %y, %where : f32[T, 1]\n"
     "    %number = number %ids : f32[T, 1]\n"
     "    %bits = number %ids {bits = 1} : f32[T, 1]\n"
