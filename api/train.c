@@ -174,7 +174,7 @@ dp_status dp_trainer_add(dp_trainer *t, const dp_example *examples, int count, c
 }
 
 dp_status dp_trainer_score(dp_trainer *t, const dp_example *examples, int count, const float **scores) {
-  if (t->model.program->entry_count <= TRAINER_SCORE) return dp_fail(DP_INVALID, "the trainer was not made for scores");
+  if (tile_find_entry(t->model.program, "score") < 0) return dp_fail(DP_INVALID, "the trainer was not made for scores");
   return run(t, TRAINER_SCORE, examples, count, scores);
 }
 
