@@ -79,13 +79,16 @@ static dp_status make_program(const dp_training *training, const bool *no_decay,
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(module, NULL, 0, &passes));
   DP_TRY(add_update(&t->optimizer, no_decay, t));
+  DP_TRY(ps_add_pick(*module));
   const cg_backend *backend = cg_find_backend(options->backend);
   tile_target target = {.cores = 2, .task_bytes = 32768};
   if (backend && backend->numbers) target = *backend->numbers;
   target.wide_columns = training->wide_columns;
-  const char *const entries[] = {[TRAINER_FORWARD] = (*module)->graphs->name, [TRAINER_TRAIN] = "train",
+  const char *entries[TRAINER_SCORE + 2] = {[TRAINER_FORWARD] = (*module)->graphs->name, [TRAINER_TRAIN] = "train",
                                  [TRAINER_NORM] = "norm", [TRAINER_UPDATE] = "update", [TRAINER_SCORE] = "score"};
-  DP_TRY(ps_schedule_all(*module, entries, training->scores ? TRAINER_SCORE + 1 : TRAINER_SCORE, &target, &t->model.program));
+  int count = training->scores ? TRAINER_SCORE + 1 : TRAINER_SCORE;
+  if (ir_find_graph(*module, "pick")) entries[count++] = "pick"; /* what samples from it finds it by name */
+  DP_TRY(ps_schedule_all(*module, entries, count, &target, &t->model.program));
   if (!options->verify_each) return DP_SUCCESS;
   DP_TRY(tile_check(t->model.program, 2 * t->model.program->row_tile + 1, 2, 2, 0));
   return tile_check(t->model.program, 1, 1, 1, 0);
@@ -196,7 +199,7 @@ dp_status dp_trainer_add(dp_trainer *t, const dp_example *examples, int count, c
 }
 
 dp_status dp_trainer_score(dp_trainer *t, const dp_example *examples, int count, const float **scores) {
-  if (t->model.program->entry_count <= TRAINER_SCORE) return dp_fail(DP_INVALID, "the trainer was not made for scores");
+  if (tile_find_entry(t->model.program, "score") < 0) return dp_fail(DP_INVALID, "the trainer was not made for scores");
   return run(t, TRAINER_SCORE, examples, count, scores);
 }
 

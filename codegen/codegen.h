@@ -78,6 +78,11 @@ const cg_backend *cg_backend_at(int index);
  * multiply-add those of one with it. */
 float cg_log_sum_exp(const float *x, int64_t count);
 
+/* The token that the graph `pick` draws of logits[count], with the same bits: the greatest of logits + temperature * gumbel, the
+ * lowest id on ties; `place` is the position that it will have. NaN counts as -inf: whether logits are numbers is the caller's to
+ * know. */
+int32_t cg_pick(const float *logits, int64_t count, float temperature, uint64_t seed, int64_t place);
+
 /* A code for `program`: from the cache directory when it has a sound entry, else compiled and put there (cache_dir NULL:
  * no cache). An entry that is damaged or of another program is rebuilt; a cache that cannot be written is no failure:
  * `note` then says why (may be NULL). `compiled` tells whether a compile took place (may be NULL). Two processes may

@@ -227,7 +227,7 @@ typedef struct tile_program {
   tile_cache *caches;
   int cache_count, cache_cap;
   int64_t page_bytes;
-  const char **inputs; /* names of the i32 inputs: "tokens", "pos", "targets" (one a token), "out_rows" (one an output row) */
+  const char **inputs; /* names of the i32 inputs: "tokens", "pos", "targets" (one a token); see tile_is_of_outputs */
   int input_count, input_cap;
   int output_count;
   int64_t slab_bytes[TILE_SPACE_COUNT]; /* of TOKENS, OUTPUTS and NUMBERS */
@@ -271,6 +271,13 @@ typedef struct tile_step {
   const int32_t *segment_end;    /* [segments] positions of the sequence when the step is done */
   const int32_t *pages;          /* page tables, one after another */
   char *kv;                      /* pages */
+  /* Of the entry that picks, by code that takes turns: each picked token is the input of the next turn, if its sequences have a
+   * token and an output row each. When every row has picked one of `ends`, there are no more. */
+  int64_t turns;                 /* at most; >= 1 */
+  const int32_t *ends;
+  int64_t end_count;
+  int32_t *turned;               /* turns made; no meaning; then [turns][R] of a token and the bits of its log-probability */
+  uint64_t unread;               /* outputs, a bit each, that nobody reads after the step: a device does not return them */
 } tile_step;
 
 typedef struct tile_code tile_code;
@@ -302,6 +309,7 @@ struct tile_code {
   /* Where not NULL: a whole step at once, with workers of its own; then `run` is not called. It fails as a device does. */
   dp_status (*run_step)(const tile_code *code, const tile_step *step);
   const tile_device *device; /* NULL: it works in the host's memory */
+  bool takes_turns; /* run_step does several turns of the entry that picks, and leaves in `turned` what it has picked */
   void (*free)(tile_code *code);
   size_t scratch_bytes;
   void *self; /* the back end's */
@@ -315,10 +323,18 @@ int tile_add_op(tile_program *program, tile_kind *kind, tile_op op); /* returns 
 /* Rows of task (space, index): first token (or output) row and number of tokens. */
 int tile_batch_tasks(const tile_kind *kind); /* column tasks a batch */
 int64_t tile_row_tiles(const tile_program *program, int64_t rows);
+/* Has the input of that name a number an output row ("out_rows", "seed", ...), not one a token? */
+bool tile_is_of_outputs(const char *input);
 int64_t tile_layer(const tile_section *section, int64_t iteration);
 /* Entry `index`; of a program without a list of entries all sections are entry 0. */
 tile_entry tile_entry_at(const tile_program *program, int index);
 int tile_find_entry(const tile_program *program, const char *name); /* -1 when there is none */
+/* Of an entry that picks: where a turn finds its tokens and positions and leaves its picks. */
+typedef struct tile_turns {
+  int tokens, pos, place; /* inputs, -1: none */
+  const tile_buffer *picked, *log_probability;
+} tile_turns;
+bool tile_find_turns(const tile_program *program, int entry, tile_turns *turns); /* false: it does not pick */
 bool tile_in_entry(const tile_program *program, const tile_entry *entry, int group);
 int64_t tile_slot_floats(const tile_weight *weight); /* of a slot's memory as f32, padding included */
 ir_dtype tile_state_type(const tile_weight *weight, tile_state state); /* of its elements: f32 or bf16 */

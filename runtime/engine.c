@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ARGUMENTS = 10 /* arrays of a number for each token */, DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
+enum { ARGUMENTS = 14 /* arrays of a number for each token */, TURNED = 2 * RT_MOST_TURNS /* numbers of a token besides */, DEFAULT_MAX_TOKENS = 512, TURNS_AT_ONCE = 8, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
 
 struct rt_sequence {
   int64_t length;
@@ -37,6 +37,9 @@ struct rt_engine {
   /* step arguments, sized for max_tokens */
   int32_t *targets, *coefficients; /* coefficients: the bits of f32 */
   int32_t *tokens, *positions, *out_rows, *slots_of_tokens;
+  int32_t *seeds[2], *places, *temperatures; /* of output rows; temperatures: the bits of f32 */
+  int32_t *turned;  /* [2 + TURNED for each token] where steps take turns themselves */
+  bool takes_turns; /* the code does */
   int32_t *segment_row, *segment_tokens, *segment_pages, *segment_end, *pages;
   const int32_t **inputs;
   float **output_rows;
@@ -153,7 +156,7 @@ rt_engine_sizes rt_engine_measure(const tile_program *p, const tile_code *code, 
   rt_engine_sizes s = {.weights = rt_resident_bytes(p, binding),
                        .loading = rt_resident_loading_bytes(p, binding, o.workers),
                        .arguments =
-                           rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS, argument_items(o.max_tokens)),
+                           rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS + (code && code->takes_turns ? TURNED : 0), argument_items(o.max_tokens)),
                                                            rt_bytes_times(2, pages_of(o.context)))),
                        .workers = rt_executor_bytes(p, code, o.workers, o.max_tokens, o.max_tokens)};
   rt_engine_sizes working = working_sizes(p, &o);
@@ -224,31 +227,36 @@ static dp_status set_up_cache(rt_engine *e) {
   return DP_SUCCESS;
 }
 
+static dp_status find_input(const rt_engine *e, const char *name, const int32_t **list) {
+  const struct {
+    const char *name;
+    int32_t *list;
+  } inputs[] = {{"tokens", e->tokens},     {"pos", e->positions},   {"targets", e->targets}, {"coefficients", e->coefficients},
+                {"out_rows", e->out_rows}, {"seed", e->seeds[0]},   {"seed2", e->seeds[1]},  {"place", e->places},
+                {"temperature", e->temperatures}};
+  for (size_t i = 0; i < DP_COUNT(inputs); i++) {
+    if (strcmp(inputs[i].name, name) != 0) continue;
+    *list = inputs[i].list;
+    return DP_SUCCESS;
+  }
+  return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", name);
+}
+
 static dp_status set_up_step(rt_engine *e) {
   const tile_program *p = e->program;
   size_t n = (size_t)argument_items(e->max_tokens);
   int32_t **arrays[ARGUMENTS] = {&e->tokens, &e->targets, &e->coefficients, &e->positions, &e->out_rows, &e->slots_of_tokens,
-                                 &e->segment_tokens, &e->segment_row, &e->segment_pages, &e->segment_end};
+                                 &e->segment_tokens, &e->segment_row, &e->segment_pages, &e->segment_end,
+                                 &e->seeds[0], &e->seeds[1], &e->places, &e->temperatures};
   for (size_t i = 0; i < DP_COUNT(arrays); i++)
     if (!(*arrays[i] = calloc(n, sizeof(int32_t)))) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
+  e->turned = calloc(e->takes_turns ? 2 + TURNED * n : 1, sizeof *e->turned);
+  if (!e->turned) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   e->pages = calloc((size_t)e->page_total + 1, sizeof *e->pages);
   e->inputs = calloc((size_t)p->input_count + 1, sizeof *e->inputs);
   e->output_rows = calloc((size_t)p->output_count + 1, sizeof *e->output_rows);
   if (!e->pages || !e->inputs || !e->output_rows) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
-  for (int i = 0; i < p->input_count; i++) {
-    if (strcmp(p->inputs[i], "tokens") == 0)
-      e->inputs[i] = e->tokens;
-    else if (strcmp(p->inputs[i], "pos") == 0)
-      e->inputs[i] = e->positions;
-    else if (strcmp(p->inputs[i], "targets") == 0)
-      e->inputs[i] = e->targets;
-    else if (strcmp(p->inputs[i], "coefficients") == 0)
-      e->inputs[i] = e->coefficients;
-    else if (strcmp(p->inputs[i], "out_rows") == 0)
-      e->inputs[i] = e->out_rows;
-    else
-      return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", p->inputs[i]);
-  }
+  for (int i = 0; i < p->input_count; i++) DP_TRY(find_input(e, p->inputs[i], &e->inputs[i]));
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
     if (p->slab_bytes[i] == 0 || (on_device(e->code) && i != TILE_NUMBERS)) continue;
     DP_TRY(rt_region_map_free(&e->arena[i], arena_bytes(p, (tile_space)i, e->max_tokens), "activations",
@@ -341,6 +349,7 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   if (!e) return dp_fail(DP_NO_MEMORY, "no memory for an engine");
   e->program = program;
   e->code = code;
+  e->takes_turns = code->takes_turns;
   e->context = options->context;
   e->max_tokens = with_defaults(options).max_tokens;
   e->vocabulary = table_rows(program, "tokens");
@@ -385,6 +394,11 @@ void rt_engine_free(rt_engine *e) {
   free(e->tokens);
   free(e->positions);
   free(e->out_rows);
+  free(e->seeds[0]);
+  free(e->seeds[1]);
+  free(e->places);
+  free(e->temperatures);
+  free(e->turned);
   free(e->slots_of_tokens);
   free(e->segment_row);
   free(e->segment_tokens);
@@ -448,7 +462,13 @@ int64_t rt_engine_free_tokens(const rt_engine *e, const rt_sequence *s) {
 
 /* ---- steps */
 
-static dp_status check_requests(rt_engine *e, int entry, const rt_request *requests, int count) {
+/* Is it entry 0, with more behind it or not? Others are of training: of whole sequences. */
+static bool goes_on_from_0(const tile_program *p, int entry) {
+  return tile_entry_at(p, entry).first == tile_entry_at(p, 0).first;
+}
+
+/* ahead: tokens that each sequence may grow by besides. */
+static dp_status check_requests(rt_engine *e, int entry, const rt_request *requests, int count, int64_t ahead) {
   int64_t tokens = 0, pages = 0;
   e->steps++;
   for (int i = 0; i < count; i++) {
@@ -458,19 +478,21 @@ static dp_status check_requests(rt_engine *e, int entry, const rt_request *reque
     r->sequence->step = e->steps;
     if (r->count > e->max_tokens || (tokens += r->count) > e->max_tokens)
       return dp_fail(DP_INVALID, "the step has more than the %lld tokens that fit", (long long)e->max_tokens);
-    if (r->sequence->length + r->count > e->context)
+    int64_t more = r->count + ahead;
+    if (r->sequence->length + more > e->context)
       return dp_fail(DP_INVALID, "the context of %lld tokens is full: a sequence of %lld and %lld more do not fit",
-                     (long long)e->context, (long long)r->sequence->length, (long long)r->count);
-    if (r->sequence->length + r->count > e->positions_limit)
+                     (long long)e->context, (long long)r->sequence->length, (long long)more);
+    if (r->sequence->length + more > e->positions_limit)
       return dp_fail(DP_INVALID, "the model knows %lld positions: a sequence of %lld and %lld more do not fit",
-                     (long long)e->positions_limit, (long long)r->sequence->length, (long long)r->count);
-    if ((entry || e->whole_sequences) && r->sequence->length > 0)
+                     (long long)e->positions_limit, (long long)r->sequence->length, (long long)more);
+    if ((e->whole_sequences || !goes_on_from_0(e->program, entry)) && r->sequence->length > 0)
       return dp_fail(DP_INVALID, "the model's tokens see those after them: a sequence cannot go on in a later step");
     for (int64_t t = 0; t < r->count; t++)
       if (r->tokens[t] < 0 || r->tokens[t] >= e->vocabulary)
         return dp_fail(DP_INVALID, "token id %d is out of range: the vocabulary has %lld tokens", (int)r->tokens[t],
                        (long long)e->vocabulary);
-    pages += (r->sequence->length + r->count + TILE_CHUNK - 1) / TILE_CHUNK - r->sequence->page_count;
+    int64_t need = (r->sequence->length + more + TILE_CHUNK - 1) / TILE_CHUNK - r->sequence->page_count;
+    if (need > 0) pages += need;
   }
   if (pages > e->free_count)
     return dp_fail(DP_INVALID, "the context of %lld tokens is full: %lld more need %lld pages, and %lld are free",
@@ -482,15 +504,27 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
   return rt_engine_run(e, 0, requests, count, logits);
 }
 
-/* The requests as the arguments of a step; pages are given to their sequences. */
-static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *requests, int count, tile_step *out) {
-  DP_TRY(check_requests(e, entry, requests, count));
+/* An output row, and how the token behind it is drawn. */
+static void lay_out_row(rt_engine *e, const rt_request *r, int64_t position, int64_t row, int64_t output) {
+  const rt_draw greedy = {0}, *draw = r->draw ? r->draw : &greedy;
+  e->out_rows[output] = (int32_t)row;
+  memcpy(&e->temperatures[output], &draw->temperature, sizeof draw->temperature);
+  for (int i = 0; i < 2; i++) {
+    uint32_t word = (uint32_t)(draw->seed >> 32 * i);
+    memcpy(&e->seeds[i][output], &word, sizeof word);
+  }
+  e->places[output] = (int32_t)(position + 1);
+}
+
+/* The requests as the arguments of a step; pages are given to their sequences, for `ahead` tokens more too. */
+static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *requests, int count, int64_t ahead, tile_step *out) {
+  DP_TRY(check_requests(e, entry, requests, count, ahead));
   const tile_program *p = e->program;
   int64_t rows = 0, outputs = 0, segments = 0, pages = 0;
   for (int i = 0; i < count; i++) {
     const rt_request *r = &requests[i];
     rt_sequence *s = r->sequence;
-    int64_t need = (s->length + r->count + TILE_CHUNK - 1) / TILE_CHUNK;
+    int64_t need = (s->length + r->count + ahead + TILE_CHUNK - 1) / TILE_CHUNK;
     while (s->page_count < need) s->pages[s->page_count++] = e->free_pages[--e->free_count];
     int64_t first_page = pages;
     memcpy(e->pages + pages, s->pages, sizeof *s->pages * (size_t)s->page_count);
@@ -512,7 +546,7 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
       }
       e->segment_tokens[segments - 1]++;
       bool wanted = r->want == RT_WANT_ALL || (r->want == RT_WANT_LAST && t == r->count - 1);
-      if (wanted) e->out_rows[outputs++] = (int32_t)rows;
+      if (wanted) lay_out_row(e, r, s->length + t, rows, outputs++);
     }
     s->length += r->count;
   }
@@ -529,7 +563,10 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
                     .segment_pages = e->segment_pages,
                     .segment_end = e->segment_end,
                     .pages = e->pages,
-                    .kv = e->kv.data};
+                    .kv = e->kv.data,
+                    .turns = 1};
+  const tile_buffer *returned = output_of(p, entry);
+  step.unread = returned ? ~((uint64_t)1 << returned->output) : UINT64_MAX;
   for (int i = 0; i < TILE_SPACE_COUNT; i++) step.arena[i] = e->arena[i].data;
   for (int i = 0; i < TILE_STATE_COUNT; i++) step.states[i] = rt_engine_state(e, (tile_state)i);
   *out = step;
@@ -538,7 +575,7 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
 
 dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int count, rt_logits *logits) {
   tile_step step;
-  DP_TRY(lay_out_step(e, entry, requests, count, &step));
+  DP_TRY(lay_out_step(e, entry, requests, count, 0, &step));
   DP_TRY(rt_executor_run(e->executor, &step));
   const tile_buffer *output = output_of(e->program, entry);
   if (logits && output)
@@ -547,9 +584,120 @@ dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int
   return DP_SUCCESS;
 }
 
+/* ---- picks */
+
+bool rt_engine_picks(const rt_engine *e) { return tile_find_entry(e->program, "pick") >= 0; }
+
+/* An output's numbers of row `row`. */
+static float number_at(const rt_engine *e, int output, int64_t row) {
+  for (int i = 0; i < e->program->buffer_count; i++)
+    if (e->program->buffers[i].output == output) return e->output_rows[output][row * e->program->buffers[i].stride];
+  return 0;
+}
+
+int rt_engine_turns(const rt_engine *e) { return e->takes_turns && rt_engine_picks(e) ? TURNS_AT_ONCE : 1; }
+
+/* Runs the entry that picks; picks[turns][rows] are then those of the turns made. */
+static dp_status run_turns(rt_engine *e, tile_step *step, rt_pick *picks, bool wants_logits) {
+  int output = e->program->entries[step->entry].output;
+  int64_t rows = step->rows[TILE_OUTPUTS];
+  const uint64_t logits = (uint64_t)1 << output_of(e->program, 0)->output, picked = (uint64_t)3 << output;
+  step->unread = ~((wants_logits ? logits : 0) | (e->takes_turns ? 0 : picked));
+  if (e->takes_turns) step->turned = e->turned;
+  DP_TRY(rt_executor_run(e->executor, step));
+  if (!e->takes_turns) {
+    for (int64_t i = 0; i < rows; i++)
+      picks[i] = (rt_pick){(int32_t)number_at(e, output, i), number_at(e, output + 1, i)};
+    return DP_SUCCESS;
+  }
+  for (int64_t i = 0; i < rows * e->turned[0]; i++) {
+    picks[i].id = e->turned[2 + 2 * i];
+    memcpy(&picks[i].log_probability, &e->turned[3 + 2 * i], sizeof picks[i].log_probability);
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status find_pick_entry(const rt_engine *e, int *entry) {
+  *entry = tile_find_entry(e->program, "pick");
+  return *entry >= 0 ? DP_SUCCESS
+                     : dp_fail(DP_UNSUPPORTED, "the graph returns no logits over its tokens: none can be picked");
+}
+
+dp_status rt_engine_pick(rt_engine *e, const rt_request *requests, int count, rt_pick *picks, rt_logits *logits) {
+  tile_step step;
+  int entry;
+  DP_TRY(find_pick_entry(e, &entry));
+  DP_TRY(lay_out_step(e, entry, requests, count, 0, &step));
+  DP_TRY(run_turns(e, &step, picks, logits != NULL));
+  const tile_buffer *all = output_of(e->program, 0);
+  if (logits) *logits = (rt_logits){e->output_rows[all->output], step.rows[TILE_OUTPUTS], all->cols, all->stride};
+  return DP_SUCCESS;
+}
+
+static bool is_end(const rt_decoding *d, int32_t id) {
+  for (int i = 0; i < d->end_count; i++)
+    if (d->ends[i] == id) return true;
+  return false;
+}
+
+/* Have all sequences picked an end in the first turns? */
+static bool all_have_ended(const rt_decoding *d, int count, const rt_pick *picks, int turns) {
+  for (int i = 0; i < count; i++) {
+    bool ended = false;
+    for (int t = 0; t < turns; t++) ended |= is_end(d, picks[t * count + i].id);
+    if (!ended) return false;
+  }
+  return true;
+}
+
+/* Turn by turn, a step each. */
+static dp_status decode_by_steps(rt_engine *e, rt_request *requests, int count, const rt_decoding *d, int turns, rt_pick *picks,
+                                 int *made) {
+  for (*made = 0; *made < turns;) {
+    DP_TRY(rt_engine_pick(e, requests, count, picks + *made * count, NULL));
+    for (int i = 0; i < count; i++) requests[i].tokens = &picks[*made * count + i].id;
+    if (all_have_ended(d, count, picks, ++*made)) break;
+  }
+  return DP_SUCCESS;
+}
+
+/* As many as the model has positions for, and one, which is refused then. */
+static int possible_turns(const rt_engine *e, const rt_request *requests, int count, int turns) {
+  for (int i = 0; i < count; i++) {
+    int64_t left = e->positions_limit - requests[i].sequence->length;
+    if (left < turns) turns = left > 1 ? (int)left : 1;
+  }
+  return turns;
+}
+
+dp_status rt_engine_decode(rt_engine *e, rt_request *requests, int count, const rt_decoding *d, rt_pick *picks, int *made) {
+  tile_step step;
+  int entry;
+  *made = 0;
+  DP_TRY(find_pick_entry(e, &entry));
+  if (d->turns < 1 || d->turns > RT_MOST_TURNS)
+    return dp_fail(DP_INVALID, "%d tokens at once: 1 to %d are possible", d->turns, RT_MOST_TURNS);
+  for (int i = 0; i < count; i++)
+    if (requests[i].count != 1 || requests[i].want == RT_WANT_NONE)
+      return dp_fail(DP_INVALID, "request %d of a decoding is not of one token and what follows it", i);
+  int turns = possible_turns(e, requests, count, d->turns);
+  if (!e->takes_turns) {
+    DP_TRY(check_requests(e, entry, requests, count, turns - 1));
+    return decode_by_steps(e, requests, count, d, turns, picks, made);
+  }
+  DP_TRY(lay_out_step(e, entry, requests, count, turns - 1, &step));
+  step.turns = turns;
+  step.ends = d->ends;
+  step.end_count = d->end_count;
+  DP_TRY(run_turns(e, &step, picks, false));
+  *made = e->turned[0];
+  for (int i = 0; i < count; i++) requests[i].sequence->length += *made - 1;
+  return DP_SUCCESS;
+}
+
 dp_status rt_engine_find_broken(rt_engine *e, int entry, const rt_request *requests, int count, rt_broken *broken) {
   tile_step step;
-  DP_TRY(lay_out_step(e, entry, requests, count, &step));
+  DP_TRY(lay_out_step(e, entry, requests, count, 0, &step));
   rt_find_broken(e->executor, e->program, &step, broken);
   return DP_SUCCESS;
 }

@@ -64,6 +64,12 @@ void rt_sequence_truncate(rt_engine *engine, rt_sequence *sequence, int64_t leng
 
 typedef enum rt_want { RT_WANT_NONE, RT_WANT_LAST, RT_WANT_ALL } rt_want;
 
+/* How a token is drawn: the greatest of logits + temperature * gumbel, whose noise is of the seed and the token's position. */
+typedef struct rt_draw {
+  float temperature; /* 0: greedy, the lowest id on ties */
+  uint64_t seed;
+} rt_draw;
+
 typedef struct rt_request {
   rt_sequence *sequence; /* at most once in a step */
   const int32_t *tokens;
@@ -71,6 +77,7 @@ typedef struct rt_request {
   rt_want want;  /* rows of logits */
   const int32_t *targets; /* [count], where the graph has such an input: the ids to come, negative: not counted; NULL: none */
   const float *coefficients; /* [count], where the graph has such an input: of each token's score in what is minimized; NULL: 1 */
+  const rt_draw *draw; /* of rt_engine_pick, for the rows wanted; NULL: greedy */
 } rt_request;
 
 /* Rows of f32 logits, or what else the graph returns, in the order of requests and tokens (of a graph that returns a row
@@ -85,6 +92,32 @@ typedef struct rt_logits {
 dp_status rt_engine_step(rt_engine *engine, const rt_request *requests, int count, rt_logits *logits);
 /* The same of any entry of the program; of entry 0 is rt_engine_step. Of one without tokens (an update) count is 0. */
 dp_status rt_engine_run(rt_engine *engine, int entry, const rt_request *requests, int count, rt_logits *rows);
+
+/* A step that picks the tokens behind the wanted rows itself. A log-probability that is NaN: the row's logits hold NaN or +inf, or
+ * nothing but -inf, and the id means nothing. */
+typedef struct rt_pick {
+  int32_t id;
+  float log_probability; /* under the logits as they came; what the graph `score` gives the token, with its sign turned */
+} rt_pick;
+bool rt_engine_picks(const rt_engine *engine); /* has the program an entry for it? */
+/* picks: one a wanted row, in the order of rt_engine_step's logits. logits NULL: they stay where the step runs. */
+dp_status rt_engine_pick(rt_engine *engine, const rt_request *requests, int count, rt_pick *picks, rt_logits *logits);
+
+/* Several tokens one after the other of each sequence: the token picked is the next one's input. */
+enum { RT_MOST_TURNS = 16 };
+typedef struct rt_decoding {
+  int turns;           /* 1 to RT_MOST_TURNS */
+  const int32_t *ends; /* when every sequence has picked one of these, there are no more turns */
+  int end_count;
+} rt_decoding;
+/* How many turns are one launch of the engine's code, so that more at a time are for nothing: 1 where it takes a step each. */
+int rt_engine_turns(const rt_engine *engine);
+/* Requests of one token each; picks[turns][count], of which *made turns are there then: fewer where all have ended, or the model
+ * knows no more positions. The sequences have grown by *made tokens:
+ * the request's and all picks but the last. Those that had their end before others did have grown too: truncate them. The same
+ * bits as *made times rt_engine_pick. The requests' tokens are changed. */
+dp_status rt_engine_decode(rt_engine *engine, rt_request *requests, int count, const rt_decoding *decoding, rt_pick *picks,
+                           int *made);
 
 /* The same step by one thread, to find where the first number comes up that is none (NaN, infinity). */
 dp_status rt_engine_find_broken(rt_engine *engine, int entry, const rt_request *requests, int count, rt_broken *broken);

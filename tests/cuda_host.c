@@ -201,6 +201,12 @@ dp_status cuda_host_prepare(const tile_program *p, const tile_step *step, int bl
   memset(launch->other_counters, 0xff, sizeof *m->counters * (size_t)launch->counter_count);
   launch->first_segment = m->first_segment;
   launch->scratch = m->scratch;
+  m->meeting[0] = launch->arrived = 0xfffffff9; /* about to begin again at 0 */
+  m->meeting[1] = launch->released = 0xfffffffe;
+  launch->meeting = m->meeting;
+  m->ended = malloc(sizeof *m->ended * (size_t)(outputs + 1));
+  if (!m->ended) return dp_fail(DP_NO_MEMORY, "no memory for a launch");
+  launch->ended = m->ended;
   return DP_SUCCESS;
 }
 
@@ -208,6 +214,7 @@ void cuda_host_release(cuda_host_memory *m) {
   free(m->counters);
   free(m->first_segment);
   free(m->scratch);
+  free(m->ended);
 }
 
 static dp_status explain(const cuda_host *host, int program, uint64_t seed, int blocks, const char *error) {
@@ -228,8 +235,10 @@ dp_status cuda_host_launch(const cuda_host *host, int program, const cuda_launch
   const char *error = host->runs[program]((int)launch->step.entry, launch, blocks, (size_t)cuda_shared_bytes(p), seed,
                                           regions, count);
   if (error) return explain(host, program, seed, blocks, error);
+  const tile_step *step = &launch->step;
+  const uint32_t *cleared = step->turned && step->turned[0] % 2 == 0 ? launch->counters : launch->other_counters;
   for (int64_t i = 0; i < launch->counter_count; i++)
-    if (launch->other_counters[i]) return dp_fail(DP_BUG, "%s: the other counters are not cleared", p->name);
+    if (cleared[i]) return dp_fail(DP_BUG, "%s: the other counters are not cleared", p->name);
   return DP_SUCCESS;
 }
 
@@ -302,7 +311,7 @@ static void free_code(tile_code *code) { free(code->self); }
 static void make_code(host_code code, tile_code *result) {
   host_code *self = malloc(sizeof *self);
   *self = code;
-  *result = (tile_code){.run_step = run_step, .free = free_code, .self = self};
+  *result = (tile_code){.run_step = run_step, .takes_turns = true, .free = free_code, .self = self};
 }
 
 void cuda_host_code(const cuda_host *host, int program, int blocks, uint64_t seed, tile_code *code) {

@@ -47,6 +47,8 @@ typedef struct cuda_host_memory {
   uint32_t *counters;
   int32_t *first_segment;
   float *scratch;
+  uint32_t meeting[2]; /* of the blocks, between turns */
+  int32_t *ended;
 } cuda_host_memory;
 dp_status cuda_host_prepare(const tile_program *program, const tile_step *step, int blocks, cuda_host_memory *memory,
                             cuda_launch *launch);

@@ -61,11 +61,14 @@ static void add_activations(list *l, const tile_program *p, const tile_step *ste
   }
 }
 
+/* Of what a turn changes for the next one. */
+static int argument_flags(const tile_step *step) { return step->turned ? 0 : HOST_CONSTANT; }
+
 static void add_inputs(list *l, const tile_program *p, const tile_step *step) {
   add(l, "the table of inputs", step->inputs, 8 * (int64_t)p->input_count, HOST_CONSTANT | HOST_POINTERS);
   for (int i = 0; i < p->input_count; i++) {
     bool of_results = strcmp(p->inputs[i], "out_rows") == 0;
-    add(l, p->inputs[i], step->inputs[i], 4 * step->rows[of_results ? TILE_OUTPUTS : TILE_TOKENS], HOST_CONSTANT);
+    add(l, p->inputs[i], step->inputs[i], 4 * step->rows[of_results ? TILE_OUTPUTS : TILE_TOKENS], argument_flags(step));
   }
 }
 
@@ -78,12 +81,12 @@ static void add_cache(list *l, const tile_program *p, const tile_step *step) {
     for (int64_t i = first; i < end; i++)
       if (step->pages[i] >= pages) pages = step->pages[i] + 1;
   }
-  add(l, "positions", step->positions, 4 * T, HOST_CONSTANT);
-  add(l, "slots", step->slots, 4 * T, HOST_CONSTANT);
+  add(l, "positions", step->positions, 4 * T, argument_flags(step));
+  add(l, "slots", step->slots, 4 * T, argument_flags(step));
   add(l, "segments' rows", step->segment_row, 4 * S, HOST_CONSTANT);
   add(l, "segments' tokens", step->segment_tokens, 4 * S, HOST_CONSTANT);
   add(l, "segments' pages", step->segment_pages, 4 * S, HOST_CONSTANT);
-  add(l, "segments' ends", step->segment_end, 4 * S, HOST_CONSTANT);
+  add(l, "segments' ends", step->segment_end, 4 * S, argument_flags(step));
   add(l, "page tables", step->pages, 4 * entries, HOST_CONSTANT);
   add(l, "the KV cache", step->kv, pages * p->page_bytes, HOST_MASKED);
 }
@@ -94,6 +97,13 @@ static void add_launch(list *l, const tile_program *p, const cuda_launch *launch
   add(l, "the first segments", launch->first_segment, 4 * (tiles + 1), HOST_CONSTANT);
   add(l, "counters", launch->counters, 4 * launch->counter_count, 0);
   add(l, "the other counters", launch->other_counters, 4 * launch->counter_count, 0);
+  if (launch->step.turned) {
+    int64_t rows = launch->step.rows[TILE_OUTPUTS];
+    add(l, "what was picked", launch->step.turned, 8 + 8 * launch->step.turns * rows, 0);
+    add(l, "tokens that end", launch->step.ends, 4 * launch->step.end_count, HOST_CONSTANT);
+    add(l, "the blocks' meeting", launch->meeting, 8, 0);
+    add(l, "what has ended", launch->ended, 4 * rows, 0);
+  }
   add(l, "scratch", launch->scratch, 4 * launch->scratch_floats * blocks, HOST_EMPTY);
 }
 

@@ -52,7 +52,7 @@ static void run_step(rt_engine *engine, rt_sequence **sequences, const int *toke
       targets[s][i] = i % 5 == 2 ? -1 : (int32_t)((past + i) * 29 % 36);
     }
     requests[count++] =
-        (rt_request){sequences[s], ids[s], tokens[s], s % 2 ? RT_WANT_LAST : RT_WANT_ALL, targets[s], NULL};
+        (rt_request){sequences[s], ids[s], tokens[s], s % 2 ? RT_WANT_LAST : RT_WANT_ALL, targets[s], NULL, NULL};
   }
   check_ok(rt_engine_run(engine, entry, requests, count, &rows), "a step");
   for (int64_t i = 0; i < rows.rows; i++) keep(r, rows.data + i * rows.stride, (size_t)rows.columns);

@@ -29,6 +29,7 @@ enum {
   CUDA_RING_BYTES = 65536,  /* of shared memory for weights on their way */
   CUDA_VALUE_BYTES = 34816, /* of shared memory for values: with the ring as much as every chip from sm_80 on has */
   CUDA_NARROW_ROWS = 8,     /* rows up to which a task's values are tried in shared memory */
+  CUDA_BEST_FLOATS = 2 * CUDA_THREADS / 16, /* of a row whose best is looked for: two of each half warp */
   CUDA_SMALL_BYTES = 2048,  /* a value that is in shared memory whatever the rows */
   CUDA_STAGED_COLUMNS = 128, /* from so many on, what a task of few rows reads is brought to shared memory first */
 };
@@ -37,10 +38,15 @@ enum {
 typedef struct cuda_launch {
   tile_step step;
   const int32_t *first_segment;        /* [row tiles of the tokens + 1] */
-  uint32_t *counters, *other_counters; /* [counter_count] each: zero before the first step; then they change places */
+  uint32_t *counters, *other_counters; /* [counter_count] each: zero before the first step; then they change
+                                           places */
   int64_t counter_count, tiles;
   float *scratch; /* [blocks][scratch_floats] */
   int64_t scratch_floats;
+  /* Of the entry that picks. The counters change places after each turn. */
+  uint32_t *meeting;          /* [2]: grows by blocks * turns, and by turns */
+  uint32_t arrived, released; /* what it holds */
+  int32_t *ended;             /* [output rows] */
 } cuda_launch;
 
 /* Row tiles that the counters of an instance are laid out for, of steps of at most so many tokens or outputs. */

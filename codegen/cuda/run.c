@@ -23,8 +23,10 @@ typedef struct cuda_code {
   const void **seen;     /* [slots] the host's memory that the device's copy was made of */
   cuda_address *weights; /* [slots] */
   int64_t *weight_bytes; /* [slots] room */
-  region arena[TILE_SPACE_COUNT], kv, counters, scratch, arguments;
+  region arena[TILE_SPACE_COUNT], kv, counters, scratch, arguments, turned, ended, meeting;
+  uint32_t arrived, released; /* what the meeting holds */
   region *outputs;
+  uint64_t *results; /* [entries] which of them it writes */
   cuda_resident *resident;
   int64_t counter_tiles, scratch_floats;
   int64_t *inputs_at; /* [inputs] places among the arguments */
@@ -98,7 +100,8 @@ static dp_status put_weights(cuda_code *c, const tile_step *step) {
 static void count_pages(const tile_step *step, int64_t *pages, int64_t *entries) {
   *pages = *entries = 0;
   for (int64_t s = 0; s < step->rows[TILE_SEGMENTS]; s++) {
-    int64_t first = step->segment_pages[s], end = first + (step->segment_end[s] + TILE_CHUNK - 1) / TILE_CHUNK;
+    int64_t positions = step->segment_end[s] + (step->turns > 1 ? step->turns - 1 : 0);
+    int64_t first = step->segment_pages[s], end = first + (positions + TILE_CHUNK - 1) / TILE_CHUNK;
     if (end > *entries) *entries = end;
     for (int64_t i = first; i < end; i++)
       if (step->pages[i] >= *pages) *pages = step->pages[i] + 1;
@@ -115,20 +118,44 @@ static dp_status need_counters(cuda_code *c, int64_t rows) {
   return DP_SUCCESS;
 }
 
-/* Does the entry return the buffer? Of a program without a list of entries all are the first's. */
-static bool returns(const tile_program *p, int64_t entry, const tile_buffer *b) {
-  if (b->output < 0) return false;
-  return entry < p->entry_count ? p->entries[entry].output == b->output : true;
+/* The results that an entry writes: a bit each. */
+static uint64_t results_of(const tile_program *p, int index) {
+  tile_entry entry = tile_entry_at(p, index);
+  uint64_t written = 0;
+  for (int g = 0; g < p->group_count; g++) {
+    const tile_kind *kind = &p->kinds[p->groups[g].kind];
+    if (!tile_in_entry(p, &entry, g)) continue;
+    for (int i = 0; i < kind->op_count; i++)
+      if (kind->ops[i].code == TILE_store && p->buffers[kind->ops[i].ref].output >= 0)
+        written |= UINT64_C(1) << p->buffers[kind->ops[i].ref].output;
+  }
+  return written;
+}
+
+static bool returns(const cuda_code *c, int64_t entry, const tile_buffer *b) {
+  return b->output >= 0 && c->results[entry] >> b->output & 1;
 }
 
 static dp_status need_results(cuda_code *c, const tile_step *step) {
   const tile_program *p = c->program;
   for (int i = 0; i < p->buffer_count; i++) {
     const tile_buffer *b = &p->buffers[i];
-    if (!returns(p, step->entry, b)) continue;
+    if (!returns(c, step->entry, b)) continue;
     DP_TRY(need(c, &c->outputs[b->output], step->rows[b->space] * b->stride * 4, "results", false));
   }
   return DP_SUCCESS;
+}
+
+static int64_t turned_bytes(const tile_step *step) { return 8 + 8 * step->turns * step->rows[TILE_OUTPUTS]; }
+
+/* Of a step that picks: what it has picked, and where its blocks meet. */
+static dp_status need_turns(cuda_code *c, const tile_step *step) {
+  if (!c->meeting.at) {
+    DP_TRY(need(c, &c->meeting, 8, "counters", false));
+    DP_TRY(cuda_clear(c->gpu, c->meeting.at, 8));
+  }
+  DP_TRY(need(c, &c->ended, 4 * step->rows[TILE_OUTPUTS] + 4, "results", false));
+  return need(c, &c->turned, turned_bytes(step), "results", false);
 }
 
 static dp_status need_memory(cuda_code *c, const tile_step *step, int64_t pages) {
@@ -142,6 +169,7 @@ static dp_status need_memory(cuda_code *c, const tile_step *step, int64_t pages)
   }
   DP_TRY(need(c, &c->kv, pages * p->page_bytes, "the KV cache", true));
   int64_t tokens = step->rows[TILE_TOKENS], outputs = step->rows[TILE_OUTPUTS];
+  if (step->turned) DP_TRY(need_turns(c, step));
   return need_counters(c, tokens > outputs ? tokens : outputs);
 }
 
@@ -169,7 +197,7 @@ static int64_t stage(cuda_code *c, const void *data, int64_t bytes) {
 static void *at_device(cuda_address address) { return (void *)(uintptr_t)address; }
 
 typedef struct places { /* offsets among the arguments */
-  int64_t weights, types, inputs, outputs, positions, slots, row, tokens, pages_of, end, pages, first;
+  int64_t weights, types, inputs, outputs, positions, slots, row, tokens, pages_of, end, pages, first, ends;
 } places;
 
 static dp_status stage_arguments(cuda_code *c, const tile_step *step, int64_t entries, places *at) {
@@ -178,7 +206,7 @@ static dp_status stage_arguments(cuda_code *c, const tile_step *step, int64_t en
   c->staged_bytes = 0;
   c->out_of_memory = false;
   for (int i = 0; i < p->input_count; i++)
-    c->inputs_at[i] = stage(c, step->inputs[i], 4 * (strcmp(p->inputs[i], "out_rows") == 0 ? R : T));
+    c->inputs_at[i] = stage(c, step->inputs[i], 4 * (tile_is_of_outputs(p->inputs[i]) ? R : T));
   *at = (places){.weights = stage(c, c->weights, 8 * (int64_t)p->slot_count),
                  .types = stage(c, step->weight_types, p->slot_count),
                  .positions = stage(c, step->positions, 4 * T),
@@ -188,6 +216,7 @@ static dp_status stage_arguments(cuda_code *c, const tile_step *step, int64_t en
                  .pages_of = stage(c, step->segment_pages, 4 * S),
                  .end = stage(c, step->segment_end, 4 * S),
                  .pages = stage(c, step->pages, 4 * entries),
+                 .ends = stage(c, step->ends, 4 * step->end_count),
                  .first = stage(c, NULL, 4 * (tile_row_tiles(p, T) + 1)),
                  .inputs = stage(c, NULL, 8 * (int64_t)p->input_count),
                  .outputs = stage(c, NULL, 8 * (int64_t)p->output_count)};
@@ -221,10 +250,16 @@ static cuda_launch make_launch(cuda_code *c, const tile_step *step, const places
   l.step.states[TILE_VALUE] = ARGUMENT(weights);
   for (int i = TILE_GRADIENT; i < TILE_STATE_COUNT; i++)
     l.step.states[i] = at_device(cuda_resident_table(c->resident, (tile_state)i));
+  l.step.ends = ARGUMENT(ends);
 #undef ARGUMENT
   for (int i = 0; i < TILE_SPACE_COUNT; i++) l.step.arena[i] = at_device(c->arena[i].at);
   l.step.kv = at_device(c->kv.at);
   l.scratch = at_device(c->scratch.at);
+  l.step.turned = at_device(c->turned.at);
+  l.ended = at_device(c->ended.at);
+  l.meeting = at_device(c->meeting.at);
+  l.arrived = c->arrived;
+  l.released = c->released;
   uint32_t *counters = at_device(c->counters.at);
   l.counters = counters + (c->second ? l.counter_count : 0);
   l.other_counters = counters + (c->second ? 0 : l.counter_count);
@@ -232,6 +267,16 @@ static cuda_launch make_launch(cuda_code *c, const tile_step *step, const places
 }
 
 /* ---- a step */
+
+/* What a step that picks has picked, and where it left its counters. */
+static dp_status get_turns(cuda_code *c, const tile_step *step) {
+  DP_TRY(cuda_get(c->gpu, step->turned, c->turned.at, turned_bytes(step)));
+  uint32_t made = (uint32_t)step->turned[0];
+  c->arrived += made * (uint32_t)cuda_device_of(c->gpu)->processors;
+  c->released += made;
+  if (made % 2 == 0) c->second = !c->second;
+  return DP_SUCCESS;
+}
 
 static dp_status run_step(const tile_code *code, const tile_step *step) {
   cuda_code *c = code->self;
@@ -250,9 +295,10 @@ static dp_status run_step(const tile_code *code, const tile_step *step) {
                          (int64_t)c->note.shared_bytes, &launch));
   c->second = !c->second;
   DP_TRY(cuda_take_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
+  if (step->turned) DP_TRY(get_turns(c, step));
   for (int i = 0; i < p->buffer_count; i++) {
     const tile_buffer *b = &p->buffers[i];
-    if (!returns(p, step->entry, b)) continue;
+    if (!returns(c, step->entry, b) || (step->unread >> b->output & 1)) continue;
     DP_TRY(cuda_get(c->gpu, step->outputs[b->output], c->outputs[b->output].at, step->rows[b->space] * b->stride * 4));
   }
   return DP_SUCCESS;
@@ -349,6 +395,7 @@ static void unload(tile_code *code) {
   free(c->weights);
   free(c->weight_bytes);
   free(c->outputs);
+  free(c->results);
   free(c->inputs_at);
   free(c->staged);
   free(c);
@@ -370,8 +417,10 @@ static dp_status set_up(cuda_code *c, const cg_object *object) {
   c->weight_bytes = calloc(slots, sizeof *c->weight_bytes);
   c->outputs = calloc((size_t)p->output_count + 1, sizeof *c->outputs);
   c->inputs_at = calloc((size_t)p->input_count + 1, sizeof *c->inputs_at);
-  if (!c->seen || !c->weights || !c->weight_bytes || !c->outputs || !c->inputs_at)
+  c->results = calloc((size_t)p->entry_count + 1, sizeof *c->results);
+  if (!c->seen || !c->weights || !c->weight_bytes || !c->outputs || !c->inputs_at || !c->results)
     return dp_fail(DP_NO_MEMORY, "no memory to load code");
+  for (int i = 0; i == 0 || i < p->entry_count; i++) c->results[i] = results_of(p, i);
   DP_TRY(cuda_open(0, &c->gpu));
   DP_TRY(cuda_open_object(p, object, &c->note, &image));
   DP_TRY(check_chip(&c->note, cuda_device_of(c->gpu)));
@@ -384,7 +433,8 @@ static dp_status set_up(cuda_code *c, const cg_object *object) {
 dp_status cuda_load(const tile_program *program, const cg_object *object, tile_code **code) {
   cuda_code *c = calloc(1, sizeof *c);
   if (!c) return dp_fail(DP_NO_MEMORY, "no memory to load code");
-  c->code = (tile_code){.run_step = run_step, .device = &cuda_memory, .free = unload, .self = c};
+  c->code = (tile_code){
+      .run_step = run_step, .takes_turns = true, .device = &cuda_memory, .free = unload, .self = c};
   c->program = program;
   dp_status status = set_up(c, object);
   if (status.code == DP_OK)

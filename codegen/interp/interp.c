@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char version[] = "interp 6";
+static const char version[] = "interp 7";
 
 /* ---- where values lie: an op's own place, and for a carry a second one where `next` leaves the coming value, so that
  * all carries change at once */

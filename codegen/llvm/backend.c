@@ -17,7 +17,7 @@
 static const char pipeline[] = "default<O2>";
 
 /* Raised whenever the code generated for the same tile program changes. */
-static const char version[] = "23";
+static const char version[] = "24";
 
 /* ---- targets */
 

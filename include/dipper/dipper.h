@@ -138,6 +138,8 @@ typedef struct dp_generation {
   int top_k;          /* 0: all */
   float top_p;        /* 1 (or 0): all */
   float min_p;        /* 0: all */
+  /* Without top_k, top_p and min_p the step itself draws, and a token's draw depends on its logits, the seed and its position
+   * alone. On a device 8 tokens are made at a time: callbacks come for each, and what was made after a stop is forgotten. */
   uint64_t seed;
   /* Whole characters as they come; return false to stop. May be NULL. */
   bool (*on_text)(void *user, const char *text, size_t length);

@@ -22,6 +22,7 @@ static char *memory;
 static size_t used, allocations;
 static char error_text[256];
 static uint64_t launches;
+EXPORT uint64_t fake_bytes_to_host; /* for tests to read */
 
 typedef const char *run_function(int entry, const void *launch, int blocks, size_t shared_bytes, uint64_t seed,
                                  const void *regions, int region_count);
@@ -166,6 +167,9 @@ static int check_pointers(const cuda_launch *l) {
     if (l->step.arena[i] && !on_device(l->step.arena[i])) return illegal("a slab");
   for (int i = 0; i < TILE_STATE_COUNT; i++)
     if (l->step.states[i] && !on_device(l->step.states[i])) return illegal("a table of states");
+  const void *const turns[] = {l->step.turned, l->meeting, l->ended, l->step.ends};
+  for (size_t i = 0; i < DP_COUNT(turns); i++)
+    if (turns[i] && !on_device(turns[i])) return illegal("an argument of turns");
   if (!on_device(l->step.weights[0]) || !on_device(l->step.inputs[0])) return illegal("a table's entry");
   return 0;
 }
@@ -201,6 +205,7 @@ EXPORT int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) {
 }
 EXPORT int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) {
   traffic[2]++, traffic[3] += (int64_t)bytes;
+  fake_bytes_to_host += bytes;
   return on_device(host_of(from)) && !on_device(to) ? memcpy(to, host_of(from), bytes), 0 : INVALID;
 }
 EXPORT int cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t bytes) {
