@@ -1,14 +1,19 @@
 /* tests/cuda/fake_driver.c: a libcuda.so.1 for tests. The device's memory is a piece of this process's at addresses
- * that only it has; a module's image is "host:LIBRARY:FUNCTION", made by tests/cuda_host.c, and a launch runs it. Every
- * pointer of a launch must be of the device. FAKE_CUDA says what is wrong with the device: "none" (there is none),
- * "old" (compute capability 7.5), "small" (4 KB), "driver" (of CUDA 11.4). */
+ * that only it has; a module's image is "host:LIBRARY:FUNCTION", made by tests/cuda_host.c, or a library, made by
+ * tests/cuda/fake_nvrtc.c, and a launch runs it. Every pointer of a launch must be of the device. FAKE_CUDA says what is
+ * wrong with the device: "none" (there is none), "old" (compute capability 7.5), "small" (4 KB), "driver" (of CUDA 11.4). */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "codegen/cuda/cuda.h"
 
 #include <dlfcn.h>
+#include <elf.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -21,8 +26,26 @@ static char error_text[256];
 static uint64_t launches;
 
 typedef const char *run_function(int entry, const void *launch, int blocks, size_t shared_bytes, uint64_t seed);
-static void *library;
-static run_function *run;
+typedef struct module {
+  void *library;
+  run_function *run;
+  int file; /* of a library that came as bytes, -1: none */
+} module;
+enum { MODULES = 16, ENTRIES = 16 };
+static module modules[MODULES];
+typedef struct function {
+  const module *module;
+  int entry;
+} function;
+static function functions[MODULES][ENTRIES];
+
+/* What went over and back since fake_cuda_forget: copies and bytes. */
+static int64_t traffic[4];
+EXPORT void fake_cuda_traffic(int64_t put[2], int64_t got[2]) {
+  memcpy(put, traffic, sizeof *traffic * 2);
+  memcpy(got, traffic + 2, sizeof *traffic * 2);
+}
+EXPORT void fake_cuda_forget(void) { memset(traffic, 0, sizeof traffic); }
 
 static bool is(const char *what) {
   const char *wrong = getenv("FAKE_CUDA");
@@ -62,25 +85,49 @@ EXPORT int cuDevicePrimaryCtxRelease_v2(int device) { return device; }
 EXPORT int cuCtxSetCurrent(void *context) { return context == &memory ? 0 : INVALID; }
 EXPORT int cuCtxSynchronize(void) { return 0; }
 
-EXPORT int cuModuleLoadData(void **module, const void *image) {
-  char path[256], name[64];
-  if (sscanf(image, "host:%255[^:]:%63s", path, name) != 2) return INVALID;
-  library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  void *address = library ? dlsym(library, name) : NULL;
-  memcpy(&run, &address, sizeof run);
-  *module = library;
+/* A library's size is where its table of sections, the last of it, ends. */
+static void *open_bytes(const void *image, int *file) {
+  Elf64_Ehdr head;
+  char path[40];
+  memcpy(&head, image, sizeof head);
+  size_t size = head.e_shoff + (size_t)head.e_shnum * head.e_shentsize;
+  *file = memfd_create("cubin", MFD_CLOEXEC);
+  if (*file < 0 || write(*file, image, size) != (ssize_t)size) return NULL;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", *file);
+  return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+}
+
+EXPORT int cuModuleLoadData(void **result, const void *image) {
+  char path[256], name[64] = "p0_run";
+  module *m = modules;
+  while (m < modules + MODULES && m->library) m++;
+  if (m == modules + MODULES) return INVALID;
+  m->file = -1;
+  bool library = memcmp(image, ELFMAG, SELFMAG) == 0;
+  if (!library && sscanf(image, "host:%255[^:]:%63s", path, name) != 2) return INVALID;
+  m->library = library ? open_bytes(image, &m->file) : dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  void *address = m->library ? dlsym(m->library, name) : NULL;
+  memcpy(&m->run, &address, sizeof m->run);
+  *result = m;
   return address ? 0 : INVALID;
 }
-EXPORT int cuModuleUnload(void *module) { return dlclose(module) ? INVALID : 0; }
-EXPORT int cuModuleGetFunction(void **function, void *module, const char *name) {
-  static int entries[16];
-  int entry;
-  if (module != library || sscanf(name, "dipper_step_%d", &entry) != 1) return INVALID;
-  entries[entry] = entry;
-  return *function = &entries[entry], 0;
+EXPORT int cuModuleUnload(void *loaded) {
+  module *m = loaded;
+  int error = dlclose(m->library);
+  if (m->file >= 0) close(m->file);
+  *m = (module){0};
+  return error ? INVALID : 0;
 }
-EXPORT int cuFuncSetAttribute(void *function, int attribute, int value) {
-  return (void)function, attribute == 8 && value > 0 ? 0 : INVALID;
+EXPORT int cuModuleGetFunction(void **result, void *loaded, const char *name) {
+  const module *m = loaded;
+  int entry;
+  if (!m->library || sscanf(name, "dipper_step_%d", &entry) != 1 || entry >= ENTRIES) return INVALID;
+  function *f = &functions[m - modules][entry];
+  *f = (function){m, entry};
+  return *result = f, 0;
+}
+EXPORT int cuFuncSetAttribute(void *f, int attribute, int value) {
+  return (void)f, attribute == 8 && value > 0 ? 0 : INVALID;
 }
 
 static int illegal(const char *what) {
@@ -99,16 +146,19 @@ static int check_pointers(const cuda_launch *l) {
     if (!on_device(pointers[i])) return illegal("an argument");
   for (int i = 0; i < TILE_SPACE_COUNT; i++)
     if (l->step.arena[i] && !on_device(l->step.arena[i])) return illegal("a slab");
+  for (int i = 0; i < TILE_STATE_COUNT; i++)
+    if (l->step.states[i] && !on_device(l->step.states[i])) return illegal("a table of states");
   if (!on_device(l->step.weights[0]) || !on_device(l->step.inputs[0])) return illegal("a table's entry");
   return 0;
 }
 
-EXPORT int cuLaunchCooperativeKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+EXPORT int cuLaunchCooperativeKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                                      unsigned bz, unsigned shared, void *stream, void **arguments) {
   int wrong = check_pointers(arguments[0]);
   if (wrong) return wrong;
   if (stream || gx > BLOCKS || gy * gz * by * bz != 1 || bx != CUDA_THREADS) return INVALID;
-  const char *error = run(*(int *)function, arguments[0], (int)gx, shared, ++launches);
+  const function *of = f;
+  const char *error = of->module->run(of->entry, arguments[0], (int)gx, shared, ++launches);
   if (error) snprintf(error_text, sizeof error_text, "%s", error);
   return error ? INVALID : 0;
 }
@@ -128,9 +178,11 @@ EXPORT int cuMemFree_v2(uint64_t address) {
 }
 static char *host_of(uint64_t address) { return (char *)(uintptr_t)address; }
 EXPORT int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) {
+  traffic[0]++, traffic[1] += (int64_t)bytes;
   return on_device(host_of(to)) && !on_device(from) ? memcpy(host_of(to), from, bytes), 0 : INVALID;
 }
 EXPORT int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) {
+  traffic[2]++, traffic[3] += (int64_t)bytes;
   return on_device(host_of(from)) && !on_device(to) ? memcpy(to, host_of(from), bytes), 0 : INVALID;
 }
 EXPORT int cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t bytes) {
