@@ -380,13 +380,14 @@ static const struct {
     {"batch", "--batch sequences, a token each a step, and one alone: time, and whether the bits are the same", part_batch},
     {"first", "open, and one prompt", part_first},
     {"train", "updates of one sequence of --prompt tokens", part_train},
-    {"compile", "the seconds that NVRTC takes (--arch, --train, --dump FILE)", part_compile},
+    {"compile", "the seconds that NVRTC takes (--arch, --dump FILE)", part_compile},
+    {"train-compile", "the same for the program of a trainer", part_compile},
 };
 
 static int usage(void) {
   fprintf(stderr, "usage: gpu PART --model FILE [--set NAME=VALUE]... [--weights random:SEED[:TYPE]] [--device cuda|cpu|interp]\n"
                   "           [--prompt N] [--count N] [--batch N] [--context N] [--step-tokens N] [--kv f16|f32] [--plan NAME]\n"
-                  "           [--repeat N] [--seconds S] [--arch sm_90a] [--train] [--dump FILE] [--cache DIR]\n");
+                  "           [--repeat N] [--seconds S] [--arch sm_90a] [--dump FILE] [--cache DIR]\n");
   for (size_t i = 0; i < DP_COUNT(parts); i++) fprintf(stderr, "  %-11s %s\n", parts[i].name, parts[i].doc);
   return 2;
 }
@@ -420,10 +421,10 @@ int main(int argc, char **argv) {
   if (argc < 2) return usage();
   a.part = argv[1];
   a.model.sets = a.sets;
+  a.train = strcmp(a.part, "train-compile") == 0;
   for (int i = 2; i < argc; i++) {
-    if (strcmp(argv[i], "--train") == 0) a.train = true;
-    else if (i + 1 == argc || !read_flag(&a, argv[i], argv[i + 1])) return usage();
-    else i++;
+    if (i + 1 == argc || !read_flag(&a, argv[i], argv[i + 1])) return usage();
+    i++;
   }
   for (size_t i = 0; i < DP_COUNT(parts); i++) {
     if (strcmp(parts[i].name, a.part) != 0) continue;
