@@ -479,9 +479,12 @@ static void compiles_without_spills(const subject *s, size_t from, size_t to) {
             api_seconds() - begin);
     ck_assert_msg(r.kernels >= (s->trains ? 3 : 1), "%s: the compiler reports on %d kernels", s->name, r.kernels);
     ck_assert_msg(r.registers > 0 && r.registers <= 255, "%s: %d registers", s->name, r.registers);
-    ck_assert_msg(r.spill_stores == 0 && r.spill_loads == 0, "%s for %s: %lld bytes of spills", s->name,
+    /* Functions compiled by themselves (codegen/cuda/link.c) save their callers' registers: some bytes each. */
+    int64_t most = s->trains ? 16384 : 0;
+    ck_assert_msg(r.spill_stores <= most && r.spill_loads <= most, "%s for %s: %lld bytes of spills", s->name,
                   architectures[i], (long long)(r.spill_stores + r.spill_loads));
     ck_assert_mem_eq(cubin.bytes, "\177ELF", 4);
+    ck_assert_int_eq(((const char *)cubin.bytes)[16], 2); /* ET_EXEC: it can be loaded as it is */
     cg_object_free(&cubin);
   }
   dp_str_free(&text);

@@ -10,6 +10,7 @@
  *   step.c      an entry to a kernel: a walk through its bundles
  *   launch.c    the arguments of a launch, from a step
  *   nvrtc.c     CUDA C to PTX or a cubin by NVRTC
+ *   link.c      of large texts: relocatable code to a cubin by nvJitLink
  *   prelude/    the part of the text that is the same for all programs */
 #ifndef DIPPER_CODEGEN_CUDA_H
 #define DIPPER_CODEGEN_CUDA_H
@@ -62,6 +63,10 @@ typedef struct cuda_resources {
 dp_status cuda_compile(const char *text, const char *arch, cuda_output output, cg_object *object,
                        cuda_resources *resources);
 dp_status cuda_find_compiler(dp_str *version); /* where NVRTC was found and its version */
+
+/* Relocatable code to a cubin, in place; adds to resources, if there are any, what only linking tells. False: there is no nvJitLink beside NVRTC, or it does not take the code. */
+bool cuda_link(const char *nvrtc_folder, const char *arch, cg_object *object, cuda_resources *resources);
+bool cuda_can_link(const char *nvrtc_folder);
 
 /* ---- inside: text under construction */
 

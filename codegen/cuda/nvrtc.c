@@ -5,14 +5,18 @@
 
 #include <dlfcn.h>
 #include <glob.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { WHOLE_BYTES = 160000 }; /* a text up to which ptxas takes a program as a whole (link.c); inference's have 80,000 */
 
 typedef struct nvrtc_program nvrtc_program;
 
 typedef struct nvrtc {
   void *library;
+  char folder[1024]; /* where it lies; "": not known */
   const char *(*error_text)(int result);
   int (*version)(int *major, int *minor);
   int (*create)(nvrtc_program **program, const char *source, const char *name, int headers, const char *const *texts,
@@ -71,6 +75,20 @@ static dp_status open_library(void **library) {
                                "`pip install nvidia-cuda-nvrtc`, or set DIPPER_NVRTC to libnvrtc.so's path");
 }
 
+static void find_folder(nvrtc *n) {
+  struct link_map *map = NULL;
+  const char *slash = dlinfo(n->library, RTLD_DI_LINKMAP, &map) == 0 && map ? strrchr(map->l_name, '/') : NULL;
+  n->folder[0] = 0;
+  if (slash) snprintf(n->folder, sizeof n->folder, "%.*s", (int)(slash - map->l_name), map->l_name);
+}
+
+/* NVRTC asks the loader for its built-in functions by name alone: one that lies beside it is found when it is open. */
+static void open_builtins(const nvrtc *n) {
+  char pattern[1100];
+  snprintf(pattern, sizeof pattern, "%s/libnvrtc-builtins.so.*", n->folder);
+  if (n->folder[0]) open_glob(pattern);
+}
+
 static bool look_up(void *library, const char *name, void *function) {
   void *address = dlsym(library, name);
   memcpy(function, &address, sizeof address);
@@ -79,6 +97,8 @@ static bool look_up(void *library, const char *name, void *function) {
 
 static dp_status open_nvrtc(nvrtc *n) {
   DP_TRY(open_library(&n->library));
+  find_folder(n);
+  open_builtins(n);
   bool complete =
       look_up(n->library, "nvrtcGetErrorString", &n->error_text) && look_up(n->library, "nvrtcVersion", &n->version) &&
       look_up(n->library, "nvrtcCreateProgram", &n->create) &&
@@ -98,7 +118,7 @@ dp_status cuda_find_compiler(dp_str *version) {
   DP_TRY(open_nvrtc(&n));
   int major = 0, minor = 0;
   n.version(&major, &minor);
-  dp_str_addf(version, "NVRTC %d.%d", major, minor);
+  dp_str_addf(version, "NVRTC %d.%d%s", major, minor, cuda_can_link(n.folder) ? ", nvJitLink" : "");
   dlclose(n.library);
   return DP_SUCCESS;
 }
@@ -161,8 +181,9 @@ static dp_status take_output(const nvrtc *n, nvrtc_program *program, cuda_output
   return failed(n, "no output", result);
 }
 
-static dp_status compile(const nvrtc *n, const char *text, const char *arch, cuda_output output, cg_object *object,
-                         cuda_resources *resources) {
+/* relocatable: the cubin is to be linked. */
+static dp_status compile(const nvrtc *n, const char *text, const char *arch, cuda_output output, bool relocatable,
+                         cg_object *object, cuda_resources *resources) {
   nvrtc_program *program = NULL;
   int result = n->create(&program, text, "step.cu", 0, NULL, NULL);
   if (result != 0) return failed(n, "the text is not taken", result);
@@ -172,7 +193,8 @@ static dp_status compile(const nvrtc *n, const char *text, const char *arch, cud
     snprintf(option, sizeof option, "--gpu-architecture=compute_%.12s", arch + 3);
   const char *options[] = {option,         "--std=c++17",        "--device-as-default-execution-space",
                            "--fmad=false", "--prec-div=true",    "--prec-sqrt=true",
-                           "--ftz=false",  "--disable-warnings", "--ptxas-options=-v"};
+                           "--ftz=false",  "--disable-warnings", "--ptxas-options=-v",
+                           relocatable ? "--relocatable-device-code=true" : "--relocatable-device-code=false"};
   result = n->compile(program, (int)DP_COUNT(options), options);
   char *log = log_of(n, program);
   dp_status status = DP_SUCCESS;
@@ -192,7 +214,12 @@ dp_status cuda_compile(const char *text, const char *arch, cuda_output output, c
   nvrtc n;
   *object = (cg_object){0};
   DP_TRY(open_nvrtc(&n));
-  dp_status status = compile(&n, text, arch, output, object, resources);
+  bool links = output == CUDA_CUBIN && strlen(text) > WHOLE_BYTES && cuda_can_link(n.folder);
+  dp_status status = compile(&n, text, arch, output, links, object, resources);
+  if (status.code == DP_OK && links && !cuda_link(n.folder, arch, object, resources)) {
+    cg_object_free(object);
+    status = compile(&n, text, arch, output, false, object, resources);
+  }
   dlclose(n.library);
   return status;
 }
