@@ -247,7 +247,7 @@ class Bench:
         self.figure("a step of a tiny model: what a launch costs", "us", self.run("decode", 40, TINY, **cost, **quick), lambda t: t * 1e6)
         self.first_token(s, cost)
         self.figure(f"training step of {prompt} tokens: {name}, masters in f32", "tok/s",
-                    self.run("train", 90, s, model="bench/gpu_bf16.dip", prompt=prompt, repeat=2 if self.dry else 5, seconds=quick["seconds"]),
+                    self.run("train", 25 if self.dry else 90, s, model="bench/gpu_bf16.dip", prompt=prompt, repeat=2 if self.dry else 5, seconds=quick["seconds"]),
                     rate(prompt), share=self.share_of("matmul_tflop_s", 6 * n * prompt, 1e12), of="matrix peak (MFU)", peer="train")
         self.compile_times(s)
         self.torch("train", 80)
