@@ -295,7 +295,12 @@ static dp_status part_train(const arguments *a) {
 static dp_status make_program(const arguments *a, dp_model *model, dp_trainer *trainer, const tile_program **program) {
   if (!a->train) {
     dp_options options = options_on(a, "cuda");
-    DP_TRY(api_open_source(&options, API_SHAPES, &model->source));
+    const char *colon = options.weights ? strrchr(options.weights, ':') : NULL;
+    ir_dtype type = IR_f32;
+    if (colon) ir_dtype_parse(colon + 1, &type);
+    options.weights = NULL; /* the shapes are enough */
+    DP_TRY(api_open_source(&options, API_TEXT, &model->source));
+    DP_TRY(rt_bind_shapes(model->source.module, type, &model->source.binding));
     DP_TRY(api_schedule(&options, &model->source, &model->program));
     *program = model->program;
     return DP_SUCCESS;
