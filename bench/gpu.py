@@ -237,7 +237,7 @@ class Bench:
         self.figure(f"prefill of {prompt} tokens: {name}", "tok/s", self.run("prefill", 60, s, **cost, **quick, prompt=prompt, step_tokens=prompt),
                     rate(prompt), share=self.share_of("matmul_tflop_s", 2 * (n - s["vocab"] * s["d"]) * prompt, 1e12), of="matrix peak", peer="prefill")
         batch = 4 if self.dry else 64
-        result = self.run("batch", 70, s, **cost, **{**quick, "count": 8}, batch=batch, context=64 * 2 * batch + 4096)
+        result = self.run("batch", 70, s, **cost, **{**quick, "count": 8}, batch=batch, context=320 * batch + 4096)
         if result[0]:
             self.check(f"decode of {batch} together and of one alone: the same bits ({name})",
                        (result[0], None if result[0]["same_bits"] else "bits differ"), time.monotonic())
