@@ -1,5 +1,5 @@
-/* bench/gpu.c: figures of one model on one device, each after a warm-up, as medians with their spread. Weights and token
- * ids are made at random: no file, no tokenizer. */
+/* bench/gpu.c: figures of one model on one device, each after a warm-up, as medians with their spread. Weights and
+ * token ids are made at random: no file, no tokenizer. */
 #include "bench/gpu.h"
 #include "api/train.h"
 #include "codegen/cuda/cuda.h"
@@ -37,7 +37,8 @@ static bool goes_on(const arguments *a, const samples *s, double begin) {
 /* ---- models */
 
 int32_t token_of(const dp_model *model, int64_t sequence, int64_t i) {
-  return (int32_t)(((uint64_t)(i + 1) * 2654435761u + (uint64_t)sequence * 40503u) % (uint64_t)dp_model_get_info(model).vocabulary);
+  return (int32_t)(((uint64_t)(i + 1) * 2654435761u + (uint64_t)sequence * 40503u) %
+                   (uint64_t)dp_model_get_info(model).vocabulary);
 }
 
 int64_t greatest(const float *row, int64_t count) {
@@ -60,7 +61,8 @@ dp_status open_on(const arguments *a, const char *device, dp_model **model) {
   return dp_model_open(&options, model);
 }
 
-static dp_status feed_prompt(const dp_model *model, dp_session *session, int64_t sequence, int64_t count, dp_logits *logits) {
+static dp_status feed_prompt(const dp_model *model, dp_session *session, int64_t sequence, int64_t count,
+                             dp_logits *logits) {
   int64_t step = dp_model_get_info(model).step_tokens;
   int32_t *ids = malloc(sizeof *ids * (size_t)(count + 1));
   dp_status status = ids ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for a prompt");
@@ -75,8 +77,8 @@ static dp_status feed_prompt(const dp_model *model, dp_session *session, int64_t
 
 static void print_model(const arguments *a, const dp_model *model, double opened) {
   dp_model_info info = dp_model_get_info(model);
-  printf("{\"part\": \"%s\", \"open_s\": %.3f, \"load_s\": %.3f, \"compile_s\": %.3f, \"compiled\": %s", a->part, opened,
-         info.load_s, info.compile_s, info.compiled ? "true" : "false");
+  printf("{\"part\": \"%s\", \"open_s\": %.3f, \"load_s\": %.3f, \"compile_s\": %.3f, \"compiled\": %s", a->part,
+         opened, info.load_s, info.compile_s, info.compiled ? "true" : "false");
 }
 
 /* ---- decode of one sequence: what dp_generate takes from token to token, sampling included */
@@ -102,7 +104,8 @@ static dp_status decode_once(const arguments *a, dp_model *model, samples *s) {
   for (int64_t i = 0; ids && i < a->prompt; i++) ids[i] = token_of(model, 0, i);
   clock_of_tokens clock = {.samples = s, .skip = 4};
   dp_generation generation = {.max_tokens = a->count, .go_on = note_token, .user = &clock};
-  dp_status status = ids ? dp_generate(session, ids, (size_t)a->prompt, &generation, NULL) : dp_fail(DP_NO_MEMORY, "no memory");
+  dp_status status =
+      ids ? dp_generate(session, ids, (size_t)a->prompt, &generation, NULL) : dp_fail(DP_NO_MEMORY, "no memory");
   free(ids);
   dp_session_free(session);
   return status;
@@ -159,7 +162,8 @@ static dp_status gather(dp_model *model, int64_t count, int64_t prompt, crowd *c
   dp_logits logits;
   *c = (crowd){calloc((size_t)count, sizeof *c->sessions), calloc((size_t)count, sizeof *c->parts),
                calloc((size_t)count, sizeof *c->ids), count};
-  if (!c->sessions || !c->parts || !c->ids) return dp_fail(DP_NO_MEMORY, "no memory for %lld sequences", (long long)count);
+  if (!c->sessions || !c->parts || !c->ids)
+    return dp_fail(DP_NO_MEMORY, "no memory for %lld sequences", (long long)count);
   for (int64_t i = 0; i < count; i++) {
     DP_TRY(dp_session_new(model, &c->sessions[i]));
     DP_TRY(feed_prompt(model, c->sessions[i], i, prompt, &logits));
@@ -192,7 +196,8 @@ static dp_status measure_crowd(const arguments *a, dp_model *model, int64_t coun
   double seconds;
   uint64_t unused = 0;
   dp_status status = gather(model, count, a->prompt, &c);
-  for (int64_t i = 0; status.code == DP_OK && i < a->count; i++) { /* as many steps alone as in company: bits are compared */
+  for (int64_t i = 0; status.code == DP_OK && i < a->count;
+       i++) { /* as many steps alone as in company: bits are compared */
     status = step_together(&c, &seconds, hash);
     if (i >= 4) add_sample(s, seconds);
   }
@@ -272,7 +277,8 @@ static dp_status train(const arguments *a, dp_trainer *trainer) {
     add_sample(&s, api_seconds() - before);
   }
   if (status.code == DP_OK)
-    printf(", \"tokens\": %lld, \"first_loss\": %.6g, \"last_loss\": %.6g", (long long)a->prompt, (double)first_loss, (double)loss);
+    printf(", \"tokens\": %lld, \"first_loss\": %.6g, \"last_loss\": %.6g", (long long)a->prompt, (double)first_loss,
+           (double)loss);
   print_samples("step_s", &s);
   free(ids);
   return status;
@@ -334,9 +340,11 @@ static dp_status compile_program(const arguments *a, const tile_program *program
   }
   dp_str version = {0};
   dp_status status = cuda_find_compiler(&version);
-  printf("{\"part\": \"compile\", \"compiler\": \"%s\", \"arch\": \"%s\", \"train\": %s, \"kinds\": %d, \"front_end_s\": %.3f, "
-         "\"bytes\": %zu", version.text ? version.text : "", a->arch ? a->arch : "", a->train ? "true" : "false",
-         program->kind_count, front, object.size);
+  printf("{\"part\": \"compile\", \"compiler\": \"%s\", \"arch\": \"%s\", \"train\": %s, \"kinds\": %d, "
+         "\"front_end_s\": %.3f, "
+         "\"bytes\": %zu",
+         version.text ? version.text : "", a->arch ? a->arch : "", a->train ? "true" : "false", program->kind_count,
+         front, object.size);
   print_samples("compile_s", &s);
   printf("}\n");
   dp_str_free(&version);
@@ -364,8 +372,8 @@ static dp_status part_device(const arguments *a) {
   char arch[16];
   DP_TRY(cuda_list_devices(&list, &count));
   cuda_arch(&list[0], arch);
-  printf("{\"part\": \"%s\", \"chip\": \"%s\", \"arch\": \"%s\", \"processors\": %d, \"memory\": %lld}\n", a->part, list[0].name,
-         arch, list[0].processors, (long long)list[0].memory);
+  printf("{\"part\": \"%s\", \"chip\": \"%s\", \"arch\": \"%s\", \"processors\": %d, \"memory\": %lld}\n", a->part,
+         list[0].name, arch, list[0].processors, (long long)list[0].memory);
   free(list);
   return DP_SUCCESS;
 }
@@ -377,12 +385,14 @@ static const struct {
   dp_status (*run)(const arguments *a);
 } parts[] = {
     {"device", "the first GPU", part_device},
-    {"invariance", "logits of alone, in company, in chunks, token by token: the same bits; their hash", check_invariance},
+    {"invariance", "logits of alone, in company, in chunks, token by token: the same bits; their hash",
+     check_invariance},
     {"reference", "logits beside the interpreter's", check_reference},
     {"integers", "a product of small whole numbers: the interpreter's bits", check_integers},
     {"decode", "a token at a time, as dp_generate", part_decode},
     {"prefill", "a prompt in steps of --step-tokens", part_prefill},
-    {"batch", "--batch sequences, a token each a step, and one alone: time, and whether the bits are the same", part_batch},
+    {"batch", "--batch sequences, a token each a step, and one alone: time, and whether the bits are the same",
+     part_batch},
     {"first", "open, and one prompt", part_first},
     {"train", "updates of one sequence of --prompt tokens", part_train},
     {"compile", "the seconds that NVRTC takes (--arch, --dump FILE)", part_compile},
@@ -390,9 +400,11 @@ static const struct {
 };
 
 static int usage(void) {
-  fprintf(stderr, "usage: gpu PART --model FILE [--set NAME=VALUE]... [--weights random:SEED[:TYPE]] [--device cuda|cpu|interp]\n"
-                  "           [--prompt N] [--count N] [--batch N] [--context N] [--step-tokens N] [--kv f16|f32] [--plan NAME]\n"
-                  "           [--repeat N] [--seconds S] [--arch sm_90a] [--dump FILE] [--cache DIR]\n");
+  fprintf(
+      stderr,
+      "usage: gpu PART --model FILE [--set NAME=VALUE]... [--weights random:SEED[:TYPE]] [--device cuda|cpu|interp]\n"
+      "           [--prompt N] [--count N] [--batch N] [--context N] [--step-tokens N] [--kv f16|f32] [--plan NAME]\n"
+      "           [--repeat N] [--seconds S] [--arch sm_90a] [--dump FILE] [--cache DIR]\n");
   for (size_t i = 0; i < DP_COUNT(parts); i++) fprintf(stderr, "  %-11s %s\n", parts[i].name, parts[i].doc);
   return 2;
 }
@@ -401,17 +413,26 @@ static bool read_flag(arguments *a, const char *flag, const char *value) {
   struct {
     const char *name, **text;
     int64_t *number;
-  } flags[] = {{"--model", &a->model.path, NULL},         {"--weights", &a->model.weights, NULL},
-               {"--device", &a->device, NULL},      {"--kv", &a->model.kv_type, NULL},
-               {"--plan", &a->model.plan, NULL},          {"--cache", &a->model.cache_dir, NULL},
-               {"--arch", &a->arch, NULL},                {"--dump", &a->dump, NULL},
-               {"--prompt", NULL, &a->prompt},            {"--count", NULL, &a->count},
-               {"--batch", NULL, &a->batch},              {"--repeat", NULL, &a->repeat},
-               {"--context", NULL, &a->model.context},    {"--step-tokens", NULL, &a->model.step_tokens}};
+  } flags[] = {{"--model", &a->model.path, NULL},
+               {"--weights", &a->model.weights, NULL},
+               {"--device", &a->device, NULL},
+               {"--kv", &a->model.kv_type, NULL},
+               {"--plan", &a->model.plan, NULL},
+               {"--cache", &a->model.cache_dir, NULL},
+               {"--arch", &a->arch, NULL},
+               {"--dump", &a->dump, NULL},
+               {"--prompt", NULL, &a->prompt},
+               {"--count", NULL, &a->count},
+               {"--batch", NULL, &a->batch},
+               {"--repeat", NULL, &a->repeat},
+               {"--context", NULL, &a->model.context},
+               {"--step-tokens", NULL, &a->model.step_tokens}};
   for (size_t i = 0; i < DP_COUNT(flags); i++) {
     if (strcmp(flag, flags[i].name) != 0) continue;
-    if (flags[i].text) *flags[i].text = value;
-    else *flags[i].number = strtoll(value, NULL, 10);
+    if (flags[i].text)
+      *flags[i].text = value;
+    else
+      *flags[i].number = strtoll(value, NULL, 10);
     return true;
   }
   if (strcmp(flag, "--seconds") == 0) return a->seconds = strtod(value, NULL), true;
@@ -421,8 +442,13 @@ static bool read_flag(arguments *a, const char *flag, const char *value) {
 }
 
 int main(int argc, char **argv) {
-  arguments a = {.model = {.weights = "random:7:bf16"}, .device = "cuda", .prompt = 16, .count = 64, .batch = 64,
-                 .repeat = 20, .seconds = 5};
+  arguments a = {.model = {.weights = "random:7:bf16"},
+                 .device = "cuda",
+                 .prompt = 16,
+                 .count = 64,
+                 .batch = 64,
+                 .repeat = 20,
+                 .seconds = 5};
   if (argc < 2) return usage();
   a.part = argv[1];
   a.model.sets = a.sets;

@@ -28,8 +28,8 @@ static dp_status same(const rows *a, const rows *b, const char *what) {
     return dp_fail(DP_BUG, "%s: %" PRId64 " rows, not %" PRId64, what, b->count, a->count);
   for (int64_t i = 0; i < a->count * a->columns; i++)
     if (memcmp(&a->data[i], &b->data[i], sizeof(float)) != 0)
-      return dp_fail(DP_BUG, "%s: row %" PRId64 ", column %" PRId64 " is %a, not %a", what, i / a->columns, i % a->columns,
-                     (double)b->data[i], (double)a->data[i]);
+      return dp_fail(DP_BUG, "%s: row %" PRId64 ", column %" PRId64 " is %a, not %a", what, i / a->columns,
+                     i % a->columns, (double)b->data[i], (double)a->data[i]);
   return DP_SUCCESS;
 }
 
@@ -83,7 +83,8 @@ static dp_status step_in_company(company *c, int64_t size, const int64_t *counts
 }
 
 static dp_status in_company(const arguments *a, dp_model *model, int64_t size, rows *r) {
-  company c = {calloc((size_t)size, sizeof *c.sessions), calloc((size_t)size, sizeof *c.parts), calloc((size_t)size, sizeof *c.ids)};
+  company c = {calloc((size_t)size, sizeof *c.sessions), calloc((size_t)size, sizeof *c.parts),
+               calloc((size_t)size, sizeof *c.ids)};
   int64_t *counts = calloc((size_t)size, sizeof *counts);
   bool enough = c.sessions && c.parts && c.ids && counts;
   dp_status status = enough ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory for sequences");
@@ -133,7 +134,8 @@ static dp_status compare_company(const arguments *a, dp_model *model, const rows
 }
 
 static dp_status check_sizes(const arguments *a, const dp_model *model) {
-  if (a->prompt < 1 || a->prompt + a->count > MOST_TOKENS || a->prompt + a->count > dp_model_get_info(model).step_tokens)
+  if (a->prompt < 1 || a->prompt + a->count > MOST_TOKENS ||
+      a->prompt + a->count > dp_model_get_info(model).step_tokens)
     return dp_fail(DP_INVALID, "--prompt and --count must fit in a step and in %d tokens", MOST_TOKENS);
   return DP_SUCCESS;
 }
@@ -147,8 +149,8 @@ dp_status check_invariance(const arguments *a) {
   if (status.code == DP_OK) status = compare_cuts(a, model, &whole);
   if (status.code == DP_OK) status = compare_company(a, model, &whole);
   if (status.code == DP_OK)
-    printf("{\"part\": \"invariance\", \"numbers\": %" PRId64 ", \"hash\": \"%016" PRIx64 "\"}\n", whole.count * whole.columns,
-           dp_hash(0, whole.data, sizeof(float) * (size_t)(whole.count * whole.columns)));
+    printf("{\"part\": \"invariance\", \"numbers\": %" PRId64 ", \"hash\": \"%016" PRIx64 "\"}\n",
+           whole.count * whole.columns, dp_hash(0, whole.data, sizeof(float) * (size_t)(whole.count * whole.columns)));
   free(whole.data);
   dp_model_free(model);
   return status;
@@ -177,7 +179,8 @@ static dp_status compare(const rows *defined, const rows *r) {
     other += memcmp(&r->data[i], &defined->data[i], sizeof(float)) != 0;
   }
   printf("{\"part\": \"reference\", \"numbers\": %" PRId64 ", \"with_other_bits\": %" PRId64
-         ", \"largest_difference\": %.3g, \"largest\": %.6g}\n", r->count * r->columns, other, difference, largest);
+         ", \"largest_difference\": %.3g, \"largest\": %.6g}\n",
+         r->count * r->columns, other, difference, largest);
   if (difference <= tolerance * largest) return DP_SUCCESS;
   return dp_fail(DP_BUG, "logits differ by %g, the largest is %g", difference, largest);
 }
@@ -194,7 +197,9 @@ dp_status check_reference(const arguments *a) {
 
 /* ---- whole numbers: a sum of their products is exact in any order, so every numerics gives it */
 
-static int integer_at(int weight, int64_t row, int64_t col) { return (int)((row * 31 + col * 17 + weight * 5 + row * col % 13) % 17) - 8; }
+static int integer_at(int weight, int64_t row, int64_t col) {
+  return (int)((row * 31 + col * 17 + weight * 5 + row * col % 13) % 17) - 8;
+}
 
 static dp_status fill(api_source *source, int weight, int64_t *cols) {
   const rt_bound *bound = rt_binding_get(source->binding, weight, 0);
@@ -215,8 +220,8 @@ static dp_status check_products(const int32_t *ids, const rt_logits *logits, int
       int64_t sum = 0;
       for (int64_t k = 0; k < depth; k++) sum += integer_at(0, ids[t], k) * integer_at(1, n, k);
       if (logits->data[t * logits->stride + n] != (float)sum)
-        return dp_fail(DP_BUG, "of %" PRId64 " tokens: row %" PRId64 ", column %" PRId64 " is %.9g, not %" PRId64, logits->rows, t,
-                       n, (double)logits->data[t * logits->stride + n], sum);
+        return dp_fail(DP_BUG, "of %" PRId64 " tokens: row %" PRId64 ", column %" PRId64 " is %.9g, not %" PRId64,
+                       logits->rows, t, n, (double)logits->data[t * logits->stride + n], sum);
     }
   return DP_SUCCESS;
 }

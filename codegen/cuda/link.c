@@ -1,8 +1,10 @@
-/* codegen/cuda/link.c: relocatable GPU code to a cubin by nvJitLink, which the toolkit and the wheel nvidia-nvjitlink have.
+/* codegen/cuda/link.c: relocatable GPU code to a cubin by nvJitLink, which the toolkit and the wheel nvidia-nvjitlink
+ * have.
  *
- * ptxas looks at a program's functions all together, in a time that grows faster than their number: 24 s for the 67 task
- * kinds of a training step, 5 s when it takes each by itself, as it does for code that is to be linked. What that costs is
- * that a function saves its caller's registers (up to 700 bytes a thread and call); so only large texts go this way. */
+ * ptxas looks at a program's functions all together, in a time that grows faster than their number: 24 s for the 67
+ * task kinds of a training step, 5 s when it takes each by itself, as it does for code that is to be linked. What that
+ * costs is that a function saves its caller's registers (up to 700 bytes a thread and call); so only large texts go
+ * this way. */
 #include "codegen/cuda/cuda.h"
 
 #include <dlfcn.h>
@@ -57,7 +59,8 @@ static bool open_linker(const char *nvrtc_folder, linker *l) {
       look_up(l->library, "nvJitLinkAddData", &l->add) && look_up(l->library, "nvJitLinkComplete", &l->complete) &&
       look_up(l->library, "nvJitLinkGetLinkedCubinSize", &l->cubin_size) &&
       look_up(l->library, "nvJitLinkGetLinkedCubin", &l->cubin) &&
-      look_up(l->library, "nvJitLinkGetInfoLogSize", &l->log_size) && look_up(l->library, "nvJitLinkGetInfoLog", &l->log))
+      look_up(l->library, "nvJitLinkGetInfoLogSize", &l->log_size) &&
+      look_up(l->library, "nvJitLinkGetInfoLog", &l->log))
     return true;
   dlclose(l->library);
   return false;

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WHOLE_BYTES = 160000 }; /* a text up to which ptxas takes a program as a whole (link.c); inference's have 80,000 */
+/* A text up to which ptxas takes a program as a whole (link.c); inference's have about 100,000. */
+enum { WHOLE_BYTES = 160000 };
 
 typedef struct nvrtc_program nvrtc_program;
 
