@@ -242,6 +242,7 @@ void compiles_without_spills(const subject *s, size_t from, size_t to) {
     ck_assert_msg(r.spill_stores == 0 && r.spill_loads == 0, "%s for %s: %lld bytes of spills", s->name,
                   architectures[i], (long long)(r.spill_stores + r.spill_loads));
     ck_assert_mem_eq(cubin.bytes, "\177ELF", 4);
+    ck_assert_int_eq(((const char *)cubin.bytes)[16], 2); /* ET_EXEC: it can be loaded as it is */
     cg_object_free(&cubin);
   }
   dp_str_free(&text);

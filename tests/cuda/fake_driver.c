@@ -3,6 +3,9 @@
  * tests/cuda/fake_nvrtc.c, and a launch runs it. Every pointer of a launch must be of the device. FAKE_CUDA says what
  * is wrong with the device: "none" (there is none), "old" (compute capability 7.5), "small" (4 KB), "driver" (of
  * CUDA 11.4); or its compute capability, as "8.6". A real cubin or PTX is loaded too, and can be asked for no function. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "codegen/cuda/cuda.h"
 
 #include <dlfcn.h>

@@ -45,7 +45,7 @@ static int write_source(const char *path, const char *text) {
   int entries = 0;
   if (!file) return INVALID;
   fprintf(file, "#include \"%s/cuda/host.hh\"\nnamespace p0 {\n%s}\n", DIPPER_TEST_DIR, text);
-  while (snprintf(name, sizeof name, "dipper_step_%d", entries), strstr(text, name)) entries++;
+  while (snprintf(name, sizeof name, "(dipper_step_%d)", entries), strstr(text, name)) entries++;
   if (!entries) fprintf(file, "#error the text has no kernel\n");
   for (int e = 0; e < entries; e++)
     fprintf(file, "static void step_%d(const void *l) { p0::dipper_step_%d(*(const p0::Launch *)l); }\n", e, e);
