@@ -322,7 +322,7 @@ static const struct {
      "the other counters are not cleared"},
     {K_OPEN, "one too many is cleared", "i < launch.counter_count;", "i <= launch.counter_count;",
      "outside of the launch's memory"},
-    {K_OPEN, "the counters in use are cleared", "launch.other_counters[i] = 0;", "launch.counters[i] = 0;",
+    {K_OPEN, "the counters in use are cleared", "block.other_counters[i] = 0;", "block.counters[i] = 0;",
      "the other counters are not cleared"},
     {K_SUM, "a step of the tree less", "by >= 1; by /= 2) lane = scalar_add", "by >= 2; by /= 2) lane = scalar_add",
      OTHER},
