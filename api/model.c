@@ -99,7 +99,7 @@ dp_status api_choose_device(dp_options *options, dp_str *note, dp_str *name) {
   dp_str_free(&unused);
   if (status.code == DP_OK || strcmp(device, "cuda") == 0) return status;
   dp_str_addf(note, "on the CPU: %s", dp_status_text(&status));
-  dp_str_free(name);
+  if (name) dp_str_free(name);
   options->backend = NULL;
   dp_status_free(&status);
   return DP_SUCCESS;
