@@ -1,6 +1,7 @@
-/* tests/test_docs.c: what the docs say is so. docs/ops.md is made of the tables; run with DIPPER_UPDATE=1 to write it anew. In
- * README.md, CONTRIBUTING.md and docs/ every path between backticks exists, and every listing (a fenced or an indented block) has
- * a mark, an HTML comment on the line before it (before an indented one a blank line may stand between):
+/* tests/test_docs.c: what the docs say is so. docs/ops.md is made of the tables; run with DIPPER_UPDATE=1 to write it
+ * anew. In README.md, CONTRIBUTING.md and docs/ every path between backticks exists, and every listing (a fenced or an
+ * indented block) has a mark, an HTML comment on the line before it (before an indented one a blank line may stand
+ * between):
  *
  *   <!-- run -->             "$ COMMAND" and below it all that it prints, stdout and stderr
  *   <!-- commands -->        lines of commands; what they print is not shown
@@ -10,10 +11,10 @@
  *   <!-- held by PATH -->    a test of its own holds it
  *   <!-- skip: REASON -->    nobody runs it; the reason is printed
  *
- * Behind `run` and `commands`: ", needs weights" (also dot, python3), ", exit N", ", numbers vary" (a number stands for any),
- * ", alike WORD WORD ..." (so do these words for each other), ", any order" (of lines). In what is printed or excerpted a line "..."
- * stands for any lines, "..." in a line for any characters. The commands of a page run in one empty folder, where models/ and tests/
- * are the tree's, and model.gguf and build/weights/ the test weights. */
+ * Behind `run` and `commands`: ", needs weights" (also dot, python3), ", exit N", ", numbers vary" (a number stands for
+ * any), ", alike WORD WORD ..." (so do these words for each other), ", any order" (of lines). In what is printed or
+ * excerpted a line "..." stands for any lines, "..." in a line for any characters. The commands of a page run in one
+ * empty folder, where models/ and tests/ are the tree's, and model.gguf and build/weights/ the test weights. */
 #include "base/base.h"
 #include "codegen/codegen.h"
 #include "ir/ir.h"
@@ -99,7 +100,8 @@ static void passes(dp_str *out) {
 
 START_TEST(the_op_reference_is_that_of_the_tables) {
   dp_str text = {0};
-  dp_str_add(&text, "# Ops\n\nMade of `ir/ops.def`, `ir/tile_ops.def`, `ir/scalar.def` and `passes/passes.def` by `tests/test_docs.c`.\n\n");
+  dp_str_add(&text, "# Ops\n\nMade of `ir/ops.def`, `ir/tile_ops.def`, `ir/scalar.def` and `passes/passes.def` by "
+                    "`tests/test_docs.c`.\n\n");
   graph_ops(&text);
   tile_ops(&text);
   passes(&text);
@@ -112,13 +114,14 @@ START_TEST(the_op_reference_is_that_of_the_tables) {
   size_t length;
   dp_status status = dp_read_file(OPS, &file, &length);
   ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status));
-  ck_assert_msg(strcmp(file, text.text) == 0, "docs/ops.md is not what the tables say: run DIPPER_UPDATE=1 ctest -R docs");
+  ck_assert_msg(strcmp(file, text.text) == 0,
+                "docs/ops.md is not what the tables say: run DIPPER_UPDATE=1 ctest -R docs");
   free(file);
   dp_str_free(&text);
 }
 END_TEST
 
-/* ---- lines ------------------------------------------------------------------------------------------------------- */
+/* ---- lines ----------------------------------------------------------------------------------------------------- */
 
 typedef struct lines {
   char *text; /* cut at the ends of lines */
@@ -152,7 +155,8 @@ static const char *past_blanks(const char *at) { return at + strspn(at, " "); }
 static const char *past_number(const char *at) {
   size_t n = strspn(at, "0123456789.,");
   while (n > 1 && !isdigit((unsigned char)at[n - 1])) n--;
-  if (at[n] == 'e' && (at[n + 1] == '-' || at[n + 1] == '+') && isdigit((unsigned char)at[n + 2])) n += 2 + strspn(at + n + 2, "0123456789");
+  if (at[n] == 'e' && (at[n + 1] == '-' || at[n + 1] == '+') && isdigit((unsigned char)at[n + 2]))
+    n += 2 + strspn(at + n + 2, "0123456789");
   return at + n;
 }
 
@@ -170,10 +174,9 @@ static char *leveled(const char *line, const char *alike) {
   for (const char *at = past_blanks(line); *at;) {
     bool begins = at == line || !(isalnum((unsigned char)at[-1]) || at[-1] == '_');
     size_t word = begins ? word_of(alike, at) : 0;
-    if (word) dp_str_add(&out, "#"), at += word;
-    else if (isdigit((unsigned char)*at)) dp_str_add(&out, "0"), at = past_number(at);
-    else if (*at == ' ') dp_str_add(&out, " "), at = past_blanks(at);
-    else dp_str_addc(&out, *at++);
+    bool number = isdigit((unsigned char)*at), blank = *at == ' ';
+    dp_str_addc(&out, word ? '#' : number ? '0' : *at);
+    at = word ? at + word : number ? past_number(at) : blank ? past_blanks(at) : at + 1;
   }
   return out.text ? out.text : strdup("");
 }
@@ -193,8 +196,8 @@ static bool line_matches(const char *want, const char *got) {
 
 static bool is_any(const char *line) { return strcmp(past_blanks(line), "...") == 0; }
 
-/* The first line of `want` that is not there, `want_count` when there are more than that, or -1. A "..." takes as few lines as it
- * can. */
+/* The first line of `want` that is not there, `want_count` when there are more than that, or -1. A "..." takes as few
+ * lines as it can. */
 static int first_missing(char *const *want, int want_count, char *const *got, int got_count) {
   int at = 0, retry_want = -1, retry_at = 0, furthest = 0;
   for (int i = 0; i < want_count || at < got_count;) {
@@ -234,16 +237,16 @@ static int first_missing_anywhere(char *const *want, int want_count, char *const
   return missing < 0 && left > 0 && !any ? want_count : missing;
 }
 
-/* ---- a page and its listings ----------------------------------------------------------------------------------------- */
+/* ---- a page and its listings ----------------------------------------------------------------------------------- */
 
 typedef struct counts {
   int listings, run, commands, files, excerpts, modules, held, skipped, paths;
 } counts;
 
 typedef struct page {
-  const char *name;   /* docs/language.md */
-  char folder[64];    /* where its commands run */
-  dp_str *faults;     /* a line or more for each */
+  const char *name; /* docs/language.md */
+  char folder[64];  /* where its commands run */
+  dp_str *faults;   /* a line or more for each */
   dp_str *skips;
   counts *counts;
   int fault_count;
@@ -293,7 +296,7 @@ static dp_str joined(char *const *at, int count) {
   return text;
 }
 
-/* ---- commands -------------------------------------------------------------------------------------------------------- */
+/* ---- commands -------------------------------------------------------------------------------------------------- */
 
 typedef struct how {
   bool vary, any_order;
@@ -308,6 +311,23 @@ static bool has_program(const char *name) {
   return system(command) == 0;
 }
 
+/* One word of the mark; false when there is none such. */
+static bool read_word(const char *word, how *h) {
+  const char *lacks = h->lacks;
+  char name[16];
+  if (strcmp(word, "numbers vary") == 0) return h->vary = true;
+  if (strcmp(word, "any order") == 0) return h->any_order = true;
+  if (sscanf(word, "exit %d", &h->exit) == 1) return true;
+  if (sscanf(word, "alike %127[a-z_ ]", h->alike) == 1) return h->vary = true;
+  if (sscanf(word, "needs %15s", name) != 1) return false;
+  if (strcmp(name, "weights") == 0) lacks = access(SMOLLM2, R_OK) == 0 ? lacks : "there are no test weights";
+  else if (strcmp(name, "dot") == 0) lacks = has_program(name) ? lacks : "Graphviz is not installed";
+  else if (strcmp(name, "python3") == 0) lacks = has_program(name) ? lacks : "python3 is not installed";
+  else return false;
+  h->lacks = lacks;
+  return true;
+}
+
 /* What stands behind the first word of the mark. */
 static bool read_how(const listing *l, how *h) {
   char words[256], *rest = words;
@@ -315,18 +335,9 @@ static bool read_how(const listing *l, how *h) {
   snprintf(words, sizeof words, "%s", l->mark + strcspn(l->mark, ","));
   for (char *word; (word = strsep(&rest, ","));) {
     word += strspn(word, " ");
-    if (!*word) continue;
-    if (strcmp(word, "numbers vary") == 0) h->vary = true;
-    else if (strcmp(word, "any order") == 0) h->any_order = true;
-    else if (sscanf(word, "alike %127[a-z_ ]", h->alike) == 1) h->vary = true;
-    else if (sscanf(word, "exit %d", &h->exit) == 1) continue;
-    else if (strcmp(word, "needs weights") == 0) h->lacks = access(SMOLLM2, R_OK) == 0 ? h->lacks : "there are no test weights";
-    else if (strcmp(word, "needs dot") == 0) h->lacks = has_program("dot") ? h->lacks : "Graphviz is not installed";
-    else if (strcmp(word, "needs python3") == 0) h->lacks = has_program("python3") ? h->lacks : "python3 is not installed";
-    else {
-      fault(l->page, l->line, "'%s' is nothing that a mark says", word);
-      return false;
-    }
+    if (!*word || read_word(word, h)) continue;
+    fault(l->page, l->line, "'%s' is nothing that a mark says", word);
+    return false;
   }
   return true;
 }
@@ -338,7 +349,8 @@ static int run_shell(const page *p, const char *script, char **printed) {
   snprintf(out, sizeof out, "%s.out", p->folder);
   dp_status status = dp_write_file_atomic(file, script, strlen(script));
   ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status));
-  snprintf(command, sizeof command, "cd %s && DIPPER_CACHE=%s.cache PATH=\"$(dirname %s):$PATH\" sh -e %s >%s 2>&1 </dev/null", p->folder,
+  snprintf(command, sizeof command,
+           "cd %s && DIPPER_CACHE=%s.cache PATH=\"$(dirname %s):$PATH\" sh -e %s >%s 2>&1 </dev/null", p->folder,
            p->folder, DIPPER_COMMAND, file, out);
   int state = system(command);
   *printed = read_or_null(out);
@@ -366,7 +378,8 @@ static int first_not_printed(const how *h, char *const *want, int want_count, ch
   char **levels = calloc((size_t)(want_count + got_count) + 1, sizeof *levels);
   for (int i = 0; i < want_count; i++) levels[i] = h->vary ? leveled(want[i], h->alike) : want[i];
   for (int i = 0; i < got_count; i++) levels[want_count + i] = h->vary ? leveled(got[i], h->alike) : got[i];
-  int missing = (h->any_order ? first_missing_anywhere : first_missing)(levels, want_count, levels + want_count, got_count);
+  int missing =
+      (h->any_order ? first_missing_anywhere : first_missing)(levels, want_count, levels + want_count, got_count);
   for (int i = 0; h->vary && i < want_count + got_count; i++) free(levels[i]);
   free(levels);
   return missing;
@@ -395,7 +408,8 @@ static void run_one(const listing *l, const how *h, int first, int begin, int en
 }
 
 static void run_each(const listing *l, const how *h) {
-  if (l->count == 0 || strncmp(l->lines[0], "$ ", 2) != 0) fault(l->page, l->line, "this begins with no command: '$ ...'");
+  if (l->count == 0 || strncmp(l->lines[0], "$ ", 2) != 0)
+    fault(l->page, l->line, "this begins with no command: '$ ...'");
   for (int i = 0; i < l->count;) {
     int first = i++;
     while (i < l->count && goes_on(l->lines[i - 1])) i++;
@@ -414,12 +428,14 @@ static void run_listing(const listing *l) {
     skip(l, h.lacks);
     return;
   }
-  if (strncmp(l->mark, "run", 3) == 0) run_each(l, &h);
-  else run_commands(l, &h);
+  if (strncmp(l->mark, "run", 3) == 0)
+    run_each(l, &h);
+  else
+    run_commands(l, &h);
   l->page->counts->run++;
 }
 
-/* ---- other marks ----------------------------------------------------------------------------------------------------- */
+/* ---- other marks ----------------------------------------------------------------------------------------------- */
 
 static void write_listing(const listing *l) {
   char path[256];
@@ -446,7 +462,8 @@ static void compare_excerpt(const listing *l) {
   want[0] = want[l->count + 1] = any;
   memcpy(want + 1, l->lines, (size_t)l->count * sizeof *want);
   int missing = first_missing(want, l->count + 2, file.at, file.count);
-  if (missing > 0) fault(l->page, l->line + missing - 1, "%s has not, or not behind the line before:\n%s", path, want[missing]);
+  if (missing > 0)
+    fault(l->page, l->line + missing - 1, "%s has not, or not behind the line before:\n%s", path, want[missing]);
   free(want);
   lines_free(&file);
 }
@@ -456,10 +473,14 @@ static void print_again(const listing *l) {
   dp_diags *diags = dp_diags_new();
   ir_module *module = ir_parse(l->page->name, text.text, text.length, diags);
   l->page->counts->modules++;
-  if (module) ir_print(&printed, module);
-  else dp_diags_render(diags, &said, false);
-  if (!module) fault(l->page, l->line, "no module:\n%s", said.text);
-  else if (strcmp(printed.text, text.text) != 0) fault(l->page, l->line, "it is printed as\n%s", printed.text);
+  if (module)
+    ir_print(&printed, module);
+  else
+    dp_diags_render(diags, &said, false);
+  if (!module)
+    fault(l->page, l->line, "no module:\n%s", said.text);
+  else if (strcmp(printed.text, text.text) != 0)
+    fault(l->page, l->line, "it is printed as\n%s", printed.text);
   ir_module_free(module);
   dp_diags_free(diags);
   dp_str_free(&text);
@@ -480,9 +501,9 @@ static void skip_listing(const listing *l) { skip(l, l->mark + strlen("skip: "))
 static const struct {
   const char *begins;
   void (*check)(const listing *l);
-} marks[] = {{"run", run_listing},          {"commands", run_listing},  {"file ", write_listing},
-             {"excerpt of ", compare_excerpt}, {"ir", print_again},      {"held by ", find_holder},
-             {"skip: ", skip_listing}};
+} marks[] = {
+    {"run", run_listing}, {"commands", run_listing}, {"file ", write_listing}, {"excerpt of ", compare_excerpt},
+    {"ir", print_again},  {"held by ", find_holder}, {"skip: ", skip_listing}};
 
 static void check_listing(const listing *l) {
   l->page->counts->listings++;
@@ -500,7 +521,7 @@ static void check_listing(const listing *l) {
   fault(l->page, l->line, "'%s' is no mark of a listing", l->mark);
 }
 
-/* ---- finding them ---------------------------------------------------------------------------------------------------- */
+/* ---- finding them ---------------------------------------------------------------------------------------------- */
 
 /* The mark in the line above, or above a blank line; cuts that line. */
 static const char *mark_above(const lines *l, int at) {
@@ -536,11 +557,11 @@ static void check_block(page *p, lines *l, int begin, int end, int indentation, 
   check_listing(&found);
 }
 
-/* A span between backticks that begins with a folder of the tree is a path, `*` standing for any characters; words of capitals
- * (NAME, MODEL) stand for others. */
+/* A span between backticks that begins with a folder of the tree is a path, `*` standing for any characters; words of
+ * capitals (NAME, MODEL) stand for others. */
 static void check_path(page *p, int line, const char *span, size_t n) {
-  static const char *const folders[] = {"api/",    "base/",   "bench/",   "codegen/", "docs/",  "frontend/", "include/",
-                                        "ir/",     "models/", "passes/",  "runtime/", "tests/", "tools/"};
+  static const char *const folders[] = {"api/", "base/",   "bench/",  "codegen/", "docs/",  "frontend/", "include/",
+                                        "ir/",  "models/", "passes/", "runtime/", "tests/", "tools/"};
   char path[256], full[1024];
   snprintf(path, sizeof path, "%.*s", (int)n, span);
   bool ours = false, placeholder = strpbrk(path, " {}<>()$=|,") || strstr(path, "/."); /* made by a run: bench/.cache */
@@ -580,12 +601,13 @@ static void check_text(page *p, char *text) {
   lines_free(&l);
 }
 
-/* ---- the folder of a page -------------------------------------------------------------------------------------------- */
+/* ---- the folder of a page -------------------------------------------------------------------------------------- */
 
 static void make_folder(const page *p) {
   char command[2048];
   snprintf(command, sizeof command,
-           "mkdir -p %s/build/weights && cd %s && ln -s %s/models %s/tests . && if [ -e %s ]; then ln -s %s model.gguf && ln -s %s build/weights; fi",
+           "mkdir -p %s/build/weights && cd %s && ln -s %s/models %s/tests . && if [ -e %s ]; then ln -s %s model.gguf "
+           "&& ln -s %s build/weights; fi",
            p->folder, p->folder, DIPPER_SOURCE_DIR, DIPPER_SOURCE_DIR, SMOLLM2, SMOLLM2, SMOLLM2);
   ck_assert_int_eq(system(command), 0);
 }
@@ -605,7 +627,7 @@ static int check_page(const char *name, char *text, const char *folder, dp_str *
   return p.fault_count;
 }
 
-/* ---- the tests ------------------------------------------------------------------------------------------------------- */
+/* ---- the tests ------------------------------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
@@ -651,8 +673,10 @@ START_TEST(every_listing_of_the_docs_is_run) {
     }
     free(names[i]);
   }
-  printf("%d listings: %d run (%d commands), %d files for them, %d excerpts, %d modules, %d held by other tests, %d skipped; %d paths\n%s",
-         sum.listings, sum.run, sum.commands, sum.files, sum.excerpts, sum.modules, sum.held, sum.skipped, sum.paths, skips.text ? skips.text : "");
+  printf("%d listings: %d run (%d commands), %d files for them, %d excerpts, %d modules, %d held by other tests, %d "
+         "skipped; %d paths\n%s",
+         sum.listings, sum.run, sum.commands, sum.files, sum.excerpts, sum.modules, sum.held, sum.skipped, sum.paths,
+         skips.text ? skips.text : "");
   fflush(stdout);
   remove_folder(folder);
   if (faulty) fprintf(stderr, "%s", faults.text);
@@ -691,14 +715,15 @@ static const struct {
     {"see `passes/nothing_*.c`\n", "there is no `passes/nothing_*.c`"},
 };
 
-static const char right[] = "<!-- file a.txt -->\n```\nfirst\n\n  7 dippers, 1,024 wrens\n```\n"
-                            "<!-- run, numbers vary -->\n\n    $ cat \\\n        a.txt\n    first\n\n     12 dippers, 3.5 wrens\n\n"
-                            "    $ seq 100\n    1\n    ...\n    98\n    ...\n\n"
-                            "    $ echo one two three; seq 4\n    one...three\n    ...\n\n"
-                            "<!-- run, any order, alike cat dog -->\n\n    $ seq 3; echo dog 2e-05\n    cat 1\n    ...\n    3\n\n"
-                            "- a list\n  goes on\n\n<!-- commands, exit 2 -->\n```sh\ntest -e a.txt   # a comment\nexit 2\n```\n"
-                            "<!-- excerpt of models/llama.dip -->\n```\nmodel llama {\n  dim vocab ...\n  ...\n}\n```\n"
-                            "<!-- skip: it says nothing -->\n\n    nothing\n\nsee `docs/ops.md`, `passes/*.c`, `passes/NAME.c` and `a/b`\n";
+static const char right[] =
+    "<!-- file a.txt -->\n```\nfirst\n\n  7 dippers, 1,024 wrens\n```\n"
+    "<!-- run, numbers vary -->\n\n    $ cat \\\n        a.txt\n    first\n\n     12 dippers, 3.5 wrens\n\n"
+    "    $ seq 100\n    1\n    ...\n    98\n    ...\n\n"
+    "    $ echo one two three; seq 4\n    one...three\n    ...\n\n"
+    "<!-- run, any order, alike cat dog -->\n\n    $ seq 3; echo dog 2e-05\n    cat 1\n    ...\n    3\n\n"
+    "- a list\n  goes on\n\n<!-- commands, exit 2 -->\n```sh\ntest -e a.txt   # a comment\nexit 2\n```\n"
+    "<!-- excerpt of models/llama.dip -->\n```\nmodel llama {\n  dim vocab ...\n  ...\n}\n```\n"
+    "<!-- skip: it says nothing -->\n\n    nothing\n\nsee `docs/ops.md`, `passes/*.c`, `passes/NAME.c` and `a/b`\n";
 
 START_TEST(what_is_wrong_in_a_page_is_found) {
   if (!cg_find_backend("llvm")) return; /* commands are skipped then */
@@ -734,7 +759,8 @@ START_TEST(the_readme_names_every_page) {
   char *names[64], *readme = read_of_tree("README.md");
   int count = page_names(names, (int)DP_COUNT(names));
   for (int i = 0; i < count; i++) {
-    if (strcmp(names[i], "README.md") != 0) ck_assert_msg(strstr(readme, names[i]) != NULL, "README.md does not name %s", names[i]);
+    if (strcmp(names[i], "README.md") != 0)
+      ck_assert_msg(strstr(readme, names[i]) != NULL, "README.md does not name %s", names[i]);
     free(names[i]);
   }
   free(readme);
