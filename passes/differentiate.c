@@ -344,6 +344,14 @@ static dp_status save_what_is_used(second_body *b, ir_block *body) {
   return DP_SUCCESS;
 }
 
+static dp_status not_carried(const ir_value *value) {
+  const char *maker = value->def ? ir_op_info_of(value->def->code)->name : "graph";
+  return dp_fail(DP_UNSUPPORTED,
+                 "the gradient of %s%s is not known, which a loop uses but does not carry; a loop carries what it assigns, "
+                 "be it `x0 = x0;`",
+                 value->name ? "value " : "what comes of ", value->name ? value->name : maker);
+}
+
 /* Arithmetic on weights alone that stands before the loop is made in it, where its gradient is known; of activations
  * made before the loop only those that it carries have one. */
 static dp_status sink_weights(gradient_state *g, ir_block *body, ir_block *block) {
@@ -353,8 +361,7 @@ static dp_status sink_weights(gradient_state *g, ir_block *body, ir_block *block
       bool inside = (value->def ? value->def->parent : value->block) == body;
       if (inside || !gradient_needed(g, value) || gradient_weight(value)) continue;
       if (has_rows(&value->type))
-        return dp_fail(DP_UNSUPPORTED, "the gradient of value '%s' is not known, which a loop uses but does not carry",
-                       value->name ? value->name : "");
+        return not_carried(value);
       ir_op *copy = ir_clone(value->def, body, body->first, NULL, NULL, 0);
       copy->results[0]->id = 0;
       ir_replace_uses(body, value, copy->results[0]);

@@ -332,6 +332,7 @@ static dp_status build_group(fusing *f, int group) {
   ir_attr name = ir_attr_s("name", name_of(f, group));
   ir_op *op = ir_emit(f->block, f->block->last, IR_OP_group, b.inputs, b.input_count, &name, 1, b.body, loc, NULL);
   DP_CHECK(op, "fuse: group %s", name.s);
+  op->mark = -1; /* none of the ops that were here: `definer` does not know it */
   for (int i = 0; i < results; i++) {
     op->results[i]->name = dp_arena_strdup(f->graph->block->module->arena, result_name(f, outer[i], group));
     ir_replace_uses(f->graph->block, outer[i], op->results[i]);

@@ -319,7 +319,7 @@ START_TEST(what_is_not_known_is_refused) {
       {"weight @n : f32[12] from \"n\" ", "%w = weight {name = \"n\"} %s = reduce_sum %w %y = add %x, %s",
        "other than elementwise arithmetic on weights"},
       {"", "%y = loop %x {count = 2} (%l: i32[], %c: f32[T, 12]) { %n = mul %c, %z yield %n } : f32[T, 12]",
-       "which a loop uses but does not carry"},
+       "the gradient of value z is not known, which a loop uses but does not carry; a loop carries what it assigns"},
       {"",
        "%four = reshape %x {to = f32[T, 3, 2, 2]} %part = slice %z {first = 0, count = 6} %p = reshape %part {to = "
        "f32[T, 3, 1, 2]} "
