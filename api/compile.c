@@ -80,6 +80,8 @@ static dp_status compile_one(compiling *c, const cg_backend *backend, const char
 }
 
 static dp_status compile_objects(compiling *c) {
+  if (c->program->host_count)
+    return dp_fail(DP_UNSUPPORTED, "op '%s' is the host's: it is not compiled ahead of time", c->program->hosts[0]);
   const cg_backend *backend = cg_find_backend("llvm");
   if (!backend) return dp_fail(DP_UNSUPPORTED, "this build of dipper has no LLVM: it runs compiled models, but compiles none");
   int wanted = c->how->target_count > 0 ? c->how->target_count : 1;

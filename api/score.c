@@ -1,5 +1,6 @@
 /* api/score.c: the numbers that training gives tokens, without a trainer: a program of the one entry `score`, over weights as
  * the file stores them. */
+#include "api/context.h"
 #include "api/train.h"
 
 #include <stdlib.h>
@@ -39,12 +40,14 @@ rt_engine_options api_engine_options(const dp_options *options, int64_t sequence
   if (sequences <= 0) sequences = many < tokens ? many : tokens;
   /* Each sequence of a step begins a page of its own. */
   return (rt_engine_options){.workers = api_threads(options), .max_tokens = tokens,
-                             .context = rt_bytes_plus(context, rt_bytes_times(sequences, TILE_CHUNK))};
+                             .context = rt_bytes_plus(context, rt_bytes_times(sequences, TILE_CHUNK)),
+                             .host = api_host(options->host), .whole_steps = true};
 }
 
 dp_status api_set_up_engine(const rt_engine_options *engine, dp_model *model) {
   DP_TRY(rt_engine_new(model->program, model->code, model->source.binding, engine, &model->engine));
   rt_engine_release(model->engine, model->source.binding);
+  model->magic = API_MODEL_MAGIC;
   model->info.threads = engine->workers;
   model->info.vocabulary = rt_engine_vocabulary(model->engine);
   model->info.columns = rt_engine_columns(model->engine);
@@ -67,7 +70,7 @@ dp_status api_scorer_prepare(const dp_options *options, bool compile, dp_model *
   tile_target target = {.cores = 2, .task_bytes = 32768};
   DP_TRY(ps_schedule(*module, "score", &target, &model->program));
   if (options->verify_each) DP_TRY(tile_check(model->program, 2 * model->program->row_tile + 1, 2, 2, 0));
-  return compile ? api_compile(options, model->program, &model->code, &model->info.compiled, &model->note) : DP_SUCCESS;
+  return compile ? api_compile(options, &model->program, &model->code, &model->info.compiled, &model->note) : DP_SUCCESS;
 }
 
 static dp_status open(const dp_options *options, dp_model *model) {
@@ -75,6 +78,7 @@ static dp_status open(const dp_options *options, dp_model *model) {
   DP_TRY(api_scorer_prepare(options, true, model));
   DP_TRY(api_open_text(options, model));
   DP_TRY(api_make_weights(options, &model->source));
+  api_adopt_model(options->host, model);
   rt_engine_options engine = api_engine_options(options, 0);
   DP_TRY(api_set_up_engine(&engine, model));
   model->info.note = model->note.text;

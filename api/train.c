@@ -97,7 +97,7 @@ dp_status api_trainer_prepare(const dp_training *training, bool compile, dp_trai
   if (status.code == DP_OK) status = make_program(training, no_decay, t);
   free(no_decay);
   if (status.code != DP_OK || !compile) return status;
-  DP_TRY(api_compile(options, t->model.program, &t->model.code, &t->model.info.compiled, &t->model.note));
+  DP_TRY(api_compile(options, &t->model.program, &t->model.code, &t->model.info.compiled, &t->model.note));
   return api_open_text(options, &t->model);
 }
 
@@ -108,6 +108,7 @@ static dp_status open(const dp_training *training, dp_trainer *t) {
   api_plan_trainer(training, t, rt_memory_resident(), &plan);
   DP_TRY(api_check_plan(&plan));
   DP_TRY(api_make_weights(&training->model, &t->model.source));
+  api_adopt_model(training->model.host, &t->model);
   rt_engine_options engine = api_engine_options(&training->model, training->sequences);
   DP_TRY(api_set_up_engine(&engine, &t->model));
   DP_TRY(rt_engine_commit(t->model.engine, training->sequences > 0));

@@ -184,15 +184,31 @@ static dp_status schedule_results(ps_schedule_state *s, const ir_op *end) {
   return DP_SUCCESS;
 }
 
+/* Rows of f32: the caller's memory, like a result, that nothing writes. */
+static dp_status take_rows(ps_schedule_state *s, const ir_value *arg, tile_space space) {
+  tile_program *p = s->program;
+  if (space != TILE_TOKENS || ps_columns(&arg->type) < 1)
+    return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph must have rows T and dimensions that are known", arg->name);
+  int buffer = ps_add_buffer(s, arg->name, &arg->type, space);
+  p->buffers[buffer].output = p->output_count++;
+  place_buffer(s, arg, buffer);
+  return DP_SUCCESS;
+}
+
 static dp_status take_inputs(ps_schedule_state *s, const ir_block *block) {
   tile_program *p = s->program;
   for (int i = 0; i < block->arg_count; i++) {
     const ir_value *arg = block->args[i];
     const ir_type *type = &arg->type;
-    if (type->dtype != IR_i32 || type->rank != 1 || !arg->name)
-      return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph must be a list of i32", arg->name ? arg->name : "");
+    bool rows = type->dtype == IR_f32 && type->rank > 0;
+    if ((!rows && (type->dtype != IR_i32 || type->rank != 1)) || !arg->name)
+      return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph must be a list of i32, or rows of f32", arg->name ? arg->name : "");
     tile_space space;
     DP_TRY(ps_space(type, &space));
+    if (rows) {
+      DP_TRY(take_rows(s, arg, space));
+      continue;
+    }
     int at = 0;
     while (at < p->input_count && strcmp(p->inputs[at], arg->name) != 0) at++;
     s->values[arg->id] = (ps_value){.place = PS_INPUT, .ref = at};
@@ -327,10 +343,11 @@ static void number_values(const ir_block *block, int *count) {
 }
 
 static dp_status make_entry(ps_schedule_state *s, const ir_graph *graph) {
-  int count = 0, first = s->program->section_count, outputs = s->program->output_count;
+  int count = 0, first = s->program->section_count;
   number_values(graph->block, &count);
   s->values = DP_NEW_ARRAY(s->arena, ps_value, count);
   DP_TRY(take_inputs(s, graph->block));
+  int outputs = s->program->output_count;
   open_section(s, 1, false);
   DP_TRY(schedule_groups(s, graph->block));
   DP_TRY(schedule_results(s, graph->block->last));

@@ -3,12 +3,15 @@
 #define DIPPER_RUNTIME_RESIDENT_H
 
 #include "ir/ir.h"
+#include "runtime/host.h"
 #include "runtime/weights.h"
 
 typedef struct rt_resident rt_resident;
 
 typedef struct rt_resident_options {
   int workers; /* threads that pack, the caller included; >= 1 */
+  const rt_host *host; /* NULL: none */
+  bool borrow; /* weights that lie as kernels read them are read there: what they are bound to must stay */
 } rt_resident_options;
 
 /* Brings the weights of `program` into memory. Neither program nor binding nor its file are needed afterwards. */
@@ -18,6 +21,7 @@ dp_status rt_resident_new(const tile_program *program, const rt_binding *binding
 int64_t rt_resident_bytes(const tile_program *program, const rt_binding *binding);
 int64_t rt_resident_loading_bytes(const tile_program *program, const rt_binding *binding, int workers);
 int64_t rt_resident_size(const rt_resident *resident); /* what it took */
+int64_t rt_resident_borrowed(const rt_resident *resident); /* bytes that are read where they were bound */
 /* The weights as f32, in the same layout, into those slots that are there. */
 dp_status rt_resident_masters(const tile_program *program, const rt_binding *binding, float *const *slots);
 void rt_resident_free(rt_resident *resident); /* NULL is fine */

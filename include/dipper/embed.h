@@ -143,12 +143,11 @@ dp_status dp_graph_get_info(const dp_graph *graph, dp_graph_info *info);
 dp_status dp_graph_get_input(const dp_graph *graph, int index, dp_graph_value *value);
 dp_status dp_graph_get_output(const dp_graph *graph, int index, dp_graph_value *value);
 
-/* Runs the graph over T rows, all of one sequence from position 0: nothing is kept from call to call.
- * inputs[input_count] in the text's order, of its element types and shapes, with the same T in all; any strides. A
- * parameter named `pos` that is NULL is 0, 1, ..., T - 1. outputs[output_count]: NULL: a new tensor f32, whose rows may
- * stand apart (strides), made without a copy, which the caller frees; else the caller's, of that shape, any strides,
- * written to. The bits of a row do not depend on threads or on how many rows there are. DP_CANCELLED: outputs are as
- * they were, or partly written where they are the caller's. */
+/* Runs the graph over T rows, all of one sequence from position 0 (`pos` is 0, 1, ..., T - 1): nothing is kept from
+ * call to call. inputs[input_count] in the text's order, of its element types and shapes, with the same T in all; any
+ * strides. outputs[output_count]: NULL: a new tensor f32, made without a copy, whose rows may stand apart (strides) and
+ * which the caller frees; else the caller's, of that shape, any strides, written to. The bits of a row depend neither
+ * on threads nor on how many rows there are. DP_CANCELLED: outputs are as they were. */
 dp_status dp_graph_call(dp_graph *graph, dp_tensor *const *inputs, int input_count, dp_tensor **outputs, int output_count);
 
 /* ---- the host's own ops
