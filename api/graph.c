@@ -121,6 +121,7 @@ static dp_status compile(const char *text, size_t length, const char *name, cons
   api_source *source = &g->model.source;
   double begin = api_seconds();
   DP_TRY(api_open_text_source(options, o->weights_file ? API_WEIGHTS : API_TEXT, text, length, source));
+  source->all_rows = true;
   DP_TRY(choose_graph(source->module, name));
   DP_TRY(describe_all(g, source->module->graphs));
   if (!o->weights_file) DP_TRY(bind_weights(o, source));

@@ -21,6 +21,7 @@ typedef struct api_source {
   ir_adaptation *adaptations; /* malloc'ed, of the weights of the text; NULL: nothing stands beside them */
   int declared;               /* weights of the text; those behind them are an adapter's */
   rt_weights_file *adapter;   /* NULL when it is new, or there is none */
+  bool all_rows;              /* every row of a step is asked for */
 } api_source;
 
 typedef enum api_use {

@@ -147,13 +147,24 @@ int api_threads(const dp_options *options) {
   return cores > 256 ? 256 : cores;
 }
 
+/* All passes but select_rows: whoever calls a compiled graph wants all rows. */
+static dp_status run_passes(api_source *source, bool all_rows, const ps_options *options) {
+  enum { MOST = 64 };
+  const char *names[MOST];
+  int count, kept = 0;
+  const ps_pass *passes = ps_passes(&count);
+  for (int i = 0; i < count && kept < MOST; i++)
+    if (!all_rows || strcmp(passes[i].name, "select_rows") != 0) names[kept++] = passes[i].name;
+  return ps_run(&source->module, names, kept, options);
+}
+
 dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program) {
   const char *kv_type = options->kv_type ? options->kv_type : source->plan ? source->plan->cache_type : NULL;
   if (kv_type) DP_TRY(ps_store_cache(source->module, NULL, kv_type));
   source->plan = NULL; /* the passes may replace the module that they live in */
   source->recipe = NULL;
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
-  DP_TRY(ps_run(&source->module, NULL, 0, &passes));
+  DP_TRY(run_passes(source, source->all_rows, &passes));
   /* The split of columns into tasks is made for a few cores whatever this machine has: the same code for all. */
   const cg_backend *backend = cg_find_backend(options->backend);
   tile_target target = {.cores = 2, .task_bytes = 32768};
