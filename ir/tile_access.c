@@ -333,6 +333,8 @@ static dp_status check_value_op(const place *at, bool in_loop) {
   case TILE_known:
     EXPECT(in_loop && op->cols == TILE_CHUNK && TILE_CHUNK % x->cols == 0, "it masks the columns of a chunk");
     return DP_SUCCESS;
+  case TILE_host: /* check_host_op */
+    return DP_SUCCESS;
   case TILE_carry:
     EXPECT(op->cols % x->cols == 0, "%d columns start as %d", op->cols, x->cols);
     return DP_SUCCESS;
