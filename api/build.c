@@ -1,5 +1,6 @@
-/* api/build.c: a tile program to code. With a host that may stop it, the compiler runs in a thread of its own, as nothing in
- * LLVM can be interrupted: a compile that was stopped is left behind, ends by itself, and its context waits for it. */
+/* api/build.c: a tile program to code. With a host that may stop it, the compiler runs in a thread of its own, as
+ * nothing in LLVM can be interrupted: a compile that was stopped is left behind, ends by itself, and its context waits
+ * for it. */
 #include "api/context.h"
 
 #include <errno.h>
@@ -80,7 +81,8 @@ static dp_status new_job(const dp_options *options, tile_program *program, build
   job->features = options->features ? strdup(options->features) : NULL;
   job->target = (cg_target){job->triple, job->cpu, job->features};
   job->cache = api_cache_dir(options);
-  bool complete = !options->triple == !job->triple && !options->cpu == !job->cpu && !options->features == !job->features;
+  bool complete =
+      !options->triple == !job->triple && !options->cpu == !job->cpu && !options->features == !job->features;
   if (complete) return DP_SUCCESS;
   free_job(job);
   return dp_fail(DP_NO_MEMORY, "no memory for a compile");
@@ -114,8 +116,10 @@ static dp_status build_with_host(dp_context *host, build_job *job, bool *left) {
   *left = job->state == RUNNING;
   if (*left) job->state = LEFT;
   pthread_mutex_unlock(&job->lock);
-  if (*left) api_leave_behind(host, thread);
-  else pthread_join(thread, NULL);
+  if (*left)
+    api_leave_behind(host, thread);
+  else
+    pthread_join(thread, NULL);
   return status;
 }
 
@@ -133,7 +137,8 @@ static dp_status take(const dp_options *options, build_job *job, tile_code **cod
   return api_lend_ops(options->host, job->program, code);
 }
 
-dp_status api_compile(const dp_options *options, tile_program **program, tile_code **code, bool *compiled, dp_str *note) {
+dp_status api_compile(const dp_options *options, tile_program **program, tile_code **code, bool *compiled,
+                      dp_str *note) {
   build_job *job = NULL;
   bool left = false;
   const rt_host *host = api_host(options->host);
@@ -141,14 +146,18 @@ dp_status api_compile(const dp_options *options, tile_program **program, tile_co
   DP_TRY(api_go_on(options->host, "compile", 0));
   DP_TRY(new_job(options, *program, &job));
   dp_status status = DP_SUCCESS;
-  if (host && (host->go_on || host->progress)) status = build_with_host(options->host, job, &left);
-  else build(job);
+  if (host && (host->go_on || host->progress))
+    status = build_with_host(options->host, job, &left);
+  else
+    build(job);
   if (left) {
     *program = NULL;
     return status;
   }
-  if (status.code == DP_OK) status = take(options, job, code, compiled, note);
-  else if (job->code) job->code->free(job->code);
+  if (status.code == DP_OK)
+    status = take(options, job, code, compiled, note);
+  else if (job->code)
+    job->code->free(job->code);
   free_job(job);
   return status.code == DP_OK ? api_go_on(options->host, "compile", 1) : status;
 }

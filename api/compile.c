@@ -2,6 +2,7 @@
  * all of it behind a launcher. What is compiled is the module read back from the text that travels: what opens it later
  * makes the same program of it. */
 #include "api/internal.h"
+#include "api/life.h"
 #include "dipper/aot.h"
 
 #include <elf.h>
@@ -198,6 +199,9 @@ static void free_all(compiling *c) {
 }
 
 dp_status dp_compile(const dp_options *options, const dp_compilation *how, const char *path) {
+  DP_TRY(api_need(options, "dp_compile", "options"));
+  DP_TRY(api_need(how, "dp_compile", "compilation"));
+  DP_TRY(api_need(path, "dp_compile", "path"));
   compiling c = {.options = options, .how = how};
   dp_status status = make_program(&c);
   if (status.code == DP_OK) {

@@ -182,9 +182,11 @@ static dp_status check_op(const dp_op *op) {
     return dp_fail(DP_INVALID, "dp_context_add_op: op->size is %zu: set it to sizeof(dp_op)", op->size);
   DP_TRY(api_need(op->name, "dp_context_add_op", "name"));
   DP_TRY(api_need((const void *)(uintptr_t)op->forward, "dp_context_add_op", "forward callback"));
-  if (!is_name(op->name)) return dp_fail(DP_INVALID, "dp_context_add_op: '%s' is no name: letters, digits and _", op->name);
+  if (!is_name(op->name))
+    return dp_fail(DP_INVALID, "dp_context_add_op: '%s' is no name: letters, digits and _", op->name);
   if (op->operands < 1 || op->operands > DP_MOST_OPERANDS)
-    return dp_fail(DP_INVALID, "dp_context_add_op: '%s' has %d operands: 1 to %d go", op->name, op->operands, DP_MOST_OPERANDS);
+    return dp_fail(DP_INVALID, "dp_context_add_op: '%s' has %d operands: 1 to %d go", op->name, op->operands,
+                   DP_MOST_OPERANDS);
   return fe_is_taken(op->name) ? dp_fail(DP_INVALID, "dp_context_add_op: '%s' is the language's own name", op->name)
                                : DP_SUCCESS;
 }
@@ -251,8 +253,8 @@ dp_status api_check_ops(const dp_options *options, const tile_program *p) {
     const tile_op *op = tile_host_op(&p->kinds[k]);
     const dp_op *ours = op ? find_op(options->host, p->hosts[op->ref]) : NULL;
     if (ours && ours->operands != op->list_count)
-      return dp_fail(DP_INVALID, "op '%s' of the host takes %d operands, and is used with %d", ours->name, ours->operands,
-                     op->list_count);
+      return dp_fail(DP_INVALID, "op '%s' of the host takes %d operands, and is used with %d", ours->name,
+                     ours->operands, op->list_count);
   }
   return DP_SUCCESS;
 }

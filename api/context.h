@@ -1,4 +1,5 @@
-/* api/context.h: private to api/: what a host lends, as api/ and the folders below see it. A context of NULL lends nothing. */
+/* api/context.h: private to api/: what a host lends, as api/ and the folders below see it. A context of NULL lends
+ * nothing. */
 #ifndef DIPPER_API_CONTEXT_H
 #define DIPPER_API_CONTEXT_H
 
@@ -18,7 +19,8 @@ void api_log(dp_context *context, dp_log_level level, const char *text);
 /* Tells where a call is, and asks whether to go on: DP_CANCELLED. */
 dp_status api_go_on(dp_context *context, const char *stage, double fraction);
 
-/* Ops, in the order in which they were added; NULL: no more. What is returned stays as it is while the context is kept. */
+/* Ops, in the order in which they were added; NULL: no more. What is returned stays as it is while the context is kept.
+ */
 const dp_op *api_op_at(const dp_context *context, int index);
 
 const dp_op *api_host_op(void *context, int index); /* the same, for the frontend */

@@ -1,5 +1,5 @@
-/* api/graph.c: a text in memory to a function over tensors: the model's own way through frontend, passes and code, with the
- * host's memory for weights, and an engine of one sequence that forgets it after each call. */
+/* api/graph.c: a text in memory to a function over tensors: the model's own way through frontend, passes and code, with
+ * the host's memory for weights, and an engine of one sequence that forgets it after each call. */
 #include "api/context.h"
 #include "api/life.h"
 #include "api/tensor.h"
@@ -26,13 +26,15 @@ static const char compile_call[] = "dp_graph_compile", run_call[] = "dp_graph_ca
 /* What a graph's value is to a host: T is -1. */
 static dp_status describe(dp_graph *g, const ir_value *value, const char *name, dp_graph_value *out) {
   const ir_type *type = &value->type;
-  bool rows = type->rank > 0 && type->dims[0].symbol && strcmp(type->dims[0].symbol, "T") == 0 && type->dims[0].coef == 1 &&
-              type->dims[0].add == 0;
-  *out = (dp_graph_value){.name = dp_arena_strdup(g->names, name ? name : ""), .rank = type->rank,
+  bool rows = type->rank > 0 && type->dims[0].symbol && strcmp(type->dims[0].symbol, "T") == 0 &&
+              type->dims[0].coef == 1 && type->dims[0].add == 0;
+  *out = (dp_graph_value){.name = dp_arena_strdup(g->names, name ? name : ""),
+                          .rank = type->rank,
                           .dtype = type->dtype == IR_i32 ? DP_I32 : DP_F32};
   for (int i = 0; i < type->rank; i++) {
     if (i ? type->dims[i].symbol != NULL : !rows)
-      return dp_fail(DP_UNSUPPORTED, "%s: '%s' must have rows T and dimensions that are known", compile_call, out->name);
+      return dp_fail(DP_UNSUPPORTED, "%s: '%s' must have rows T and dimensions that are known", compile_call,
+                     out->name);
     out->shape[i] = i ? type->dims[i].add : -1;
   }
   return rows ? DP_SUCCESS : dp_fail(DP_UNSUPPORTED, "%s: '%s' has no rows T", compile_call, out->name);
@@ -48,14 +50,16 @@ static dp_status describe_all(dp_graph *g, const ir_graph *graph) {
       return dp_fail(DP_UNSUPPORTED, "%s: '%s' has more than %d parameters", compile_call, graph->name, MOST_VALUES);
     DP_TRY(describe(g, arg, arg->name, &g->inputs[g->info.input_count++]));
   }
-  if (!g->info.input_count) return dp_fail(DP_UNSUPPORTED, "%s: '%s' has no parameter, so no rows", compile_call, graph->name);
+  if (!g->info.input_count)
+    return dp_fail(DP_UNSUPPORTED, "%s: '%s' has no parameter, so no rows", compile_call, graph->name);
   g->info.output_count = 1;
   return describe(g, block->last->operands[0], block->last->operands[0]->name, &g->output);
 }
 
 static dp_status choose_graph(ir_module *module, const char *name) {
   ir_graph *graph = name ? ir_find_graph(module, name) : module->graphs;
-  if (!graph) return dp_fail(DP_NOT_FOUND, "%s: the model '%s' has no graph '%s'", compile_call, module->name, name ? name : "");
+  if (!graph)
+    return dp_fail(DP_NOT_FOUND, "%s: the model '%s' has no graph '%s'", compile_call, module->name, name ? name : "");
   graph->next = NULL;
   module->graphs = graph;
   return DP_SUCCESS;
@@ -67,15 +71,19 @@ static dp_status check_weight(const dp_weight_view *w, int index, rt_tensor *ten
   static const ir_dtype types[] = {[DP_F32] = IR_f32, [DP_F16] = IR_f16, [DP_BF16] = IR_bf16};
   if (!w->name) return dp_fail(DP_INVALID, "%s: weight %d has no name", compile_call, index);
   if ((size_t)w->dtype >= DP_COUNT(types))
-    return dp_fail(DP_INVALID, "%s: weight '%s' is %s: f32, f16 and bf16 go", compile_call, w->name, api_dtype_name(w->dtype));
+    return dp_fail(DP_INVALID, "%s: weight '%s' is %s: f32, f16 and bf16 go", compile_call, w->name,
+                   api_dtype_name(w->dtype));
   if (w->rank < 1 || w->rank > DP_MAX_RANK || !w->shape || !w->data)
     return dp_fail(DP_INVALID, "%s: weight '%s' has %s", compile_call, w->name,
-                   w->rank < 1 || w->rank > DP_MAX_RANK ? "a rank that does not go" : w->shape ? "no data" : "no shape");
+                   w->rank < 1 || w->rank > DP_MAX_RANK ? "a rank that does not go"
+                   : w->shape                           ? "no data"
+                                                        : "no shape");
   *tensor = (rt_tensor){.name = w->name, .dtype = types[w->dtype], .rank = w->rank, .data = w->data};
   for (int i = 0; i < w->rank; i++) {
     tensor->dims[i] = w->shape[i];
     if (w->shape[i] < 1)
-      return dp_fail(DP_INVALID, "%s: weight '%s': dimension %d is %lld", compile_call, w->name, i, (long long)w->shape[i]);
+      return dp_fail(DP_INVALID, "%s: weight '%s': dimension %d is %lld", compile_call, w->name, i,
+                     (long long)w->shape[i]);
   }
   return DP_SUCCESS;
 }
@@ -93,7 +101,8 @@ static dp_status bind_weights(const dp_graph_options *o, api_source *source) {
   rt_tensor *tensors = calloc((size_t)o->weight_count + 1, sizeof *tensors);
   if (!tensors) return dp_fail(DP_NO_MEMORY, "no memory for %d weights", o->weight_count);
   dp_status status = DP_SUCCESS;
-  for (int i = 0; i < o->weight_count && status.code == DP_OK; i++) status = check_weight(&o->weights[i], i, &tensors[i]);
+  for (int i = 0; i < o->weight_count && status.code == DP_OK; i++)
+    status = check_weight(&o->weights[i], i, &tensors[i]);
   if (status.code == DP_OK) status = rt_weights_lend("the host's weights", tensors, o->weight_count, &source->file);
   free(tensors);
   DP_TRY(status);
@@ -105,8 +114,12 @@ static dp_status bind_weights(const dp_graph_options *o, api_source *source) {
 
 static dp_status start_engine(const dp_graph_options *o, const dp_options *options, dp_graph *g) {
   int64_t rows = o->rows > 0 ? o->rows : 512;
-  rt_engine_options engine = {.workers = api_threads(options), .context = rows, .max_tokens = rows,
-                              .host = api_host(options->host), .borrow = !o->weights_file, .own_inputs = true};
+  rt_engine_options engine = {.workers = api_threads(options),
+                              .context = rows,
+                              .max_tokens = rows,
+                              .host = api_host(options->host),
+                              .borrow = !o->weights_file,
+                              .own_inputs = true};
   DP_TRY(rt_engine_new(g->model.program, g->model.code, g->model.source.binding, &engine, &g->model.engine));
   rt_engine_sizes sizes = rt_engine_get_sizes(g->model.engine);
   g->info.rows = rows;
@@ -116,8 +129,8 @@ static dp_status start_engine(const dp_graph_options *o, const dp_options *optio
   return api_go_on(options->host, "pack", 1);
 }
 
-static dp_status compile(const char *text, size_t length, const char *name, const dp_graph_options *o, const dp_options *options,
-                         dp_graph *g) {
+static dp_status compile(const char *text, size_t length, const char *name, const dp_graph_options *o,
+                         const dp_options *options, dp_graph *g) {
   api_source *source = &g->model.source;
   double begin = api_seconds();
   DP_TRY(api_open_text_source(options, o->weights_file ? API_WEIGHTS : API_TEXT, text, length, source));
@@ -139,8 +152,10 @@ static void close_graph(void *object) {
   api_close_model(&g->model);
   dp_arena_free(g->names);
   *g = (dp_graph){0};
-  if (host) api_retire(host, g);
-  else free(g);
+  if (host)
+    api_retire(host, g);
+  else
+    free(g);
   api_life_drop(life);
   api_drop_context(host);
 }
@@ -153,7 +168,9 @@ static dp_status check_options(const dp_graph_options *o) {
   if (o->weight_count && o->weights_file)
     return dp_fail(DP_INVALID, "%s: weights come from memory or from a file, not from both", compile_call);
   bool cpu = !o->backend || strcmp(o->backend, "llvm") == 0 || strcmp(o->backend, "interp") == 0;
-  return cpu ? DP_SUCCESS : dp_fail(DP_UNSUPPORTED, "%s: graphs run on the CPU, by llvm or interp, not '%s'", compile_call, o->backend);
+  return cpu ? DP_SUCCESS
+             : dp_fail(DP_UNSUPPORTED, "%s: graphs run on the CPU, by llvm or interp, not '%s'", compile_call,
+                       o->backend);
 }
 
 static dp_status new_graph(dp_context *context, dp_graph **graph) {
@@ -177,14 +194,23 @@ dp_status dp_graph_compile(dp_context *context, const char *text, size_t length,
   DP_TRY(api_need(graph, compile_call, "place for the graph"));
   DP_TRY(api_check_context(context, compile_call));
   DP_TRY(check_options(o));
-  dp_options whole = {.path = "text", .weights = o->weights_file, .sets = o->sets, .set_count = o->set_count, .plan = o->plan,
-                      .threads = o->threads, .cache_dir = o->cache_dir, .backend = o->backend,
-                      .verify_each = o->verify_each, .host = context};
+  dp_options whole = {.path = "text",
+                      .weights = o->weights_file,
+                      .sets = o->sets,
+                      .set_count = o->set_count,
+                      .plan = o->plan,
+                      .threads = o->threads,
+                      .cache_dir = o->cache_dir,
+                      .backend = o->backend,
+                      .verify_each = o->verify_each,
+                      .host = context};
   dp_graph *fresh;
   DP_TRY(new_graph(context, &fresh));
   dp_status status = compile(text, length, name, o, &whole, fresh);
-  if (status.code == DP_OK) *graph = fresh;
-  else dp_graph_free(fresh);
+  if (status.code == DP_OK)
+    *graph = fresh;
+  else
+    dp_graph_free(fresh);
   return status;
 }
 
@@ -206,9 +232,11 @@ dp_status dp_graph_get_info(const dp_graph *graph, dp_graph_info *info) {
   return DP_SUCCESS;
 }
 
-static dp_status get_value(const dp_graph_value *values, int count, int index, const char *call, dp_graph_value *value) {
+static dp_status get_value(const dp_graph_value *values, int count, int index, const char *call,
+                           dp_graph_value *value) {
   DP_TRY(api_need(value, call, "place for the value"));
-  if (index < 0 || index >= count) return dp_fail(DP_INVALID, "%s: there is no value %d: the graph has %d", call, index, count);
+  if (index < 0 || index >= count)
+    return dp_fail(DP_INVALID, "%s: there is no value %d: the graph has %d", call, index, count);
   *value = values[index];
   return DP_SUCCESS;
 }
@@ -280,8 +308,9 @@ static dp_status copy_ids(dp_graph *g, const dp_graph_value *value, const dp_ten
     int64_t at = r * from->strides[0];
     int64_t id = from->dtype == DP_I64 ? ((const int64_t *)from->data)[at] : ((const int32_t *)from->data)[at];
     bool fits = id >= INT32_MIN && id <= INT32_MAX && (limit == INT32_MAX || (id >= 0 && id < limit));
-    if (!fits) return dp_fail(DP_INVALID, "%s: '%s' [%lld] is %lld: the numbers are below %lld, and not negative", run_call,
-                              value->name, (long long)r, (long long)id, (long long)limit);
+    if (!fits)
+      return dp_fail(DP_INVALID, "%s: '%s' [%lld] is %lld: the numbers are below %lld, and not negative", run_call,
+                     value->name, (long long)r, (long long)id, (long long)limit);
     to[r] = (int32_t)id;
   }
   return DP_SUCCESS;
@@ -302,12 +331,14 @@ static void copy_rows(dp_graph *g, const dp_graph_value *value, const dp_tensor_
 static dp_status take_inputs(dp_graph *g, dp_tensor *const *inputs, int64_t *rows) {
   for (int i = 0; i < g->info.input_count; i++) DP_TRY(check_shape(&g->inputs[i], inputs[i], rows));
   if (*rows > g->info.rows)
-    return dp_fail(DP_INVALID, "%s: %lld rows: the graph was compiled for %lld at most (dp_graph_options.rows)", run_call,
-                   (long long)*rows, (long long)g->info.rows);
+    return dp_fail(DP_INVALID, "%s: %lld rows: the graph was compiled for %lld at most (dp_graph_options.rows)",
+                   run_call, (long long)*rows, (long long)g->info.rows);
   for (int i = 0; i < g->info.input_count; i++) {
     const dp_tensor_info *from = api_tensor_info(inputs[i]);
-    if (g->inputs[i].dtype == DP_I32) DP_TRY(copy_ids(g, &g->inputs[i], from));
-    else copy_rows(g, &g->inputs[i], from);
+    if (g->inputs[i].dtype == DP_I32)
+      DP_TRY(copy_ids(g, &g->inputs[i], from));
+    else
+      copy_rows(g, &g->inputs[i], from);
   }
   return DP_SUCCESS;
 }
@@ -361,11 +392,12 @@ static dp_status call(dp_graph *g, dp_tensor *const *inputs, dp_tensor **outputs
   return status;
 }
 
-dp_status dp_graph_call(dp_graph *graph, dp_tensor *const *inputs, int input_count, dp_tensor **outputs, int output_count) {
+dp_status dp_graph_call(dp_graph *graph, dp_tensor *const *inputs, int input_count, dp_tensor **outputs,
+                        int output_count) {
   DP_TRY(check_graph(graph, run_call));
   if (input_count != graph->info.input_count || output_count != graph->info.output_count)
-    return dp_fail(DP_INVALID, "%s: the graph takes %d inputs and gives %d, not %d and %d", run_call, graph->info.input_count,
-                   graph->info.output_count, input_count, output_count);
+    return dp_fail(DP_INVALID, "%s: the graph takes %d inputs and gives %d, not %d and %d", run_call,
+                   graph->info.input_count, graph->info.output_count, input_count, output_count);
   DP_TRY(api_need(inputs, run_call, "list of inputs"));
   DP_TRY(api_need(outputs, run_call, "list of outputs"));
   api_life *life = graph->life;

@@ -1,4 +1,5 @@
-/* api/life.c: one word says whether a call is under way and whether the object was freed, so that both change at once. */
+/* api/life.c: one word says whether a call is under way and whether the object was freed, so that both change at once.
+ */
 #include "api/life.h"
 
 #include <pthread.h>

@@ -1,5 +1,5 @@
-/* api/life.h: private to api/: who may use an object right now, and whether it is still there. What a handle's other handles
- * hold on to (a session's model) is a life of its own, so that asking touches no freed memory. */
+/* api/life.h: private to api/: who may use an object right now, and whether it is still there. What a handle's other
+ * handles hold on to (a session's model) is a life of its own, so that asking touches no freed memory. */
 #ifndef DIPPER_API_LIFE_H
 #define DIPPER_API_LIFE_H
 
@@ -33,7 +33,8 @@ void api_leave(api_life *life);
 /* No call begins any more; the object is closed now, or by the call under way at its end. */
 void api_close(api_life *life);
 bool api_is_closed(const api_life *life);
-/* In a call: malloc'ed memory that stays until so many others were retired, or the life ends: who uses the handle again is told. */
+/* In a call: malloc'ed memory that stays until so many others were retired, or the life ends: who uses the handle again
+ * is told. */
 void api_life_retire(api_life *life, void *memory);
 
 /* DP_INVALID: "call: the what is NULL". */

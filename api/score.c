@@ -1,6 +1,7 @@
 /* api/score.c: the numbers that training gives tokens, without a trainer: a program of the one entry `score`, over weights as
  * the file stores them. */
 #include "api/context.h"
+#include "api/life.h"
 #include "api/train.h"
 
 #include <stdlib.h>
@@ -86,6 +87,8 @@ static dp_status open(const dp_options *options, dp_model *model) {
 }
 
 dp_status dp_scorer_new(const dp_options *options, dp_scorer **scorer) {
+  DP_TRY(api_need(options, "dp_scorer_new", "options"));
+  DP_TRY(api_need(scorer, "dp_scorer_new", "place for the scorer"));
   dp_scorer *s = calloc(1, sizeof *s);
   if (!s) return dp_fail(DP_NO_MEMORY, "no memory for a scorer");
   dp_status status = open(options, &s->model);
@@ -107,7 +110,13 @@ dp_model_info dp_scorer_get_info(const dp_scorer *scorer) { return scorer->model
 
 dp_status dp_scorer_run(dp_scorer *scorer, const dp_example *examples, int count, dp_logits *scores) {
   rt_logits rows;
-  DP_TRY(api_run_examples(scorer->model.engine, 0, examples, count, &rows));
+  DP_TRY(api_need(scorer, "dp_scorer_run", "scorer"));
+  DP_TRY(api_need(scores, "dp_scorer_run", "place for the scores"));
+  DP_TRY(api_enter_model(&scorer->model, "dp_scorer_run"));
+  dp_status status = count > 0 ? api_need(examples, "dp_scorer_run", "list of examples") : DP_SUCCESS;
+  if (status.code == DP_OK) status = api_run_examples(scorer->model.engine, 0, examples, count, &rows);
+  api_leave_model(&scorer->model);
+  DP_TRY(status);
   *scores = (dp_logits){rows.data, rows.rows, rows.columns, rows.stride};
   return DP_SUCCESS;
 }

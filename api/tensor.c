@@ -1,6 +1,7 @@
-/* api/tensor.c: tensors: a view, and the memory that it shares with other views. What DLPack hands out is one more view. */
-#include "api/life.h"
+/* api/tensor.c: tensors: a view, and the memory that it shares with other views. What DLPack hands out is one more
+ * view. */
 #include "api/tensor.h"
+#include "api/life.h"
 #include "dipper/dlpack.h"
 
 #include <stdatomic.h>
@@ -44,8 +45,10 @@ const char *api_dtype_name(dp_dtype dtype) { return (size_t)dtype < DP_COUNT(typ
 void api_print_shape(dp_str *out, dp_dtype dtype, int rank, const int64_t *shape) {
   dp_str_addf(out, "%s[", api_dtype_name(dtype));
   for (int i = 0; i < rank; i++) {
-    if (shape[i] < 0) dp_str_addf(out, "%sT", i ? ", " : "");
-    else dp_str_addf(out, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    if (shape[i] < 0)
+      dp_str_addf(out, "%sT", i ? ", " : "");
+    else
+      dp_str_addf(out, "%s%lld", i ? ", " : "", (long long)shape[i]);
   }
   dp_str_addc(out, ']');
 }
@@ -54,8 +57,10 @@ void api_print_shape(dp_str *out, dp_dtype dtype, int rank, const int64_t *shape
 
 static void free_own(storage *s) {
   const rt_host *host = api_host(s->context);
-  if (host && host->release) host->release(host->user, s->data, s->size, ALIGNMENT);
-  else free(s->data);
+  if (host && host->release)
+    host->release(host->user, s->data, s->size, ALIGNMENT);
+  else
+    free(s->data);
 }
 
 static void drop(storage *s) {
@@ -85,14 +90,16 @@ static dp_status take_memory(dp_context *context, size_t size, storage *s) {
 static dp_status no_memory(void) { return dp_fail(DP_NO_MEMORY, "no memory for a tensor"); }
 
 /* A view without storage, its shape checked. strides NULL: row-major. */
-static dp_status new_view(const char *call, void *data, dp_dtype dtype, int rank, const int64_t *shape, const int64_t *strides,
-                          dp_tensor **view) {
+static dp_status new_view(const char *call, void *data, dp_dtype dtype, int rank, const int64_t *shape,
+                          const int64_t *strides, dp_tensor **view) {
   if (!dp_dtype_bytes(dtype)) return dp_fail(DP_INVALID, "%s: %d is no dp_dtype", call, (int)dtype);
-  if (rank < 0 || rank > DP_MAX_RANK) return dp_fail(DP_INVALID, "%s: a rank of %d: 0 to %d go", call, rank, DP_MAX_RANK);
+  if (rank < 0 || rank > DP_MAX_RANK)
+    return dp_fail(DP_INVALID, "%s: a rank of %d: 0 to %d go", call, rank, DP_MAX_RANK);
   if (rank) DP_TRY(api_need(shape, call, "shape"));
   int64_t elements = 1;
   for (int i = rank - 1; i >= 0; i--)
-    if (shape[i] < 0 || __builtin_mul_overflow(elements, shape[i] ? shape[i] : 1, &elements) || elements > INT64_C(1) << 48)
+    if (shape[i] < 0 || __builtin_mul_overflow(elements, shape[i] ? shape[i] : 1, &elements) ||
+        elements > INT64_C(1) << 48)
       return dp_fail(DP_INVALID, "%s: dimension %d of the shape is %lld", call, i, (long long)shape[i]);
   dp_tensor *t = calloc(1, sizeof *t);
   if (t) t->storage = calloc(1, sizeof *t->storage);
@@ -208,7 +215,8 @@ static void take_back(handed_out *h) {
 static void delete_plain(DLManagedTensor *managed) { take_back(managed->manager_ctx); }
 static void delete_versioned(DLManagedTensorVersioned *managed) { take_back(managed->manager_ctx); }
 
-static dp_status hand_out(const dp_tensor *tensor, const char *call, const void *out, handed_out **made, DLTensor *view) {
+static dp_status hand_out(const dp_tensor *tensor, const char *call, const void *out, handed_out **made,
+                          DLTensor *view) {
   DP_TRY(api_check_tensor(tensor, call, "tensor"));
   DP_TRY(api_need(out, call, "place for the result"));
   handed_out *h = *made = calloc(1, sizeof *h);
@@ -218,7 +226,11 @@ static dp_status hand_out(const dp_tensor *tensor, const char *call, const void 
   atomic_fetch_add(&h->storage->references, 1);
   memcpy(h->shape, info->shape, sizeof h->shape);
   memcpy(h->strides, info->strides, sizeof h->strides);
-  *view = (DLTensor){.data = info->data, .device = {kDLCPU, 0}, .ndim = info->rank, .shape = h->shape, .strides = h->strides,
+  *view = (DLTensor){.data = info->data,
+                     .device = {kDLCPU, 0},
+                     .ndim = info->rank,
+                     .shape = h->shape,
+                     .strides = h->strides,
                      .dtype = {types[info->dtype].code, (uint8_t)(8 * types[info->dtype].bytes), 1}};
   return DP_SUCCESS;
 }
@@ -236,8 +248,10 @@ dp_status dp_tensor_to_dlpack_versioned(const dp_tensor *tensor, DLManagedTensor
   handed_out *h;
   DLTensor view;
   DP_TRY(hand_out(tensor, "dp_tensor_to_dlpack_versioned", out, &h, &view));
-  h->versioned = (DLManagedTensorVersioned){.version = {DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION}, .manager_ctx = h,
-                                            .deleter = delete_versioned, .dl_tensor = view,
+  h->versioned = (DLManagedTensorVersioned){.version = {DLPACK_MAJOR_VERSION, DLPACK_MINOR_VERSION},
+                                            .manager_ctx = h,
+                                            .deleter = delete_versioned,
+                                            .dl_tensor = view,
                                             .flags = tensor->info.read_only ? DLPACK_FLAG_BITMASK_READ_ONLY : 0};
   *out = &h->versioned;
   return DP_SUCCESS;

@@ -1,5 +1,5 @@
-/* codegen/host.c: kinds that are an op of the host: around the code of a back end, whatever it is, a code that runs those
- * itself: rows where they lie in the slabs to the host's callback, and its result where the kind's store goes. */
+/* codegen/host.c: kinds that are an op of the host: around the code of a back end, whatever it is, a code that runs
+ * those itself: rows where they lie in the slabs to the host's callback, and its result where the kind's store goes. */
 #include "codegen/codegen.h"
 
 #include <stdatomic.h>
@@ -9,11 +9,12 @@ typedef struct host_code {
   tile_code code;
   tile_code *inner;
   const tile_program *program;
-  const dp_op **ops; /* [host_count] */
+  const dp_op **ops;  /* [host_count] */
   _Atomic int failed; /* 1 + the op that last did in this step; 0: none */
 } host_code;
 
-static dp_rows rows_at(const tile_program *p, const tile_buffer *b, const tile_step *step, int64_t layer, int64_t row, int64_t count) {
+static dp_rows rows_at(const tile_program *p, const tile_buffer *b, const tile_step *step, int64_t layer, int64_t row,
+                       int64_t count) {
   dp_rows rows = {.rows = count, .columns = b->cols, .stride = b->stride};
   if (b->output >= 0) {
     rows.data = step->outputs[b->output] + row * p->row_tile * b->stride;
@@ -26,7 +27,8 @@ static dp_rows rows_at(const tile_program *p, const tile_buffer *b, const tile_s
   return rows;
 }
 
-static void run_host(host_code *self, const tile_kind *kind, const tile_op *op, const tile_step *step, int64_t layer, int64_t row) {
+static void run_host(host_code *self, const tile_kind *kind, const tile_op *op, const tile_step *step, int64_t layer,
+                     int64_t row) {
   const tile_program *p = self->program;
   dp_rows operands[DP_MOST_OPERANDS + 1];
   int64_t left = step->rows[kind->space] - row * p->row_tile, count = left < p->row_tile ? left : p->row_tile;
@@ -39,13 +41,15 @@ static void run_host(host_code *self, const tile_kind *kind, const tile_op *op, 
   if (!ours->forward(ours->user, operands, op->list_count, &result)) atomic_store(&self->failed, op->ref + 1);
 }
 
-static void run(const tile_code *code, int kind, const tile_step *step, int64_t layer, int64_t row, int64_t col, void *scratch,
-                int64_t reuse) {
+static void run(const tile_code *code, int kind, const tile_step *step, int64_t layer, int64_t row, int64_t col,
+                void *scratch, int64_t reuse) {
   host_code *self = code->self;
   const tile_kind *k = &self->program->kinds[kind];
   const tile_op *op = tile_host_op(k);
-  if (op) run_host(self, k, op, step, layer, row);
-  else self->inner->run(self->inner, kind, step, layer, row, col, scratch, reuse);
+  if (op)
+    run_host(self, k, op, step, layer, row);
+  else
+    self->inner->run(self->inner, kind, step, layer, row, col, scratch, reuse);
 }
 
 static dp_status end_step(const tile_code *code) {
@@ -72,7 +76,8 @@ dp_status cg_lend_ops(const tile_program *program, const dp_op *const *ops, tile
   for (int i = 0; i < program->host_count; i++) self->ops[i] = ops[i];
   self->inner = *code;
   self->program = program;
-  self->code = (tile_code){.run = run, .end_step = end_step, .free = unload, .scratch_bytes = (*code)->scratch_bytes, .self = self};
+  self->code = (tile_code){
+      .run = run, .end_step = end_step, .free = unload, .scratch_bytes = (*code)->scratch_bytes, .self = self};
   *code = &self->code;
   return DP_SUCCESS;
 }

@@ -1,4 +1,5 @@
-/* runtime/host.h: what the program around lends to the runtime: memory for what is large, and an answer to whether to go on. */
+/* runtime/host.h: what the program around lends to the runtime: memory for what is large, and an answer to whether to
+ * go on. */
 #ifndef DIPPER_RUNTIME_HOST_H
 #define DIPPER_RUNTIME_HOST_H
 

@@ -16,9 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static void check_ok(dp_status status) {
-  ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status));
-}
+static void check_ok(dp_status status) { ck_assert_msg(status.code == DP_OK, "%s", dp_status_text(&status)); }
 
 static void check_fails(dp_status status, dp_code code, const char *part) {
   ck_assert_msg(status.code == code, "code %d, wanted %d: %s", (int)status.code, (int)code, dp_status_text(&status));
@@ -34,41 +32,39 @@ static double seconds(void) {
 
 /* ---- texts */
 
-static const char chain[] =
-    "model chain {\n"
-    "  dim d = 96, out = 64;\n"
-    "  weight w[out, d] from \"w\";\n"
-    "  weight u[out, out] from \"u\";\n"
-    "  weight b[out] from \"b\";\n"
-    "  graph forward(x[T, d]) -> y[T, out] { return relu(x @ w.T + b) @ u; }\n"
-    "  graph twice(x[T, d]) -> y[T, d] { return x + x; }\n"
-    "}\n";
+static const char chain[] = "model chain {\n"
+                            "  dim d = 96, out = 64;\n"
+                            "  weight w[out, d] from \"w\";\n"
+                            "  weight u[out, out] from \"u\";\n"
+                            "  weight b[out] from \"b\";\n"
+                            "  graph forward(x[T, d]) -> y[T, out] { return relu(x @ w.T + b) @ u; }\n"
+                            "  graph twice(x[T, d]) -> y[T, d] { return x + x; }\n"
+                            "}\n";
 
-static const char llama[] =
-    "model tiny {\n"
-    "  dim vocab = 300, d = 64, layers = LAYERS, heads = 4, hd = 16, ff = 192;\n"
-    "  weight embed[vocab, d] from \"embed\";\n"
-    "  weight wq[layers][d, d] from \"l.{}.q\";\n"
-    "  weight wk[layers][d, d] from \"l.{}.k\";\n"
-    "  weight wv[layers][d, d] from \"l.{}.v\";\n"
-    "  weight wo[layers][d, d] from \"l.{}.o\";\n"
-    "  weight up[layers][ff, d] from \"l.{}.up\";\n"
-    "  weight down[layers][d, ff] from \"l.{}.down\";\n"
-    "  weight norm[layers][d] from \"l.{}.norm\";\n"
-    "  fn block(x[T, d], l) {\n"
-    "    n = rms_norm(x, norm[l], 1e-5);\n"
-    "    q = rope((n @ wq[l].T) as [T, heads, hd], pos, 10000.0);\n"
-    "    k = rope((n @ wk[l].T) as [T, heads, hd], pos, 10000.0);\n"
-    "    v = (n @ wv[l].T) as [T, heads, hd];\n"
-    "    x = x + (attend(q, k, v, causal, cache = kv[l]) as [T, d]) @ wo[l].T;\n"
-    "    return x + ACT(x @ up[l].T) @ down[l].T;\n"
-    "  }\n"
-    "  graph forward(tokens[T] : i32) -> logits[T, vocab] {\n"
-    "    x = embed[tokens];\n"
-    "    for l in layers { x = block(x, l); }\n"
-    "    return x @ embed.T;\n"
-    "  }\n"
-    "}\n";
+static const char llama[] = "model tiny {\n"
+                            "  dim vocab = 300, d = 64, layers = LAYERS, heads = 4, hd = 16, ff = 192;\n"
+                            "  weight embed[vocab, d] from \"embed\";\n"
+                            "  weight wq[layers][d, d] from \"l.{}.q\";\n"
+                            "  weight wk[layers][d, d] from \"l.{}.k\";\n"
+                            "  weight wv[layers][d, d] from \"l.{}.v\";\n"
+                            "  weight wo[layers][d, d] from \"l.{}.o\";\n"
+                            "  weight up[layers][ff, d] from \"l.{}.up\";\n"
+                            "  weight down[layers][d, ff] from \"l.{}.down\";\n"
+                            "  weight norm[layers][d] from \"l.{}.norm\";\n"
+                            "  fn block(x[T, d], l) {\n"
+                            "    n = rms_norm(x, norm[l], 1e-5);\n"
+                            "    q = rope((n @ wq[l].T) as [T, heads, hd], pos, 10000.0);\n"
+                            "    k = rope((n @ wk[l].T) as [T, heads, hd], pos, 10000.0);\n"
+                            "    v = (n @ wv[l].T) as [T, heads, hd];\n"
+                            "    x = x + (attend(q, k, v, causal, cache = kv[l]) as [T, d]) @ wo[l].T;\n"
+                            "    return x + ACT(x @ up[l].T) @ down[l].T;\n"
+                            "  }\n"
+                            "  graph forward(tokens[T] : i32) -> logits[T, vocab] {\n"
+                            "    x = embed[tokens];\n"
+                            "    for l in layers { x = block(x, l); }\n"
+                            "    return x @ embed.T;\n"
+                            "  }\n"
+                            "}\n";
 
 static char folder[] = "/tmp/dipper-embed-XXXXXX";
 
@@ -78,9 +74,12 @@ static const char *write_model(const char *activation, int layers, char *path, s
   char number[16];
   snprintf(number, sizeof number, "%d", layers);
   for (const char *at = llama; *at;) {
-    if (strncmp(at, "LAYERS", 6) == 0) dp_str_add(&text, number), at += 6;
-    else if (strncmp(at, "ACT", 3) == 0) dp_str_add(&text, activation), at += 3;
-    else dp_str_addc(&text, *at++);
+    if (strncmp(at, "LAYERS", 6) == 0)
+      dp_str_add(&text, number), at += 6;
+    else if (strncmp(at, "ACT", 3) == 0)
+      dp_str_add(&text, activation), at += 3;
+    else
+      dp_str_addc(&text, *at++);
   }
   snprintf(path, size, "%s/%s-%d.dip", folder, activation, layers);
   check_ok(dp_write_file_atomic(path, text.text, text.length));
@@ -107,7 +106,7 @@ typedef struct host {
   int logs, asked;
   double fraction;
   const char *stage;
-  bool back; /* a fraction went down */
+  bool back;        /* a fraction went down */
   int cancel_after; /* questions; < 0: never */
   double cancelled_at;
 } host;
@@ -147,8 +146,13 @@ static bool asked(void *user) {
 }
 
 static dp_context *new_context(host *h) {
-  const dp_callbacks callbacks = {.size = sizeof callbacks, .user = h, .log = note, .allocate = lend, .release = take_back,
-                                  .progress = tell, .cancel = asked};
+  const dp_callbacks callbacks = {.size = sizeof callbacks,
+                                  .user = h,
+                                  .log = note,
+                                  .allocate = lend,
+                                  .release = take_back,
+                                  .progress = tell,
+                                  .cancel = asked};
   dp_context *context;
   *h = (host){.cancel_after = -1};
   check_ok(dp_context_new(&callbacks, &context));
@@ -238,8 +242,9 @@ static const char host_program[] =
 
 START_TEST(hosts_find_the_installed_library_by_pkg_config_and_by_cmake) {
   char command[2048], path[256];
-  static const char lists[] = "cmake_minimum_required(VERSION 3.16)\nproject(host C)\nfind_package(dipper 0.1 REQUIRED)\n"
-                              "add_executable(host host.c)\ntarget_link_libraries(host PRIVATE dipper::dipper)\n";
+  static const char lists[] =
+      "cmake_minimum_required(VERSION 3.16)\nproject(host C)\nfind_package(dipper 0.1 REQUIRED)\n"
+      "add_executable(host host.c)\ntarget_link_libraries(host PRIVATE dipper::dipper)\n";
   snprintf(path, sizeof path, "%s/host.c", folder);
   check_ok(dp_write_file_atomic(path, host_program, sizeof host_program - 1));
   snprintf(path, sizeof path, "%s/CMakeLists.txt", folder);
@@ -247,12 +252,17 @@ START_TEST(hosts_find_the_installed_library_by_pkg_config_and_by_cmake) {
   snprintf(command, sizeof command, DIPPER_CMAKE " --install " DIPPER_BUILD_DIR " --prefix %s/installed 2>&1", folder);
   check_command(command);
   snprintf(command, sizeof command,
-           "cd %s && cc -std=c17 -Wall -Werror " DIPPER_HOST_FLAGS " host.c -o by_pkg $(PKG_CONFIG_PATH=installed/" DIPPER_LIBDIR
-           "/pkgconfig pkg-config --cflags --libs dipper) -Wl,-rpath,$PWD/installed/" DIPPER_LIBDIR " 2>&1 && ./by_pkg 2>&1", folder);
+           "cd %s && cc -std=c17 -Wall -Werror " DIPPER_HOST_FLAGS
+           " host.c -o by_pkg $(PKG_CONFIG_PATH=installed/" DIPPER_LIBDIR
+           "/pkgconfig pkg-config --cflags --libs dipper) -Wl,-rpath,$PWD/installed/" DIPPER_LIBDIR
+           " 2>&1 && ./by_pkg 2>&1",
+           folder);
   check_command(command);
   snprintf(command, sizeof command,
-           "cd %s && " DIPPER_CMAKE " -S . -B found -DCMAKE_PREFIX_PATH=$PWD/installed -DCMAKE_C_FLAGS='" DIPPER_HOST_FLAGS
-           "' 2>&1 && " DIPPER_CMAKE " --build found 2>&1 && ./found/host 2>&1", folder);
+           "cd %s && " DIPPER_CMAKE
+           " -S . -B found -DCMAKE_PREFIX_PATH=$PWD/installed -DCMAKE_C_FLAGS='" DIPPER_HOST_FLAGS
+           "' 2>&1 && " DIPPER_CMAKE " --build found 2>&1 && ./found/host 2>&1",
+           folder);
   check_command(command);
 }
 END_TEST
@@ -283,8 +293,13 @@ static void free_weights(chain_weights *m) {
 }
 
 static dp_graph *compile_chain(dp_context *context, const chain_weights *m, const char *name, const char *backend) {
-  const dp_graph_options options = {.size = sizeof options, .weights = m->views, .weight_count = 3, .threads = 2, .rows = 300,
-                                    .backend = backend, .verify_each = true};
+  const dp_graph_options options = {.size = sizeof options,
+                                    .weights = m->views,
+                                    .weight_count = 3,
+                                    .threads = 2,
+                                    .rows = 300,
+                                    .backend = backend,
+                                    .verify_each = true};
   dp_graph *graph;
   check_ok(dp_graph_compile(context, chain, strlen(chain), name, &options, &graph));
   return graph;
@@ -332,7 +347,8 @@ START_TEST(a_graph_over_the_hosts_weights_is_a_function_of_its_rows_bit_for_bit)
       const float *row = (float *)info.data + r * info.strides[0];
       for (int c = 0; c < OUT; c++) {
         float wanted = reference(&m, x + r * D, c);
-        ck_assert_msg(memcmp(&row[c], &wanted, 4) == 0, "[%lld, %d] is %.9g, not %.9g", (long long)r, c, (double)row[c], (double)wanted);
+        ck_assert_msg(memcmp(&row[c], &wanted, 4) == 0, "[%lld, %d] is %.9g, not %.9g", (long long)r, c, (double)row[c],
+                      (double)wanted);
       }
       dp_tensor *one = view(x + r * D, 1, D), *alone = call_one(graph, one);
       check_ok(dp_tensor_get_info(alone, &part));
@@ -424,14 +440,16 @@ START_TEST(mistakes_in_graphs_are_named) {
   check_fails(dp_graph_compile(NULL, chain, strlen(chain), NULL, &options, &graph), DP_UNSUPPORTED, "on the CPU");
   options.backend = NULL;
   options.size = 0;
-  check_fails(dp_graph_compile(NULL, chain, strlen(chain), NULL, &options, &graph), DP_INVALID, "sizeof(dp_graph_options)");
+  check_fails(dp_graph_compile(NULL, chain, strlen(chain), NULL, &options, &graph), DP_INVALID,
+              "sizeof(dp_graph_options)");
   options.size = sizeof options;
   m.views[0].dtype = DP_I32;
   check_fails(dp_graph_compile(NULL, chain, strlen(chain), NULL, &options, &graph), DP_INVALID, "weight 'w' is i32");
   m.views[0].dtype = DP_F32;
   graph = compile_chain(NULL, &m, NULL, NULL);
   float *x = numbers(400 * D, 4);
-  dp_tensor *wide = view(x, 3, OUT), *many = view(x, 400, D), *good = view(x, 2, D), *y = NULL, *bad = view(x, 3, OUT), *none = NULL;
+  dp_tensor *wide = view(x, 3, OUT), *many = view(x, 400, D), *good = view(x, 2, D), *y = NULL, *bad = view(x, 3, OUT),
+            *none = NULL;
   check_fails(dp_graph_call(graph, &wide, 1, &y, 1), DP_INVALID, "'x' must be f32[T, 96], but is f32[3, 64]");
   check_fails(dp_graph_call(graph, &many, 1, &y, 1), DP_INVALID, "300 at most");
   check_fails(dp_graph_call(graph, &good, 1, &bad, 1), DP_INVALID, "others have 2 rows");
@@ -519,9 +537,15 @@ START_TEST(dlpack_that_does_not_fit_stays_the_callers) {
   dp_tensor *tensor;
   dp_tensor_info info;
   deleted = 0;
-  DLManagedTensor managed = {.dl_tensor = {.data = data, .device = {kDLCPU, 0}, .ndim = 2, .dtype = {kDLFloat, 32, 1},
-                                           .shape = shape, .strides = strides, .byte_offset = 0},
-                             .manager_ctx = &deleted, .deleter = delete_mine};
+  DLManagedTensor managed = {.dl_tensor = {.data = data,
+                                           .device = {kDLCPU, 0},
+                                           .ndim = 2,
+                                           .dtype = {kDLFloat, 32, 1},
+                                           .shape = shape,
+                                           .strides = strides,
+                                           .byte_offset = 0},
+                             .manager_ctx = &deleted,
+                             .deleter = delete_mine};
   managed.dl_tensor.device.device_type = kDLCUDA;
   check_fails(dp_tensor_from_dlpack(&managed, &tensor), DP_UNSUPPORTED, "bring it to the CPU");
   managed.dl_tensor.device.device_type = kDLCPU;
@@ -535,8 +559,8 @@ START_TEST(dlpack_that_does_not_fit_stays_the_callers) {
   ck_assert_int_eq(info.strides[1], 2);
   dp_tensor_free(tensor);
   ck_assert_int_eq(deleted, 1);
-  DLManagedTensorVersioned later = {.version = {2, 0}, .dl_tensor = managed.dl_tensor, .manager_ctx = &deleted,
-                                    .deleter = delete_mine_too};
+  DLManagedTensorVersioned later = {
+      .version = {2, 0}, .dl_tensor = managed.dl_tensor, .manager_ctx = &deleted, .deleter = delete_mine_too};
   check_fails(dp_tensor_from_dlpack_versioned(&later, &tensor), DP_UNSUPPORTED, "DLPack 2.0");
   later.version.major = 1;
   later.flags = DLPACK_FLAG_BITMASK_READ_ONLY;
@@ -610,7 +634,8 @@ static bool join(void *user, const dp_rows *in, int count, const dp_rows *y) {
   (void)user, (void)count;
   for (int64_t r = 0; r < y->rows; r++)
     for (int64_t c = 0; c < y->columns; c++)
-      y->data[r * y->stride + c] = in[0].data[r * in[0].stride + c % in[0].columns] + (float)(c / in[0].columns) * in[1].data[r * in[1].stride];
+      y->data[r * y->stride + c] =
+          in[0].data[r * in[0].stride + c % in[0].columns] + (float)(c / in[0].columns) * in[1].data[r * in[1].stride];
   return true;
 }
 
@@ -625,7 +650,8 @@ static dp_op op_of(const char *name, int operands, bool (*forward)(void *, const
 }
 
 START_TEST(the_hosts_op_runs_inside_a_graph_row_by_row) {
-  static const char text[] = "model m { dim d = 80; graph f(x[T, d], s[T, 1]) -> y[T, 2, d] { return join(x + x, s * 2.0); } }";
+  static const char text[] =
+      "model m { dim d = 80; graph f(x[T, d], s[T, 1]) -> y[T, 2, d] { return join(x + x, s * 2.0); } }";
   static const char *const backends[] = {NULL, "interp"};
   host h;
   dp_context *context = new_context(&h);
@@ -635,7 +661,8 @@ START_TEST(the_hosts_op_runs_inside_a_graph_row_by_row) {
   enum { ROWS = 200 };
   float *x = numbers(ROWS * 80, 1), *s = numbers(ROWS, 2);
   for (size_t at = 0; at < DP_COUNT(backends); at++) {
-    const dp_graph_options options = {.size = sizeof options, .threads = 2, .verify_each = true, .backend = backends[at]};
+    const dp_graph_options options = {
+        .size = sizeof options, .threads = 2, .verify_each = true, .backend = backends[at]};
     dp_graph *graph;
     check_ok(dp_graph_compile(context, text, strlen(text), NULL, &options, &graph));
     dp_tensor *in[] = {view(x, ROWS, 80), view(s, ROWS, 1)}, *y = NULL;
@@ -645,7 +672,8 @@ START_TEST(the_hosts_op_runs_inside_a_graph_row_by_row) {
     ck_assert_int_eq(info.rank, 3);
     for (int64_t r = 0; r < ROWS; r++)
       for (int c = 0; c < 160; c++) {
-        float wanted = 2 * x[r * 80 + c % 80] + (float)(c / 80) * (2 * s[r]), have = ((float *)info.data)[r * info.strides[0] + c];
+        float wanted = 2 * x[r * 80 + c % 80] + (float)(c / 80) * (2 * s[r]),
+              have = ((float *)info.data)[r * info.strides[0] + c];
         ck_assert_msg(have == wanted, "[%lld, %d] is %g, not %g", (long long)r, c, (double)have, (double)wanted);
       }
     dp_tensor_free(y), dp_tensor_free(in[0]), dp_tensor_free(in[1]);
@@ -696,8 +724,11 @@ END_TEST
 static void train(dp_context *context, const char *activation, float *losses) {
   char path[256];
   static const int32_t ids[] = {5, 17, 200, 3, 99, 42}, targets[] = {17, 200, 3, 99, 42, 7};
-  dp_training training = {.model = {.path = write_model(activation, 2, path, sizeof path), .weights = "random:3", .threads = 2,
-                                    .step_tokens = 64, .host = context},
+  dp_training training = {.model = {.path = write_model(activation, 2, path, sizeof path),
+                                    .weights = "random:3",
+                                    .threads = 2,
+                                    .step_tokens = 64,
+                                    .host = context},
                           .optimizer = dp_adamw_defaults()};
   dp_trainer *trainer;
   const dp_example example = {ids, targets, DP_COUNT(ids), NULL};
@@ -728,7 +759,8 @@ START_TEST(the_hosts_op_is_trained_through_by_its_gradient) {
     ck_assert_msg(fabsf(own[i] - builtin[i]) < 2e-4f, "step %d: %g, by silu %g", i, (double)own[i], (double)builtin[i]);
   ck_assert(own[3] < own[0]);
   char path[256];
-  dp_training training = {.model = {.path = write_model("untrained", 1, path, sizeof path), .weights = "random:3", .host = context}};
+  dp_training training = {
+      .model = {.path = write_model("untrained", 1, path, sizeof path), .weights = "random:3", .host = context}};
   dp_trainer *trainer;
   check_fails(dp_trainer_new(&training, &trainer), DP_UNSUPPORTED, "the host's op 'untrained'");
   dp_context_free(context);
@@ -740,8 +772,11 @@ END_TEST
 
 static dp_model *open_tiny(dp_context *context, int layers) {
   char path[256];
-  const dp_options options = {.path = write_model("silu", layers, path, sizeof path), .weights = "random:1", .threads = 2,
-                              .context = 2048, .host = context};
+  const dp_options options = {.path = write_model("silu", layers, path, sizeof path),
+                              .weights = "random:1",
+                              .threads = 2,
+                              .context = 2048,
+                              .host = context};
   dp_model *model;
   check_ok(dp_model_open(&options, &model));
   return model;
@@ -760,7 +795,8 @@ START_TEST(large_memory_is_the_hosts_and_comes_back) {
   check_ok(dp_session_new(plain, &other));
   check_ok(dp_session_feed(session, ids, 3, DP_WANT_ALL, &logits));
   check_ok(dp_session_feed(other, ids, 3, DP_WANT_ALL, &wanted));
-  for (int r = 0; r < 3; r++) ck_assert_mem_eq(logits.data + r * logits.stride, wanted.data + r * wanted.stride, 300 * 4);
+  for (int r = 0; r < 3; r++)
+    ck_assert_mem_eq(logits.data + r * logits.stride, wanted.data + r * wanted.stride, 300 * 4);
   dp_session_free(session), dp_session_free(other);
   dp_model_free(model), dp_model_free(plain);
   ck_assert_int_eq(h.held, 0);
@@ -779,8 +815,11 @@ START_TEST(a_compile_stops_when_the_host_says_so) {
   host h;
   dp_context *context = new_context(&h);
   char path[256];
-  const dp_options options = {.path = write_model("gelu", 3, path, sizeof path), .weights = "random:1", .threads = 2,
-                              .cache_dir = "", .host = context};
+  const dp_options options = {.path = write_model("gelu", 3, path, sizeof path),
+                              .weights = "random:1",
+                              .threads = 2,
+                              .cache_dir = "",
+                              .host = context};
   dp_model *model = NULL;
   for (int after = 3; after < 12; after += 4) { /* the first two questions are of reading */
     h.asked = 0, h.cancelled_at = 0, h.cancel_after = after;
@@ -841,7 +880,8 @@ START_TEST(a_session_tells_that_its_model_was_freed) {
   ck_assert_int_eq(dp_session_length(session), 0);
   dp_session_truncate(session, 0);
   dp_session *never;
-  check_fails(dp_session_new(model, &never), DP_INVALID, "dp_session_new: the model was freed"); /* its context keeps the shell */
+  check_fails(dp_session_new(model, &never), DP_INVALID,
+              "dp_session_new: the model was freed"); /* its context keeps the shell */
   dp_model_free(model);
   dp_session_free(session);
   dp_context_free(context);
@@ -863,7 +903,8 @@ START_TEST(null_is_an_error_and_names_the_call) {
   check_fails(dp_tokenize(NULL, "", 0, false, &tokens), DP_INVALID, "dp_tokenize: the model is NULL");
   check_fails(dp_detokenize(NULL, NULL, 0, false, &text), DP_INVALID, "dp_detokenize: the model is NULL");
   check_fails(dp_tensor_new(NULL, (dp_dtype)99, 0, NULL, &tensor), DP_INVALID, "99 is no dp_dtype");
-  check_fails(dp_tensor_from_memory(NULL, DP_F32, 1, (const int64_t[]){2}, NULL, NULL, NULL, &tensor), DP_INVALID, "data is NULL");
+  check_fails(dp_tensor_from_memory(NULL, DP_F32, 1, (const int64_t[]){2}, NULL, NULL, NULL, &tensor), DP_INVALID,
+              "data is NULL");
   check_fails(dp_tensor_new(NULL, DP_F32, 1, (const int64_t[]){-2}, &tensor), DP_INVALID, "dimension 0");
   check_fails(dp_context_new(&unsized, &context), DP_INVALID, "sizeof(dp_callbacks)");
   check_fails(dp_context_new(&half, &context), DP_INVALID, "allocate and release");

@@ -135,7 +135,7 @@ typedef struct dp_graph_info {
   int64_t rows;           /* T at most */
   int64_t borrowed_bytes; /* of weights that are read where the host has them: they must stay there, unchanged, until
                              dp_graph_free */
-  int64_t packed_bytes;   /* of those that were copied once into the layout of kernels: the host's are not needed any more */
+  int64_t packed_bytes;   /* of those copied once into the layout of kernels: the host's are not needed any more */
   double compile_s;
   bool compiled; /* false: the code came from the cache */
 } dp_graph_info;
@@ -148,7 +148,8 @@ dp_status dp_graph_get_output(const dp_graph *graph, int index, dp_graph_value *
  * strides. outputs[output_count]: NULL: a new tensor f32, made without a copy, whose rows may stand apart (strides) and
  * which the caller frees; else the caller's, of that shape, any strides, written to. The bits of a row depend neither
  * on threads nor on how many rows there are. DP_CANCELLED: outputs are as they were. */
-dp_status dp_graph_call(dp_graph *graph, dp_tensor *const *inputs, int input_count, dp_tensor **outputs, int output_count);
+dp_status dp_graph_call(dp_graph *graph, dp_tensor *const *inputs, int input_count, dp_tensor **outputs,
+                        int output_count);
 
 /* ---- the host's own ops
  * --------------------------------------------------------------------------------------------- */
