@@ -249,7 +249,7 @@ START_TEST(hosts_find_the_installed_library_by_pkg_config_and_by_cmake) {
   check_ok(dp_write_file_atomic(path, host_program, sizeof host_program - 1));
   snprintf(path, sizeof path, "%s/CMakeLists.txt", folder);
   check_ok(dp_write_file_atomic(path, lists, sizeof lists - 1));
-  snprintf(command, sizeof command, DIPPER_CMAKE " --install " DIPPER_BUILD_DIR " --prefix %s/installed 2>&1", folder);
+  snprintf(command, sizeof command, DIPPER_CMAKE " --install " DIPPER_BUILD_DIR " --component library --prefix %s/installed 2>&1", folder);
   check_command(command);
   snprintf(command, sizeof command,
            "cd %s && cc -std=c17 -Wall -Werror " DIPPER_HOST_FLAGS
