@@ -1,6 +1,7 @@
 /* tests/test_embed.c: dipper inside another program: what the library shows and how it is found, callbacks, graphs over
  * tensors, DLPack, the host's ops, misuse. */
 #include "base/base.h"
+#include "dipper/aot.h"
 #include "dipper/dlpack.h"
 #include "dipper/embed.h"
 #include "dipper/train.h"
@@ -742,6 +743,23 @@ static void train(dp_context *context, const char *activation, float *losses) {
   dp_trainer_free(trainer);
 }
 
+START_TEST(the_hosts_op_is_refused_by_name_ahead_of_time_and_without_its_host) {
+  host h;
+  dp_context *context = new_context(&h);
+  dp_op op = op_of("my_silu", 1, scaled_silu);
+  check_ok(dp_context_add_op(context, &op));
+  char path[256], object[256];
+  dp_options options = {.path = write_model("my_silu", 1, path, sizeof path), .host = context};
+  const dp_compilation how = {.emit = DP_EMIT_OBJECT};
+  snprintf(object, sizeof object, "%s/never.o", folder);
+  check_fails(dp_compile(&options, &how, object), DP_UNSUPPORTED, "op 'my_silu' is the host's");
+  options.host = NULL;
+  check_fails(dp_compile(&options, &how, object), DP_INVALID, "my_silu");
+  ck_assert_int_ne(access(object, F_OK), 0);
+  dp_context_free(context);
+}
+END_TEST
+
 START_TEST(the_hosts_op_is_trained_through_by_its_gradient) {
   host h;
   dp_context *context = new_context(&h);
@@ -1030,6 +1048,7 @@ int main(void) {
   tcase_add_test(dlpack, a_result_outlives_its_graph_and_context);
   tcase_add_test(ops, the_hosts_op_runs_inside_a_graph_row_by_row);
   tcase_add_test(ops, mistakes_with_the_hosts_ops_are_named);
+  tcase_add_test(ops, the_hosts_op_is_refused_by_name_ahead_of_time_and_without_its_host);
   tcase_add_test(ops, the_hosts_op_is_trained_through_by_its_gradient);
   tcase_add_test(models, large_memory_is_the_hosts_and_comes_back);
   tcase_add_test(models, a_compile_stops_when_the_host_says_so);
