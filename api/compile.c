@@ -2,6 +2,7 @@
  * all of it behind a launcher. What is compiled is the module read back from the text that travels: what opens it later
  * makes the same program of it. For GPUs the same module is scheduled by their numbers, so theirs is a program of its own. */
 #include "api/internal.h"
+#include "api/life.h"
 #include "dipper/aot.h"
 
 #include <elf.h>
@@ -99,6 +100,8 @@ static void report(const compiling *c, const char *target, size_t size, double b
 }
 
 static dp_status compile_for_cpu(compiling *c, compiled *code) {
+  if (c->program->host_count)
+    return dp_fail(DP_UNSUPPORTED, "op '%s' is the host's: it is not compiled ahead of time", c->program->hosts[0]);
   const cg_backend *backend = cg_find_backend("llvm");
   if (!backend) return dp_fail(DP_UNSUPPORTED, "this build of dipper has no LLVM: it runs compiled models, but compiles none");
   const cg_cpu *cpu = code->target ? cg_find_cpu(code->target) : NULL;
@@ -294,6 +297,9 @@ static dp_status write_kind(compiling *c, const char *path) {
 }
 
 dp_status dp_compile(const dp_options *options, const dp_compilation *how, const char *path) {
+  DP_TRY(api_need(options, "dp_compile", "options"));
+  DP_TRY(api_need(how, "dp_compile", "compilation"));
+  DP_TRY(api_need(path, "dp_compile", "path"));
   compiling c = {.options = options, .how = how};
   dp_status status = make_program(&c);
   if (status.code == DP_OK) status = write_kind(&c, path);

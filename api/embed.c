@@ -1,5 +1,6 @@
 /* api/embed.c: texts to the rows that an encoder gives for them. */
 #include "api/internal.h"
+#include "api/life.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -93,12 +94,22 @@ static dp_status embed(dp_model *model, const char *const *texts, const size_t *
   return run(b, rows + done * (size_t)model->info.columns);
 }
 
-dp_status dp_embed(dp_model *model, const char *const *texts, const size_t *lengths, size_t count, float *rows) {
+static dp_status embed_all(dp_model *model, const char *const *texts, const size_t *lengths, size_t count, float *rows) {
   if (!model->tokenizer) return dp_fail(DP_INVALID, "the weights bring no tokenizer");
   batch *b = calloc(1, sizeof *b);
   if (!b) return dp_fail(DP_NO_MEMORY, "no memory for a batch");
   dp_status status = embed(model, texts, lengths, count, b, rows);
   empty(b);
   free(b);
+  return status;
+}
+
+dp_status dp_embed(dp_model *model, const char *const *texts, const size_t *lengths, size_t count, float *rows) {
+  if (count) DP_TRY(api_need(texts, "dp_embed", "list of texts"));
+  for (size_t i = 0; i < count; i++) DP_TRY(api_need(texts[i], "dp_embed", "text"));
+  if (count) DP_TRY(api_need(rows, "dp_embed", "place for the rows"));
+  DP_TRY(api_enter_model(model, "dp_embed"));
+  dp_status status = embed_all(model, texts, lengths, count, rows);
+  api_leave_model(model);
   return status;
 }

@@ -1,6 +1,7 @@
 /* api/inspect.c: every stage can be looked at: diagnostics, IR after any pass, the tile program, the back end's texts.
  */
 #include "api/internal.h"
+#include "api/life.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -15,6 +16,8 @@ static int64_t parameters(const ir_module *module) {
 }
 
 dp_status dp_check(const dp_options *options, dp_text *summary) {
+  DP_TRY(api_need(options, "dp_check", "options"));
+  DP_TRY(api_need(summary, "dp_check", "place for the text"));
   api_source source;
   DP_TRY(api_open_source(options, API_TEXT, &source));
   dp_str out = {0};
@@ -86,6 +89,8 @@ static dp_status dump_program(const dp_options *options, api_source *source, dp_
 }
 
 dp_status dp_dump_text(const dp_options *options, dp_dump what, const char *pass, dp_text *text) {
+  DP_TRY(api_need(options, "dp_dump_text", "options"));
+  DP_TRY(api_need(text, "dp_dump_text", "place for the text"));
   api_source source;
   dp_str out = {0};
   DP_TRY(api_open_source(options, API_TEXT, &source));
@@ -105,6 +110,8 @@ dp_status dp_dump_text(const dp_options *options, dp_dump what, const char *pass
 }
 
 dp_status dp_compile_object(const dp_options *options, dp_text *object) {
+  DP_TRY(api_need(options, "dp_compile_object", "options"));
+  DP_TRY(api_need(object, "dp_compile_object", "place for the object"));
   api_source source;
   tile_program *program = NULL;
   DP_TRY(api_open_source(options, API_TEXT, &source));
@@ -122,6 +129,7 @@ dp_status dp_compile_object(const dp_options *options, dp_text *object) {
 }
 
 dp_status dp_list_devices(dp_text *text) {
+  DP_TRY(api_need(text, "dp_list_devices", "place for the text"));
   dp_str out = {0};
   dp_options here = {0};
   dp_str_addf(&out, "cpu: %d threads, back end %s\n", api_threads(&here), cg_find_backend(NULL)->name);
@@ -132,6 +140,8 @@ dp_status dp_list_devices(dp_text *text) {
 }
 
 dp_status dp_list_weights(const char *path, bool json, dp_text *text) {
+  DP_TRY(api_need(path, "dp_list_weights", "path"));
+  DP_TRY(api_need(text, "dp_list_weights", "place for the text"));
   rt_weights_file *file;
   dp_str out = {0};
   DP_TRY(rt_weights_open(path, &file));
@@ -141,6 +151,9 @@ dp_status dp_list_weights(const char *path, bool json, dp_text *text) {
 }
 
 dp_status dp_save_weights(const dp_options *options, const char *path, const char *type) {
+  DP_TRY(api_need(options, "dp_save_weights", "options"));
+  DP_TRY(api_need(path, "dp_save_weights", "path"));
+  DP_TRY(api_need(type, "dp_save_weights", "type"));
   ir_dtype dtype;
   if (!ir_dtype_parse(type, &dtype) || (dtype != IR_f32 && dtype != IR_f16 && dtype != IR_bf16))
     return dp_fail(DP_INVALID, "weights are saved as f32, f16 or bf16, not as '%s'", type);

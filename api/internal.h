@@ -9,6 +9,8 @@
 #include "passes/passes.h"
 #include "runtime/runtime.h"
 
+#include <stdatomic.h>
+
 /* What text and weights make together. */
 typedef struct api_source {
   rt_weights_file *file; /* NULL for random weights or none */
@@ -19,6 +21,7 @@ typedef struct api_source {
   ir_adaptation *adaptations; /* malloc'ed, of the weights of the text; NULL: nothing stands beside them */
   int declared;               /* weights of the text; those behind them are an adapter's */
   rt_weights_file *adapter;   /* NULL when it is new, or there is none */
+  bool all_rows;              /* every row of a step is asked for */
 } api_source;
 
 typedef enum api_use {
@@ -29,6 +32,8 @@ typedef enum api_use {
   API_PLANNING, /* the same, named or not */
 } api_use;
 dp_status api_open_source(const dp_options *options, api_use use, api_source *source);
+/* The same of a text in memory; options->path stands for it in messages. NULL: that of the file. */
+dp_status api_open_text_source(const dp_options *options, api_use use, const char *text, size_t length, api_source *source);
 dp_status api_make_weights(const dp_options *options, api_source *source);
 void api_close_source(api_source *source);
 /* Puts the adapter of options->adapter beside the weights, if one is named. Before the passes. */
@@ -38,7 +43,8 @@ dp_status api_plan_adapter(const dp_options *options, api_source *source);
 /* Writes the adapter's numbers of `binding` into a folder, made when it is not there. */
 dp_status api_save_adapter(const char *directory, const api_source *source, const rt_binding *binding);
 
-dp_status api_compile(const dp_options *options, const tile_program *program, tile_code **code, bool *compiled, dp_str *note);
+/* *program becomes NULL when the host stopped a compile that goes on for a moment, and keeps it. */
+dp_status api_compile(const dp_options *options, tile_program **program, tile_code **code, bool *compiled, dp_str *note);
 /* The passes, then a schedule. */
 dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program);
 /* A schedule of a module that the passes have been over, for options->backend; the module stays as it is. */
@@ -125,7 +131,12 @@ dp_status api_start_model(const dp_options *options, const api_image *image, dp_
 dp_status api_tokenizer_from_text(const rt_weights_file *file, const char *name, const char *text, size_t length,
                                   dp_tokenizer **tokenizer);
 
+typedef struct api_life api_life;
+
 struct dp_model {
+  uint32_t magic; /* API_MODEL_MAGIC when it is open */
+  dp_context *host; /* kept, or NULL */
+  _Atomic(api_life *) life; /* api_model_life */
   api_source source;
   tile_program *program;
   tile_code *code;
@@ -140,8 +151,23 @@ struct dp_model {
 
 void api_close_model(dp_model *model); /* what is in it */
 
+/* What its sessions share with it, and keep when it is gone; made when first asked for. NULL: no memory. */
+api_life *api_model_life(dp_model *model);
+/* A call on an open model begins, or not: api/life.h. Ends with api_leave_model. */
+dp_status api_enter_model(dp_model *model, const char *call);
+void api_leave_model(dp_model *model);
+/* DP_INVALID: NULL, or no model any more. */
+dp_status api_check_model(const dp_model *model, const char *call);
+
+enum { API_MODEL_MAGIC = 0x64704d6f, API_SESSION_MAGIC = 0x64705365, API_GONE_MAGIC = 0x64704766 };
+bool api_is_gone(const dp_model *model);
+/* The model is open, and keeps the host. */
+void api_adopt_model(dp_context *host, dp_model *model);
+
 struct dp_session {
-  dp_model *model;
+  uint32_t magic;
+  api_life *life; /* the model's; kept */
+  dp_model *model;        /* while that is not closed */
   rt_sequence *sequence;
 };
 

@@ -1,5 +1,6 @@
 /* api/model.c: opening a model: text and weights, passes, schedule, code, engine. */
-#include "api/internal.h"
+#include "api/context.h"
+#include "api/life.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,20 +16,9 @@ static int64_t context_of(const dp_options *options, const rt_weights_file *file
   return limit >= 1 && limit < DEFAULT_CONTEXT ? (int64_t)limit : DEFAULT_CONTEXT;
 }
 
-dp_status api_compile(const dp_options *options, const tile_program *program, tile_code **code, bool *compiled, dp_str *note) {
-  const cg_backend *backend = cg_find_backend(options->backend);
-  if (!backend)
-    return dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
-  cg_target target = {.triple = options->triple, .cpu = options->cpu, .features = options->features};
-  char *cache = api_cache_dir(options);
-  dp_status status = cg_build(backend, program, &target, cache, code, compiled, note);
-  free(cache);
-  return status;
-}
-
 static dp_status compile(const dp_options *options, dp_model *model) {
   DP_TRY(api_schedule(options, &model->source, &model->program));
-  return api_compile(options, model->program, &model->code, &model->info.compiled, &model->note);
+  return api_compile(options, &model->program, &model->code, &model->info.compiled, &model->note);
 }
 
 dp_status api_open_text(const dp_options *options, dp_model *model) {
@@ -46,8 +36,9 @@ dp_status api_open_text(const dp_options *options, dp_model *model) {
 dp_status api_start_model(const dp_options *options, const api_image *image, dp_model *model) {
   rt_engine_options engine = {.workers = api_threads(options),
                               .context = context_of(options, model->source.file),
-                              .max_tokens = options->step_tokens};
+                              .max_tokens = options->step_tokens, .host = api_host(options->host)};
   if (image) engine.image = image->bytes, engine.image_bytes = image->size;
+  api_adopt_model(options->host, model);
   if (image) memcpy(engine.image_key, image->key, sizeof engine.image_key);
   DP_TRY(rt_engine_new(model->program, model->code, model->source.binding, &engine, &model->engine));
   if (model->tokenizer && dp_tokenizer_size(model->tokenizer) > rt_engine_vocabulary(model->engine))
@@ -62,7 +53,8 @@ dp_status api_start_model(const dp_options *options, const api_image *image, dp_
   if (unused) dp_str_addf(&model->note, "%s%s", model->note.length ? "; " : "", unused);
   model->info.note = model->note.text;
   model->info.device = model->device.text ? model->device.text : "cpu";
-  return DP_SUCCESS;
+  if (model->note.text) api_log(model->host, DP_LOG_NOTE, model->note.text);
+  return api_go_on(model->host, "pack", 1);
 }
 
 static dp_status open(const dp_options *options, dp_model *model) {
@@ -106,6 +98,8 @@ dp_status api_choose_device(dp_options *options, dp_str *note, dp_str *name) {
 }
 
 dp_status dp_model_open(const dp_options *options, dp_model **model) {
+  DP_TRY(api_need(options, "dp_model_open", "options"));
+  DP_TRY(api_need(model, "dp_model_open", "place for the model"));
   dp_model *fresh = calloc(1, sizeof *fresh);
   if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory for a model");
   dp_options chosen = *options;
@@ -119,7 +113,16 @@ dp_status dp_model_open(const dp_options *options, dp_model **model) {
   return DP_SUCCESS;
 }
 
-void api_close_model(dp_model *model) {
+void api_adopt_model(dp_context *host, dp_model *model) {
+  model->magic = API_MODEL_MAGIC;
+  if (model->host || !host) return;
+  api_keep_context(host);
+  model->host = host;
+}
+
+/* ---- life */
+
+static void close_parts(dp_model *model) {
   rt_engine_free(model->engine);
   rt_trace_free(model->trace);
   if (model->code) model->code->free(model->code);
@@ -132,13 +135,68 @@ void api_close_model(dp_model *model) {
   for (size_t i = 0; i < DP_COUNT(model->packages); i++) api_close_package(&model->packages[i]);
 }
 
-void dp_model_free(dp_model *model) {
-  if (!model) return;
-  api_close_model(model);
-  free(model);
+/* With a host the shell stays as long as that, so that who uses it again is told. */
+static void close_model(void *object) {
+  dp_model *model = object;
+  dp_context *host = model->host;
+  api_life *life = atomic_load(&model->life);
+  close_parts(model);
+  *model = (dp_model){.magic = API_GONE_MAGIC};
+  if (host) api_retire(host, model);
+  else free(model);
+  api_life_drop(life);
+  api_drop_context(host);
 }
 
-dp_model_info dp_model_get_info(const dp_model *model) { return model->info; }
+api_life *api_model_life(dp_model *model) {
+  api_life *life = atomic_load(&model->life), *none = NULL;
+  if (life || !(life = api_life_new("model", close_model, model))) return life;
+  if (atomic_compare_exchange_strong(&model->life, &none, life)) return life;
+  api_life_drop(life);
+  return none;
+}
+
+void api_close_model(dp_model *model) {
+  api_life *life = atomic_load(&model->life);
+  dp_context *host = model->host;
+  if (life) {
+    api_enter_patiently(life);
+    life->close = NULL; /* the model is a part of another object, which frees it */
+    api_close(life);
+    api_leave(life);
+    api_life_drop(life);
+  }
+  close_parts(model);
+  *model = (dp_model){0};
+  api_drop_context(host);
+}
+
+void dp_model_free(dp_model *model) {
+  if (!model || api_is_gone(model)) return;
+  api_life *life = atomic_load(&model->life);
+  if (life) api_close(life);
+  else close_model(model);
+}
+
+bool api_is_gone(const dp_model *model) { return model->magic == API_GONE_MAGIC; }
+
+dp_status api_check_model(const dp_model *model, const char *call) {
+  DP_TRY(api_need(model, call, "model"));
+  if (model->magic == API_MODEL_MAGIC) return DP_SUCCESS;
+  return dp_fail(DP_INVALID, api_is_gone(model) ? "%s: the model was freed" : "%s: this is no model", call);
+}
+
+dp_status api_enter_model(dp_model *model, const char *call) {
+  DP_TRY(api_check_model(model, call));
+  api_life *life = api_model_life(model);
+  return life ? api_enter(life, call) : dp_fail(DP_NO_MEMORY, "%s: no memory", call);
+}
+
+void api_leave_model(dp_model *model) { api_leave(atomic_load(&model->life)); }
+
+dp_model_info dp_model_get_info(const dp_model *model) {
+  return model && model->magic == API_MODEL_MAGIC ? model->info : (dp_model_info){0};
+}
 
 void dp_text_free(dp_text *text) {
   free(text->text);
@@ -176,10 +234,16 @@ static dp_status decode(const dp_tokenizer *tokenizer, const int32_t *ids, size_
 }
 
 dp_status dp_tokenize(const dp_model *model, const char *text, size_t length, bool parse_special, dp_tokens *tokens) {
+  DP_TRY(api_check_model(model, "dp_tokenize"));
+  if (length) DP_TRY(api_need(text, "dp_tokenize", "text"));
+  DP_TRY(api_need(tokens, "dp_tokenize", "place for the tokens"));
   return encode(model->tokenizer, text, length, parse_special, tokens);
 }
 
 dp_status dp_detokenize(const dp_model *model, const int32_t *ids, size_t count, bool show_special, dp_text *text) {
+  DP_TRY(api_check_model(model, "dp_detokenize"));
+  if (count) DP_TRY(api_need(ids, "dp_detokenize", "ids"));
+  DP_TRY(api_need(text, "dp_detokenize", "place for the text"));
   return decode(model->tokenizer, ids, count, show_special, text);
 }
 
@@ -207,6 +271,9 @@ dp_status dp_detokenize_file(const char *weights, const int32_t *ids, size_t cou
 }
 
 dp_status dp_render_chat(const dp_model *model, const dp_message *messages, int count, dp_text *text) {
+  DP_TRY(api_check_model(model, "dp_render_chat"));
+  if (count) DP_TRY(api_need(messages, "dp_render_chat", "messages"));
+  DP_TRY(api_need(text, "dp_render_chat", "place for the text"));
   if (!model->chat) return dp_fail(DP_UNSUPPORTED, "the weights bring no chat template");
   dp_chat_message *list = calloc((size_t)count + 1, sizeof *list);
   if (!list) return dp_fail(DP_NO_MEMORY, "no memory for a conversation");

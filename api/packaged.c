@@ -2,6 +2,7 @@
  * compiler did, and the object must be of that very program (packaged_code.c); then the weights, packed and mapped, or any
  * file that binds. */
 #include "api/internal.h"
+#include "api/life.h"
 #include "dipper/aot.h"
 
 #include <limits.h>
@@ -191,6 +192,9 @@ static dp_status open(opening *o) {
 }
 
 dp_status dp_model_open_package(const char *path, const char *beside, const dp_options *options, dp_model **model) {
+  DP_TRY(api_need(path, "dp_model_open_package", "path"));
+  DP_TRY(api_need(options, "dp_model_open_package", "options"));
+  DP_TRY(api_need(model, "dp_model_open_package", "place for the model"));
   dp_model *fresh = calloc(1, sizeof *fresh);
   if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory for a model");
   opening o = {.path = path, .beside = beside ? beside : path, .options = options, .model = fresh};

@@ -1,5 +1,7 @@
 /* api/score.c: the numbers that training gives tokens, without a trainer: a program of the one entry `score`, over weights as
  * the file stores them. */
+#include "api/context.h"
+#include "api/life.h"
 #include "api/train.h"
 
 #include <stdlib.h>
@@ -39,12 +41,14 @@ rt_engine_options api_engine_options(const dp_options *options, int64_t sequence
   if (sequences <= 0) sequences = many < tokens ? many : tokens;
   /* Each sequence of a step begins a page of its own. */
   return (rt_engine_options){.workers = api_threads(options), .max_tokens = tokens,
-                             .context = rt_bytes_plus(context, rt_bytes_times(sequences, TILE_CHUNK))};
+                             .context = rt_bytes_plus(context, rt_bytes_times(sequences, TILE_CHUNK)),
+                             .host = api_host(options->host), .whole_steps = true};
 }
 
 dp_status api_set_up_engine(const rt_engine_options *engine, dp_model *model) {
   DP_TRY(rt_engine_new(model->program, model->code, model->source.binding, engine, &model->engine));
   rt_engine_release(model->engine, model->source.binding);
+  model->magic = API_MODEL_MAGIC;
   model->info.threads = engine->workers;
   model->info.vocabulary = rt_engine_vocabulary(model->engine);
   model->info.columns = rt_engine_columns(model->engine);
@@ -70,7 +74,7 @@ dp_status api_scorer_prepare(const dp_options *options, unsigned tensor, bool co
   target.tensor &= tensor;
   DP_TRY(ps_schedule(*module, "score", &target, &model->program));
   if (options->verify_each) DP_TRY(tile_check(model->program, 2 * model->program->row_tile + 1, 2, 2, 0));
-  return compile ? api_compile(options, model->program, &model->code, &model->info.compiled, &model->note) : DP_SUCCESS;
+  return compile ? api_compile(options, &model->program, &model->code, &model->info.compiled, &model->note) : DP_SUCCESS;
 }
 
 static dp_status open(const dp_options *options, unsigned tensor, dp_model *model) {
@@ -78,6 +82,7 @@ static dp_status open(const dp_options *options, unsigned tensor, dp_model *mode
   DP_TRY(api_scorer_prepare(options, tensor, true, model));
   DP_TRY(api_open_text(options, model));
   DP_TRY(api_make_weights(options, &model->source));
+  api_adopt_model(options->host, model);
   rt_engine_options engine = api_engine_options(options, 0);
   DP_TRY(api_set_up_engine(&engine, model));
   model->info.note = model->note.text;
@@ -98,7 +103,11 @@ static dp_status open_scorer(const dp_options *options, unsigned tensor, dp_scor
   return DP_SUCCESS;
 }
 
-dp_status dp_scorer_new(const dp_options *options, dp_scorer **scorer) { return open_scorer(options, ~0u, scorer); }
+dp_status dp_scorer_new(const dp_options *options, dp_scorer **scorer) {
+  DP_TRY(api_need(options, "dp_scorer_new", "options"));
+  DP_TRY(api_need(scorer, "dp_scorer_new", "place for the scorer"));
+  return open_scorer(options, ~0u, scorer);
+}
 
 dp_status api_scorer_open(const dp_options *options, const tile_program *program, dp_scorer **scorer) {
   unsigned stored = 0;
@@ -116,7 +125,13 @@ dp_model_info dp_scorer_get_info(const dp_scorer *scorer) { return scorer->model
 
 dp_status dp_scorer_run(dp_scorer *scorer, const dp_example *examples, int count, dp_logits *scores) {
   rt_logits rows;
-  DP_TRY(api_run_examples(scorer->model.engine, 0, examples, count, &rows));
+  DP_TRY(api_need(scorer, "dp_scorer_run", "scorer"));
+  DP_TRY(api_need(scores, "dp_scorer_run", "place for the scores"));
+  DP_TRY(api_enter_model(&scorer->model, "dp_scorer_run"));
+  dp_status status = count > 0 ? api_need(examples, "dp_scorer_run", "list of examples") : DP_SUCCESS;
+  if (status.code == DP_OK) status = api_run_examples(scorer->model.engine, 0, examples, count, &rows);
+  api_leave_model(&scorer->model);
+  DP_TRY(status);
   *scores = (dp_logits){rows.data, rows.rows, rows.columns, rows.stride};
   return DP_SUCCESS;
 }

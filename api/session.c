@@ -1,43 +1,93 @@
 /* api/session.c: sessions, generation, perplexity: what is done with a model that is open. */
-#include "api/internal.h"
+#include "api/context.h"
+#include "api/life.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-dp_status dp_session_new(dp_model *model, dp_session **session) {
+/* ---- life */
+
+static dp_status new_session(dp_model *model, dp_session **session) {
   dp_session *fresh = calloc(1, sizeof *fresh);
   if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory for a session");
-  fresh->model = model;
   dp_status status = rt_sequence_new(model->engine, &fresh->sequence);
   if (status.code != DP_OK) {
     free(fresh);
     return status;
   }
+  fresh->magic = API_SESSION_MAGIC;
+  fresh->model = model;
+  fresh->life = api_model_life(model);
+  api_life_keep(fresh->life);
   *session = fresh;
   return DP_SUCCESS;
 }
 
-void dp_session_free(dp_session *session) {
-  if (!session) return;
-  rt_sequence_free(session->model->engine, session->sequence);
-  free(session);
+dp_status dp_session_new(dp_model *model, dp_session **session) {
+  DP_TRY(api_need(session, "dp_session_new", "place for the session"));
+  DP_TRY(api_enter_model(model, "dp_session_new"));
+  dp_status status = new_session(model, session);
+  api_leave_model(model);
+  return status;
 }
 
-int64_t dp_session_length(const dp_session *session) { return rt_sequence_length(session->sequence); }
+static bool is_session(const dp_session *session) { return session && session->magic == API_SESSION_MAGIC; }
+
+static dp_status enter(const dp_session *session, const char *call) {
+  DP_TRY(api_need(session, call, "session"));
+  if (!is_session(session)) return dp_fail(DP_INVALID, "%s: this is no session, or was freed", call);
+  return api_enter(session->life, call);
+}
+
+void dp_session_free(dp_session *session) {
+  if (!is_session(session)) return;
+  api_life *life = session->life;
+  session->magic = 0;
+  if (api_enter_patiently(life)) {
+    rt_sequence_free(session->model->engine, session->sequence);
+    api_life_retire(life, session);
+    api_leave(life);
+  } else {
+    free(session);
+  }
+  api_life_drop(life);
+}
+
+int64_t dp_session_length(const dp_session *session) {
+  if (!is_session(session) || !api_enter_patiently(session->life)) return 0;
+  int64_t length = rt_sequence_length(session->sequence);
+  api_leave(session->life);
+  return length;
+}
 
 void dp_session_truncate(dp_session *session, int64_t length) {
+  if (!is_session(session) || !api_enter_patiently(session->life)) return;
   rt_sequence_truncate(session->model->engine, session->sequence, length);
+  api_leave(session->life);
 }
 
-dp_status dp_feed_batch(const dp_part *parts, int count, dp_logits *logits) {
-  enum { MAX_PARTS = 1024 };
+/* ---- steps */
+
+enum { MAX_PARTS = 1024 };
+
+static dp_status check_parts(const dp_part *parts, int count) {
+  if (count < 1 || count > MAX_PARTS)
+    return dp_fail(DP_INVALID, "a step takes 1 to %d sequences, not %d", MAX_PARTS, count);
+  DP_TRY(api_need(parts, "dp_feed_batch", "parts"));
+  for (int i = 0; i < count; i++) {
+    DP_TRY(api_need(parts[i].session, "dp_feed_batch", "session"));
+    if (!is_session(parts[i].session)) return dp_fail(DP_INVALID, "dp_feed_batch: part %d is no session, or was freed", i);
+    if (parts[i].count) DP_TRY(api_need(parts[i].ids, "dp_feed_batch", "list of ids"));
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status feed(const dp_part *parts, int count, dp_logits *logits) {
   rt_request requests[MAX_PARTS];
   static const rt_want wants[] = {
       [DP_WANT_NONE] = RT_WANT_NONE, [DP_WANT_LAST] = RT_WANT_LAST, [DP_WANT_ALL] = RT_WANT_ALL};
-  if (count < 1 || count > MAX_PARTS)
-    return dp_fail(DP_INVALID, "a step takes 1 to %d sequences, not %d", MAX_PARTS, count);
   for (int i = 0; i < count; i++) {
-    if (parts[i].session->model != parts[0].session->model)
+    if (parts[i].session->life != parts[0].session->life || parts[i].session->model != parts[0].session->model)
       return dp_fail(DP_INVALID, "the sessions of a step must be of one model");
     if ((size_t)parts[i].want >= DP_COUNT(wants)) return dp_fail(DP_INVALID, "part %d wants rows of no known kind", i);
     requests[i] = (rt_request){.sequence = parts[i].session->sequence, .tokens = parts[i].ids,
@@ -47,6 +97,15 @@ dp_status dp_feed_batch(const dp_part *parts, int count, dp_logits *logits) {
   DP_TRY(rt_engine_step(parts[0].session->model->engine, requests, count, &rows));
   if (logits) *logits = (dp_logits){rows.data, rows.rows, rows.columns, rows.stride};
   return DP_SUCCESS;
+}
+
+dp_status dp_feed_batch(const dp_part *parts, int count, dp_logits *logits) {
+  DP_TRY(check_parts(parts, count));
+  api_life *life = parts[0].session->life;
+  DP_TRY(api_enter(life, "dp_feed_batch"));
+  dp_status status = feed(parts, count, logits);
+  api_leave(life);
+  return status;
 }
 
 dp_status dp_session_feed(dp_session *session, const int32_t *ids, size_t count, dp_want want, dp_logits *logits) {
@@ -122,6 +181,7 @@ static dp_status feed_prompt(picker *p, const int32_t *ids, size_t count, const 
   for (; count - at > step; at += step) {
     *stopped = !goes_on(g);
     if (*stopped) return DP_SUCCESS;
+    DP_TRY(api_go_on(p->session->model->host, "prefill", (double)at / (double)count));
     DP_TRY(dp_session_feed(p->session, ids + at, step, DP_WANT_NONE, NULL));
   }
   *stopped = !goes_on(g);
@@ -162,6 +222,10 @@ static bool hand_out(stream *s) {
   return go_on;
 }
 
+static double part_done(const dp_generation *g, const dp_generation_stats *stats) {
+  return g->max_tokens > 0 ? (double)stats->new_tokens / (double)g->max_tokens : 0;
+}
+
 /* Tells of a token; whether to go on. */
 static dp_status hand_out_token(stream *s, const rt_pick *pick, bool *go_on) {
   const dp_generation *g = s->generation;
@@ -197,6 +261,7 @@ static dp_status generate(picker *p, const int32_t *prompt, size_t count, stream
       break;
     }
     if (g->max_tokens >= 0 && stats->new_tokens == g->max_tokens) break;
+    DP_TRY(api_go_on(model->host, "generate", part_done(g, stats)));
     bool room = true;
     DP_TRY(pick_next(p, pick.id, g->max_tokens < 0 ? INT64_MAX : g->max_tokens - stats->new_tokens, &pick, &room));
     if (!room) break;
@@ -218,8 +283,8 @@ static dp_sampler_params sampler_of(const dp_generation *g) {
   return params;
 }
 
-dp_status dp_generate(dp_session *session, const int32_t *prompt, size_t count, const dp_generation *g,
-                      dp_generation_stats *stats) {
+static dp_status run_generation(dp_session *session, const int32_t *prompt, size_t count, const dp_generation *g,
+                                dp_generation_stats *stats) {
   dp_generation_stats own;
   dp_model *model = session->model;
   if (!stats) stats = &own;
@@ -248,6 +313,17 @@ dp_status dp_generate(dp_session *session, const int32_t *prompt, size_t count, 
   return status;
 }
 
+dp_status dp_generate(dp_session *session, const int32_t *prompt, size_t count, const dp_generation *g,
+                      dp_generation_stats *stats) {
+  if (count) DP_TRY(api_need(prompt, "dp_generate", "prompt"));
+  DP_TRY(api_need(g, "dp_generate", "generation"));
+  DP_TRY(enter(session, "dp_generate"));
+  api_life *life = session->life;
+  dp_status status = run_generation(session, prompt, count, g, stats);
+  api_leave(life);
+  return status;
+}
+
 /* -log softmax(row)[target], in f64. */
 static double negative_log_likelihood(const float *row, int64_t columns, int32_t target) {
   double greatest = row[0], sum = 0;
@@ -270,7 +346,7 @@ static dp_status window_loss(dp_session *session, const int32_t *ids, size_t cou
   return DP_SUCCESS;
 }
 
-dp_status dp_perplexity(dp_model *model, const int32_t *ids, size_t count, double *perplexity) {
+static dp_status find_perplexity(dp_model *model, const int32_t *ids, size_t count, double *perplexity) {
   DP_TRY(check_is_language_model(model));
   if (count < 2) return dp_fail(DP_INVALID, "perplexity needs at least 2 tokens, the text has %zu", count);
   for (size_t i = 0; i < count; i++)
@@ -290,4 +366,13 @@ dp_status dp_perplexity(dp_model *model, const int32_t *ids, size_t count, doubl
   }
   *perplexity = exp(loss / (double)counted);
   return DP_SUCCESS;
+}
+
+dp_status dp_perplexity(dp_model *model, const int32_t *ids, size_t count, double *perplexity) {
+  if (count) DP_TRY(api_need(ids, "dp_perplexity", "list of ids"));
+  DP_TRY(api_need(perplexity, "dp_perplexity", "place for the result"));
+  DP_TRY(api_enter_model(model, "dp_perplexity"));
+  dp_status status = find_perplexity(model, ids, count, perplexity);
+  api_leave_model(model);
+  return status;
 }

@@ -1,6 +1,6 @@
 /* api/source.c: a model's text and its weights to a module with its binding; the tokenizer that comes with the weights.
  */
-#include "api/internal.h"
+#include "api/context.h"
 
 #include <sched.h>
 #include <stdlib.h>
@@ -16,17 +16,12 @@ double api_seconds(void) {
 
 static bool metadata(void *user, const char *key, double *value) { return rt_weights_number(user, key, value); }
 
-static dp_status parse(const dp_options *options, const rt_weights_file *file, api_source *source) {
-  char *text;
-  size_t length;
-  DP_TRY(dp_read_file(options->path, &text, &length));
+static dp_status parse(const dp_options *options, const char *text, size_t length, const rt_weights_file *file,
+                       api_source *source) {
   dp_diags *diags = dp_diags_new();
-  if (!diags) {
-    free(text);
-    return dp_fail(DP_NO_MEMORY, "no memory for diagnostics");
-  }
+  if (!diags) return dp_fail(DP_NO_MEMORY, "no memory for diagnostics");
   fe_options frontend = {.sets = options->sets, .set_count = options->set_count, .plan = options->plan,
-                         .recipe = options->recipe};
+                         .recipe = options->recipe, .host_op = api_host_op, .host_user = options->host};
   fe_program program = {0};
   if (file) {
     frontend.metadata = metadata;
@@ -44,6 +39,14 @@ static dp_status parse(const dp_options *options, const rt_weights_file *file, a
     dp_str_free(&rendered);
   }
   dp_diags_free(diags);
+  return status;
+}
+
+static dp_status parse_file(const dp_options *options, const rt_weights_file *file, api_source *source) {
+  char *text;
+  size_t length;
+  DP_TRY(dp_read_file(options->path, &text, &length));
+  dp_status status = parse(options, text, length, file, source);
   free(text);
   return status;
 }
@@ -98,16 +101,24 @@ static bool wants_scalar_head(const dp_options *options, api_use use, const ir_r
 }
 
 dp_status api_open_source(const dp_options *options, api_use use, api_source *source) {
+  return api_open_text_source(options, use, NULL, 0, source);
+}
+
+dp_status api_open_text_source(const dp_options *options, api_use use, const char *text, size_t length, api_source *source) {
   *source = (api_source){0};
+  DP_TRY(api_check_context(options->host, "opening a model"));
+  DP_TRY(api_go_on(options->host, "read", 0));
   if (!options->path) return dp_fail(DP_INVALID, "no model file was named");
   if ((use == API_WEIGHTS || use == API_TRAINING) && !options->weights) return dp_fail(DP_INVALID, "no weights were named");
   dp_status status = DP_SUCCESS;
   if (options->weights && !are_random(options)) status = rt_weights_open(options->weights, &source->file);
-  if (status.code == DP_OK) status = parse(options, source->file, source);
+  if (status.code == DP_OK && text) status = parse(options, text, length, source->file, source);
+  else if (status.code == DP_OK) status = parse_file(options, source->file, source);
   if (status.code == DP_OK && wants_scalar_head(options, use, source->recipe)) status = add_scalar_head(source);
   if (status.code == DP_OK) source->declared = source->module->weight_count;
   if (status.code == DP_OK && use >= API_SHAPES) status = bind_shapes(options, source);
   else if (status.code == DP_OK && options->weights) status = bind(options, source);
+  if (status.code == DP_OK) status = api_go_on(options->host, "read", 1);
   if (status.code != DP_OK) api_close_source(source);
   return status;
 }
@@ -136,14 +147,25 @@ int api_threads(const dp_options *options) {
   return cores > 256 ? 256 : cores;
 }
 
+/* All passes but select_rows: whoever calls a compiled graph wants all rows. */
+static dp_status run_passes(api_source *source, bool all_rows, const ps_options *options) {
+  enum { MOST = 64 };
+  const char *names[MOST];
+  int count, kept = 0;
+  const ps_pass *passes = ps_passes(&count);
+  for (int i = 0; i < count && kept < MOST; i++)
+    if (!all_rows || strcmp(passes[i].name, "select_rows") != 0) names[kept++] = passes[i].name;
+  return ps_run(&source->module, names, kept, options);
+}
+
 dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program) {
   const char *kv_type = options->kv_type ? options->kv_type : source->plan ? source->plan->cache_type : NULL;
   if (kv_type) DP_TRY(ps_store_cache(source->module, NULL, kv_type));
   source->plan = NULL; /* the passes may replace the module that they live in */
   source->recipe = NULL;
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
-  DP_TRY(ps_run(&source->module, NULL, 0, &passes));
-  DP_TRY(ps_add_pick(source->module));
+  DP_TRY(run_passes(source, source->all_rows, &passes));
+  if (!source->all_rows) DP_TRY(ps_add_pick(source->module));
   return api_schedule_again(options, source, program);
 }
 

@@ -38,11 +38,17 @@ dp_status api_trace_stop(rt_engine *engine, int threads, rt_trace **records, dp_
 }
 
 dp_status dp_trace_start(dp_model *model, int64_t max_tasks) {
-  return api_trace_start(model->engine, model->info.threads, max_tasks, &model->trace);
+  DP_TRY(api_enter_model(model, "dp_trace_start"));
+  dp_status status = api_trace_start(model->engine, model->info.threads, max_tasks, &model->trace);
+  api_leave_model(model);
+  return status;
 }
 
 dp_status dp_trace_stop(dp_model *model, dp_trace **trace) {
-  return api_trace_stop(model->engine, model->info.threads, &model->trace, trace);
+  DP_TRY(api_enter_model(model, "dp_trace_stop"));
+  dp_status status = api_trace_stop(model->engine, model->info.threads, &model->trace, trace);
+  api_leave_model(model);
+  return status;
 }
 
 void dp_trace_free(dp_trace *trace) {

@@ -1,6 +1,7 @@
 /* api/train.c: a trainer: text and weights to one program of entries (forward, train, update, score), and an engine that
  * keeps gradients and moments. */
 #include "api/train.h"
+#include "api/life.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -103,7 +104,7 @@ dp_status api_trainer_prepare(const dp_training *training, bool compile, dp_trai
   if (status.code == DP_OK) status = make_program(training, no_decay, t);
   free(no_decay);
   if (status.code != DP_OK || !compile) return status;
-  DP_TRY(api_compile(options, t->model.program, &t->model.code, &t->model.info.compiled, &t->model.note));
+  DP_TRY(api_compile(options, &t->model.program, &t->model.code, &t->model.info.compiled, &t->model.note));
   return api_open_text(options, &t->model);
 }
 
@@ -114,6 +115,7 @@ static dp_status open(const dp_training *training, dp_trainer *t) {
   api_plan_trainer(training, t, rt_memory_resident(), &plan);
   DP_TRY(api_check_plan(&plan));
   DP_TRY(api_make_weights(&training->model, &t->model.source));
+  api_adopt_model(training->model.host, &t->model);
   rt_engine_options engine = api_engine_options(&training->model, training->sequences);
   DP_TRY(api_set_up_engine(&engine, &t->model));
   DP_TRY(rt_engine_commit(t->model.engine, training->sequences > 0));
@@ -159,6 +161,8 @@ static void add_note(dp_model *model, const char *text) {
 }
 
 dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer) {
+  DP_TRY(api_need(training, "dp_trainer_new", "training"));
+  DP_TRY(api_need(trainer, "dp_trainer_new", "place for the trainer"));
   dp_training how = *training;
   dp_str note = {0}, device = {0};
   dp_status status = api_choose_device(&how.model, &note, &device);
@@ -186,7 +190,13 @@ dp_model *dp_trainer_model(dp_trainer *t) { return &t->model; }
 
 dp_status dp_trainer_clear(dp_trainer *t) { return rt_engine_clear(t->model.engine, TILE_GRADIENT); }
 
-static dp_status run(dp_trainer *t, int entry, const dp_example *examples, int count, const float **scores) {
+/* Calls on the trainer and on its model are of one thread at a time together. */
+static dp_status enter(dp_trainer *t, const char *call) {
+  DP_TRY(api_need(t, call, "trainer"));
+  return api_enter_model(&t->model, call);
+}
+
+static dp_status run_step(dp_trainer *t, int entry, const dp_example *examples, int count, const float **scores) {
   rt_logits rows;
   DP_TRY(api_run_examples(t->model.engine, entry, examples, count, &rows));
   for (int64_t i = 0; i < rows.rows; i++) t->losses[i] = rows.data[i * rows.stride];
@@ -194,16 +204,25 @@ static dp_status run(dp_trainer *t, int entry, const dp_example *examples, int c
   return DP_SUCCESS;
 }
 
+static dp_status run(dp_trainer *t, int entry, const char *call, const dp_example *examples, int count, const float **scores) {
+  DP_TRY(enter(t, call));
+  dp_status status = count > 0 ? api_need(examples, call, "list of examples") : DP_SUCCESS;
+  if (status.code == DP_OK) status = run_step(t, entry, examples, count, scores);
+  api_leave_model(&t->model);
+  return status;
+}
+
 dp_status dp_trainer_add(dp_trainer *t, const dp_example *examples, int count, const float **losses) {
-  return run(t, TRAINER_TRAIN, examples, count, losses);
+  return run(t, TRAINER_TRAIN, "dp_trainer_add", examples, count, losses);
 }
 
 dp_status dp_trainer_score(dp_trainer *t, const dp_example *examples, int count, const float **scores) {
+  DP_TRY(api_need(t, "dp_trainer_score", "trainer"));
   if (tile_find_entry(t->model.program, "score") < 0) return dp_fail(DP_INVALID, "the trainer was not made for scores");
-  return run(t, TRAINER_SCORE, examples, count, scores);
+  return run(t, TRAINER_SCORE, "dp_trainer_score", examples, count, scores);
 }
 
-dp_status dp_trainer_update(dp_trainer *t, int64_t tokens, double lr, double *norm) {
+static dp_status update(dp_trainer *t, int64_t tokens, double lr, double *norm) {
   const dp_adamw *o = &t->optimizer;
   if (tokens < 1) return dp_fail(DP_INVALID, "an update of the gradients of no tokens");
   if (!(lr >= 0) || isinf(lr)) return dp_fail(DP_INVALID, "a learning rate of %g", lr);
@@ -223,6 +242,13 @@ dp_status dp_trainer_update(dp_trainer *t, int64_t tokens, double lr, double *no
   give(t, "root", 1 / sqrt(1 - pow(o->beta2, n)));
   give_keys(t);
   return rt_engine_run(t->model.engine, TRAINER_UPDATE, NULL, 0, NULL);
+}
+
+dp_status dp_trainer_update(dp_trainer *t, int64_t tokens, double lr, double *norm) {
+  DP_TRY(enter(t, "dp_trainer_update"));
+  dp_status status = update(t, tokens, lr, norm);
+  api_leave_model(&t->model);
+  return status;
 }
 
 /* ---- where numbers end */

@@ -3,6 +3,7 @@
 #ifndef DIPPER_CODEGEN_H
 #define DIPPER_CODEGEN_H
 
+#include "dipper/embed.h"
 #include "ir/ir.h"
 
 /* Where the code is to run. Zero-initialized: this machine. Strings are LLVM's names, and NVRTC's of GPUs. */
@@ -89,5 +90,9 @@ int32_t cg_pick(const float *logits, int64_t count, float temperature, uint64_t 
  * share a cache. */
 dp_status cg_build(const cg_backend *backend, const tile_program *program, const cg_target *target,
                    const char *cache_dir, tile_code **code, bool *compiled, dp_str *note);
+
+/* Gives the code of a program with ops of the host those ops, by the order of program->hosts; takes *code and replaces it. After
+ * a failure it is as it was. The ops must outlive it. */
+dp_status cg_lend_ops(const tile_program *program, const dp_op *const *ops, tile_code **code);
 
 #endif

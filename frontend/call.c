@@ -386,6 +386,66 @@ static fe_value eval_attend(fe_compiler *c, const ast_expr *expr) {
   return fe_emit(c, IR_OP_attend, operands, a.window ? 4 : 3, attrs, 2, expr->loc);
 }
 
+/* ---- ops of the host ------------------------------------------------------------------------------------------------- */
+
+/* What the op's own rule makes of the operands' rows; without one the first operand's. */
+static bool host_shape(fe_compiler *c, const dp_op *op, ir_value *const *operands, dp_loc loc, ir_type *to) {
+  int64_t dims[DP_MOST_OPERANDS][IR_MAX_RANK], result[DP_MAX_RANK];
+  const int64_t *shapes[DP_MOST_OPERANDS];
+  int rank[DP_MOST_OPERANDS], result_rank = 0;
+  const char *message = NULL;
+  *to = operands[0]->type;
+  if (!op->shape) return true;
+  for (int i = 0; i < op->operands; i++) {
+    rank[i] = operands[i]->type.rank - 1;
+    for (int d = 0; d < rank[i]; d++) dims[i][d] = operands[i]->type.dims[d + 1].add;
+    shapes[i] = dims[i];
+  }
+  if (!op->shape(op->user, shapes, rank, result, &result_rank, &message)) {
+    fe_error(c, loc, "%s: %s", op->name, message ? message : "these shapes do not go together");
+    return false;
+  }
+  bool sound = result_rank >= 1 && result_rank < IR_MAX_RANK;
+  for (int d = 0; sound && d < result_rank; d++) sound = result[d] > 0;
+  if (!sound) {
+    fe_error(c, loc, "%s: the host's rule gives no shape: %d dimensions", op->name, result_rank);
+    return false;
+  }
+  to->rank = result_rank + 1;
+  for (int d = 0; d < result_rank; d++) to->dims[d + 1] = ir_static_dim(result[d], NULL);
+  return true;
+}
+
+/* "a,,b" */
+static const char *host_gradients(fe_compiler *c, const dp_op *op) {
+  dp_str names = {0};
+  for (int i = 0; i < op->operands; i++)
+    dp_str_addf(&names, "%s%s", i ? "," : "", op->gradients[i] ? op->gradients[i] : "");
+  const char *copy = dp_arena_strdup(c->arena, names.text ? names.text : "");
+  dp_str_free(&names);
+  return copy;
+}
+
+static fe_value eval_host(fe_compiler *c, const ast_expr *expr) {
+  const dp_op *op = expr->symbol->host;
+  ir_value *operands[DP_MOST_OPERANDS];
+  ir_type to;
+  for (int i = 0; i < op->operands; i++) {
+    const ast_expr *argument = expr->arguments.items[i].value;
+    fe_value value = fe_eval(c, argument);
+    operands[i] = fe_tensor(c, &value, argument->loc);
+    if (!operands[i]) return fe_poison;
+    const ir_type *type = &operands[i]->type;
+    if (type->dtype == IR_f32 && type->rank > 1 && type->dims[0].symbol && ir_static_size(type, 1) > 0) continue;
+    fe_error(c, argument->loc, "'%s' takes f32[T, ...], but this is %s", op->name, fe_type_text(c, type));
+    return fe_poison;
+  }
+  if (!host_shape(c, op, operands, expr->loc, &to)) return fe_poison;
+  ir_attr attrs[] = {ir_attr_s("name", op->name), ir_attr_d("to", &to), ir_attr_s("gradients", NULL)};
+  if (op->gradients) attrs[2].s = host_gradients(c, op);
+  return fe_emit(c, IR_OP_host, operands, op->operands, attrs, op->gradients ? 3 : 2, expr->loc);
+}
+
 /* ---- calls ------------------------------------------------------------------------------------------------------- */
 
 fe_value fe_eval_call(fe_compiler *c, const ast_expr *expr) {
@@ -393,6 +453,7 @@ fe_value fe_eval_call(fe_compiler *c, const ast_expr *expr) {
   if (!callee) return fe_poison;
   if (callee->kind == FE_SYM_ATTEND) return eval_attend(c, expr);
   if (callee->kind == FE_SYM_OP) return eval_op(c, expr);
+  if (callee->kind == FE_SYM_HOST) return eval_host(c, expr);
   if (callee->kind == FE_SYM_MATH) return eval_math(c, expr);
   int count = expr->arguments.count;
   fe_value *arguments = DP_NEW_ARRAY(c->arena, fe_value, count);

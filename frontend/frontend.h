@@ -5,6 +5,7 @@
 #ifndef DIPPER_FRONTEND_H
 #define DIPPER_FRONTEND_H
 
+#include "dipper/embed.h"
 #include "ir/ir.h"
 
 /* Where `from "key", ...` of dims and consts finds its values: a weights file's metadata. Returns whether `key` is
@@ -19,7 +20,12 @@ typedef struct fe_options {
   /* Which to take; NULL: a recipe that is named says which model, or a plan; else what the text has last (docs/language.md
    * says in which order). A plan or recipe that is for another model is only an error when it is named. */
   const char *model, *plan, *recipe;
+  const dp_op *(*host_op)(void *user, int index); /* the host's ops; NULL behind the last; may be NULL */
+  void *host_user;
 } fe_options;
+
+/* Does the name mean something in the language already? */
+bool fe_is_taken(const char *name);
 
 /* Reports every mistake it finds into `diags` and returns NULL when there was one; else a verified module, owned by the
  * caller. `path` is for messages and for resolving `import` relative to it. */

@@ -65,6 +65,7 @@ const char *fe_symbol_phrase(const fe_symbol *symbol) {
   case FE_SYM_STEP: return "a dimension of the step";
   case FE_SYM_POSITIONS: return "the positions of the step's tokens, i32[T],";
   case FE_SYM_MATH: return "a built-in function of numbers";
+  case FE_SYM_HOST: return "an op of the host";
   case FE_SYM_OP:
   case FE_SYM_ATTEND: break;
   }
@@ -75,6 +76,7 @@ const char *fe_symbol_phrase(const fe_symbol *symbol) {
  * keywords of the language anyway. */
 static bool callable(ir_opcode code) {
   switch (code) {
+  case IR_OP_host:
   case IR_OP_weight:
   case IR_OP_constant:
   case IR_OP_select:
@@ -97,6 +99,17 @@ double fe_math(const fe_symbol *symbol, const double *x) {
   return NAN;
 }
 
+bool fe_is_taken(const char *name) {
+  static const char *const words[] = {"T", "S", "pos", "attend", "as", "const", "dim", "fn", "for", "from", "graph", "import",
+                                      "in", "model", "optional", "or", "paired", "return", "weight"};
+  for (size_t i = 0; i < DP_COUNT(words); i++)
+    if (strcmp(words[i], name) == 0) return true;
+  for (size_t i = 0; i < DP_COUNT(math); i++)
+    if (strcmp(math[i].name, name) == 0) return true;
+  ir_opcode code;
+  return ir_opcode_parse(name, &code) && callable(code);
+}
+
 void fe_builtins(fe_compiler *c) {
   const dp_loc nowhere = {0};
   static const char *const steps[] = {"T", "S"};
@@ -112,6 +125,9 @@ void fe_builtins(fe_compiler *c) {
       add(c, &c->builtins, FE_SYM_OP, ir_op_info_of((ir_opcode)code)->name, nowhere)->code = (ir_opcode)code;
   for (size_t i = 0; i < DP_COUNT(math); i++)
     add(c, &c->builtins, FE_SYM_MATH, math[i].name, nowhere)->slot = math[i].arguments;
+  const dp_op *host;
+  for (int i = 0; c->options->host_op && (host = c->options->host_op(c->options->host_user, i)); i++)
+    add(c, &c->builtins, FE_SYM_HOST, host->name, nowhere)->host = host;
   c->library.outer = &c->builtins;
   c->model_scope.outer = &c->library;
 }

@@ -102,6 +102,7 @@ static void resolve_name(resolver *r, ast_expr *expr) {
   case FE_SYM_FUNCTION:
   case FE_SYM_OP:
   case FE_SYM_MATH:
+  case FE_SYM_HOST:
   case FE_SYM_ATTEND:
     fe_error(r->c, expr->loc, "'%s' is %s: call it, %s(...)", symbol->name, fe_symbol_phrase(symbol), symbol->name);
     break;
@@ -139,6 +140,21 @@ static void resolve_arguments_of_math(resolver *r, ast_expr *call, fe_symbol *ca
     const ast_argument *argument = &call->arguments.items[i];
     if (argument->name.text) {
       fe_error(r->c, argument->name.loc, "'%s' takes numbers without names", callee->name);
+      call->symbol = NULL;
+    }
+    resolve_expr(r, argument->value);
+  }
+}
+
+static void resolve_arguments_of_host(resolver *r, ast_expr *call, fe_symbol *callee) {
+  int given = call->arguments.count, wanted = callee->host->operands;
+  call->symbol = given == wanted ? callee : NULL;
+  if (given != wanted)
+    fe_error(r->c, call->loc, "'%s' takes %d operand%s but is given %d", callee->name, wanted, wanted == 1 ? "" : "s", given);
+  for (int i = 0; i < given; i++) {
+    const ast_argument *argument = &call->arguments.items[i];
+    if (argument->name.text) {
+      fe_error(r->c, argument->name.loc, "'%s' takes operands without names", callee->name);
       call->symbol = NULL;
     }
     resolve_expr(r, argument->value);
@@ -196,6 +212,9 @@ static void resolve_call(resolver *r, ast_expr *call) {
     return;
   case FE_SYM_MATH:
     resolve_arguments_of_math(r, call, callee);
+    return;
+  case FE_SYM_HOST:
+    resolve_arguments_of_host(r, call, callee);
     return;
   case FE_SYM_OP:
   case FE_SYM_ATTEND:

@@ -52,6 +52,7 @@ typedef enum fe_symbol_kind {
   FE_SYM_POSITIONS,
   FE_SYM_OP,
   FE_SYM_MATH, /* a function of numbers only */
+  FE_SYM_HOST, /* an op of the host */
   FE_SYM_ATTEND,
 } fe_symbol_kind;
 
@@ -63,6 +64,7 @@ struct fe_symbol {
   bool known;             /* value has been set; a weight: it is in the module */
   const ir_block *in;
   ir_opcode code;         /* op */
+  const dp_op *host;      /* the host's op */
   ast_weight *weight;
   ast_function *function; /* function, graph */
   int slot;               /* local: where a frame keeps it; math: how many numbers it takes */

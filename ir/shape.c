@@ -339,6 +339,19 @@ static bool ir_shape_reshape(ir_shaping *s) {
   return set_result(s, to);
 }
 
+static bool ir_shape_host(ir_shaping *s) {
+  const ir_type *to = &find_attr(s, "to")->shape;
+  const char *why;
+  if (!ir_type_usable(to, &why)) FAIL(s, "host: to is %s: %s", type_text(s, to), why);
+  bool fits = to->dtype == IR_f32 && to->rank > 1 && to->dims[0].symbol && ir_static_size(to, 1) > 0;
+  for (int i = 0; i < s->operand_count; i++) {
+    const ir_type *x = operand(s, i);
+    fits = fits && x->dtype == IR_f32 && x->rank > 1 && ir_dim_equal(x->dims[0], to->dims[0]) && ir_static_size(x, 1) > 0;
+  }
+  if (!fits) FAIL(s, "host: operands and result are f32[T, ...] with the same T, and dimensions that are known");
+  return set_result(s, to);
+}
+
 static bool ir_shape_unary(ir_shaping *s) { return expect_dtype(s, 0, IR_f32) && set_result(s, operand(s, 0)); }
 
 static bool ir_shape_binary(ir_shaping *s) {

@@ -21,6 +21,12 @@ static const int arities[TILE_OPCODE_COUNT] = {
 const char *tile_opcode_name(tile_opcode code) { return names[code]; }
 int tile_scalar_arity(tile_opcode code) { return arities[code]; }
 
+const tile_op *tile_host_op(const tile_kind *kind) {
+  for (int i = 0; i < kind->op_count; i++)
+    if (kind->ops[i].code == TILE_host) return &kind->ops[i];
+  return NULL;
+}
+
 bool tile_scalar_parse(const char *name, tile_opcode *code) {
   for (int i = 0; i < TILE_OPCODE_COUNT; i++) {
     if (arities[i] && strcmp(names[i], name) == 0) {

@@ -51,6 +51,8 @@ int tile_operand_count(tile_opcode code); /* values that an op reads as operands
 bool tile_has_value(tile_opcode code);
 /* Its access is of the gradient's rows (of a vector or scatter_rows: columns). */
 bool tile_adds_to_gradient(tile_opcode code);
+struct tile_kind;
+const struct tile_op *tile_host_op(const struct tile_kind *kind); /* of a kind that the host runs; else NULL */
 
 typedef enum tile_space {
   TILE_TOKENS,   /* rows: the step's tokens; task row index: row tile */
@@ -230,6 +232,8 @@ typedef struct tile_program {
   const char **inputs; /* names of the i32 inputs: "tokens", "pos", "targets" (one a token); see tile_is_of_outputs */
   int input_count, input_cap;
   int output_count;
+  const char **hosts; /* names of the host's ops, which are run by whoever loads the code */
+  int host_count, host_cap;
   int64_t slab_bytes[TILE_SPACE_COUNT]; /* of TOKENS, OUTPUTS and NUMBERS */
   tile_kind *kinds;
   int kind_count, kind_cap;
@@ -310,6 +314,8 @@ struct tile_code {
   dp_status (*run_step)(const tile_code *code, const tile_step *step);
   const tile_device *device; /* NULL: it works in the host's memory */
   bool takes_turns; /* run_step does several turns of the entry that picks, and leaves in `turned` what it has picked */
+  /* Where not NULL: after the last task of a step that `run` has run: what a task found wrong. */
+  dp_status (*end_step)(const tile_code *code);
   void (*free)(tile_code *code);
   size_t scratch_bytes;
   void *self; /* the back end's */

@@ -343,6 +343,8 @@ static dp_status check_value_op(const place *at, bool in_loop) {
   case TILE_known:
     EXPECT(in_loop && op->cols == TILE_CHUNK && TILE_CHUNK % x->cols == 0, "it masks the columns of a chunk");
     return DP_SUCCESS;
+  case TILE_host: /* check_host_op */
+    return DP_SUCCESS;
   case TILE_carry:
     EXPECT(op->cols % x->cols == 0, "%d columns start as %d", op->cols, x->cols);
     return DP_SUCCESS;
@@ -438,10 +440,26 @@ static dp_status check_gradient_op(const place *at) {
   return DP_SUCCESS;
 }
 
+/* Whole rows of buffers, in a kind that does nothing else. */
+static dp_status check_host_op(const place *at, const loop_state *loop) {
+  const tile_op *op = &at->kind->ops[at->index];
+  EXPECT(op->ref >= 0 && op->ref < at->program->host_count, "there is no op %d of the host", op->ref);
+  EXPECT(at->kind->space == TILE_TOKENS || at->kind->space == TILE_OUTPUTS, "the host's ops are of rows");
+  EXPECT(at->index == at->kind->op_count - 2 && at->kind->ops[at->kind->op_count - 1].code == TILE_store && !at->kind->prologue,
+         "the host's op is stored, and nothing else");
+  for (int i = 0; i < op->list_count; i++) {
+    DP_TRY(check_use(at, loop, op->list[i]));
+    const tile_op *x = &at->kind->ops[op->list[i]];
+    EXPECT(x->code == TILE_load && x->index < 0 && !x->column_tile && !x->col_base, "%%%d is no load of whole rows", op->list[i]);
+  }
+  return DP_SUCCESS;
+}
+
 static dp_status check_op(const place *at, loop_state *loop) {
   const tile_op *op = &at->kind->ops[at->index];
   EXPECT(op->code < TILE_OPCODE_COUNT, "there is no op %d", (int)op->code);
   for (int i = 0; i < operand_counts[op->code]; i++) DP_TRY(check_use(at, loop, op->operands[i]));
+  if (op->code == TILE_host) DP_TRY(check_host_op(at, loop));
   if (op->code == TILE_loop || op->code == TILE_carry || op->code == TILE_next) DP_TRY(check_loop_op(at, loop));
   if (op->code == TILE_loop || op->code == TILE_next) return DP_SUCCESS;
   if (op->code == TILE_choose) {

@@ -257,6 +257,10 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
   case TILE_among:
     dp_str_addf(out, ", %" PRId64 " a head", op->dim);
     break;
+  case TILE_host:
+    dp_str_addf(out, "'%s' of ", p->hosts[op->ref]);
+    add_list(out, op->list, op->list_count);
+    break;
   case TILE_loop:
     if (op->part) dp_str_add(out, " from its own");
     if (op->list_count) dp_str_addc(out, ' ');

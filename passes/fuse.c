@@ -13,7 +13,7 @@ typedef enum role {
   ROLE_LEAF,    /* weights, constants and arithmetic on those alone: cloned into every group that uses it */
   ROLE_FIXED,   /* regions and terminators: not grouped */
   ROLE_PRODUCT, /* begins a group of column tiles */
-  ROLE_ATTEND,  /* attention, rope_angles and what adds to gradients begin a group of their own: only attend's may be followed, by a reshape */
+  ROLE_ATTEND,  /* attention, the host's ops, rope_angles and what adds to gradients begin a group of their own: only attend's may be followed, by a reshape */
   ROLE_ROWS,    /* all others: they may join a product, be cloned before one, or make a group of whole rows */
 } role;
 
@@ -43,7 +43,7 @@ static role role_of(const ir_op *op) {
     return ROLE_LEAF;
   case IR_OP_matmul: case IR_OP_head_matmul: case IR_OP_expert_matmul:
     return ROLE_PRODUCT;
-  case IR_OP_attend: case IR_OP_attend_rows: case IR_OP_attend_columns: case IR_OP_rope_angles:
+  case IR_OP_host: case IR_OP_attend: case IR_OP_attend_rows: case IR_OP_attend_columns: case IR_OP_rope_angles:
   case IR_OP_accumulate_product: case IR_OP_accumulate_experts: case IR_OP_accumulate_sum: case IR_OP_accumulate_rows:
     return ROLE_ATTEND;
   default:

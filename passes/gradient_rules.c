@@ -4,6 +4,7 @@
 #include "passes/gradient.h"
 
 #include <math.h>
+#include <string.h>
 
 /* ---- words the rules are written in ----------------------------------------------------------------------------------- */
 
@@ -70,6 +71,30 @@ static void gradient_rule_zero(gradient_state *g, const ir_op *op, ir_value *dy)
 static void gradient_rule_refuse(gradient_state *g, const ir_op *op, ir_value *dy) {
   (void)dy;
   unknown(g, dp_arena_printf(g->arena, "op %s", ir_op_info_of(op->code)->name));
+}
+
+/* By an op of the host too: of the operands, and the gradient of the result. */
+static void gradient_by_host(gradient_state *g, const ir_op *op, int i, ir_value *dy, const char *name) {
+  ir_value **operands = DP_NEW_ARRAY(g->arena, ir_value *, op->operand_count + 1);
+  for (int at = 0; at < op->operand_count; at++) operands[at] = op->operands[at];
+  operands[op->operand_count] = dy;
+  const ir_attr attrs[] = {ir_attr_s("name", name), ir_attr_d("to", &op->operands[i]->type)};
+  give(g, op, i, emit(g, IR_OP_host, operands, op->operand_count + 1, attrs, 2));
+}
+
+static void gradient_rule_host(gradient_state *g, const ir_op *op, ir_value *dy) {
+  const char *names = ir_get_string(op, "gradients", NULL);
+  if (!names) {
+    unknown(g, dp_arena_printf(g->arena, "the host's op '%s'", ir_get_string(op, "name", "")));
+    return;
+  }
+  dy = whole(g, dy, &op->results[0]->type);
+  for (int i = 0; i < op->operand_count; i++) {
+    size_t length = strcspn(names, ",");
+    const char *name = dp_arena_strndup(g->module->arena, names, length);
+    if (length && wants(g, op, i)) gradient_by_host(g, op, i, dy, name);
+    names += length + (names[length] == ',');
+  }
 }
 
 static void gradient_rule_neg(gradient_state *g, const ir_op *op, ir_value *dy) { give(g, op, 0, unary(g, IR_OP_neg, dy)); }

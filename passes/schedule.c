@@ -184,7 +184,7 @@ static dp_status schedule_results(ps_schedule_state *s, const ir_op *end) {
   return DP_SUCCESS;
 }
 
-/* A graph that takes rows of numbers goes on where the first one ends: they are what that returns. */
+/* A graph behind the first one that takes rows of numbers goes on where that ends: they are what it returns. */
 static bool takes_result(const ir_value *arg) { return arg->type.dtype == IR_f32 && arg->type.rank == 2; }
 
 static bool goes_on(const ir_block *block) {
@@ -195,7 +195,7 @@ static bool goes_on(const ir_block *block) {
 
 static dp_status take_result(ps_schedule_state *s, const ir_value *arg, bool *taken) {
   const tile_program *p = s->program;
-  *taken = takes_result(arg);
+  *taken = p->entry_count > 0 && takes_result(arg);
   if (!*taken) return DP_SUCCESS;
   tile_space space;
   DP_TRY(ps_space(&arg->type, &space));
@@ -209,18 +209,33 @@ static dp_status take_result(ps_schedule_state *s, const ir_value *arg, bool *ta
   return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph is not what the first graph returns", arg->name ? arg->name : "");
 }
 
+/* Rows of f32: the caller's memory, like a result, that nothing writes. */
+static dp_status take_rows(ps_schedule_state *s, const ir_value *arg, tile_space space) {
+  tile_program *p = s->program;
+  if (space != TILE_TOKENS || ps_columns(&arg->type) < 1)
+    return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph must have rows T and dimensions that are known", arg->name);
+  int buffer = ps_add_buffer(s, arg->name, &arg->type, space);
+  p->buffers[buffer].output = p->output_count++;
+  place_buffer(s, arg, buffer);
+  return DP_SUCCESS;
+}
+
 static dp_status take_inputs(ps_schedule_state *s, const ir_block *block) {
   tile_program *p = s->program;
   for (int i = 0; i < block->arg_count; i++) {
     const ir_value *arg = block->args[i];
     const ir_type *type = &arg->type;
-    bool taken;
+    bool taken, rows = type->dtype == IR_f32 && type->rank > 0;
     DP_TRY(take_result(s, arg, &taken));
     if (taken) continue;
-    if (type->dtype != IR_i32 || type->rank != 1 || !arg->name)
-      return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph must be a list of i32", arg->name ? arg->name : "");
+    if ((!rows && (type->dtype != IR_i32 || type->rank != 1)) || !arg->name)
+      return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph must be a list of i32, or rows of f32", arg->name ? arg->name : "");
     tile_space space;
     DP_TRY(ps_space(type, &space));
+    if (rows) {
+      DP_TRY(take_rows(s, arg, space));
+      continue;
+    }
     int at = 0;
     while (at < p->input_count && strcmp(p->inputs[at], arg->name) != 0) at++;
     s->values[arg->id] = (ps_value){.place = PS_INPUT, .ref = at};
@@ -355,14 +370,15 @@ static void number_values(const ir_block *block, int *count) {
 }
 
 static dp_status make_entry(ps_schedule_state *s, const ir_graph *graph) {
-  int count = 0, first = s->program->section_count, outputs = s->program->output_count;
+  int count = 0, first = s->program->section_count;
   number_values(graph->block, &count);
   s->values = DP_NEW_ARRAY(s->arena, ps_value, count);
   DP_TRY(take_inputs(s, graph->block));
+  int outputs = s->program->output_count;
   open_section(s, 1, false);
   DP_TRY(schedule_groups(s, graph->block));
   DP_TRY(schedule_results(s, graph->block->last));
-  if (goes_on(graph->block)) first = s->program->entries[0].first;
+  if (s->program->entry_count && goes_on(graph->block)) first = s->program->entries[0].first;
   add_entry(s, graph, first);
   if (s->program->output_count > outputs) s->program->entries[s->program->entry_count - 1].output = outputs;
   return DP_SUCCESS;
@@ -381,8 +397,8 @@ static void order_graphs(const ir_graph *const *graphs, int count, int *order) {
 static dp_status make_entries(ps_schedule_state *s, const ir_graph *const *graphs, int count) {
   tile_program *p = s->program;
   int *order = DP_NEW_ARRAY(s->arena, int, count), more = 0;
-  for (int i = 0; i < count; i++) more += goes_on(graphs[i]->block);
-  if (more > 1 || goes_on(graphs[0]->block))
+  for (int i = 1; i < count; i++) more += goes_on(graphs[i]->block);
+  if (more > 1)
     return dp_fail(DP_UNSUPPORTED, "one graph may go on where the first one ends, not %d", more);
   order_graphs(graphs, count, order);
   for (int i = 0; i < count; i++) DP_TRY(make_entry(s, graphs[order[i]]));

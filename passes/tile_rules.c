@@ -5,6 +5,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 /* ---- words the rules are written in ----------------------------------------------------------------------------------- */
 
@@ -155,6 +156,24 @@ static dp_status tile_rule_layer_norm(ps_kind *k, const ir_op *op) {
   DP_TRY(ps_operand(k, op, 2, &bias));
   int scaled = emit(k, TILE_mul, cols, normal, repeated(k, weight, d, cols));
   ps_define(k, op, emit(k, TILE_add, cols, scaled, repeated(k, bias, d, cols)));
+  return DP_SUCCESS;
+}
+
+/* Its operands are read where they lie. */
+static dp_status tile_rule_host(ps_kind *k, const ir_op *op) {
+  tile_program *p = k->program;
+  tile_op host = ps_op(k, TILE_host, ps_columns(&op->results[0]->type), 0, 0);
+  int *list = DP_NEW_ARRAY(p->arena, int, op->operand_count);
+  const char *name = ir_get_string(op, "name", "");
+  for (int i = 0; i < op->operand_count; i++) {
+    DP_TRY(ps_whole_rows(k, op->operands[i], &list[i]));
+    if (k->kind->ops[list[i]].code != TILE_load) return unsupported(k, op, "its operands must be rows that are stored");
+  }
+  while (host.ref < p->host_count && strcmp(p->hosts[host.ref], name) != 0) host.ref++;
+  if (host.ref == p->host_count) DP_PUSH(p->arena, p->hosts, p->host_count, p->host_cap) = dp_arena_strdup(p->arena, name);
+  host.list = list;
+  host.list_count = op->operand_count;
+  ps_define(k, op, ps_emit(k, host));
   return DP_SUCCESS;
 }
 

@@ -45,6 +45,8 @@ struct rt_engine {
   float **output_rows;
   rt_region state_memory[TILE_STATE_COUNT];
   float **states[TILE_STATE_COUNT]; /* [slots]; of values none */
+  bool own_inputs;
+  int32_t *own; /* [input_count][argument_items(max_tokens)] */
 };
 
 /* ---- life */
@@ -76,6 +78,15 @@ static const tile_buffer *output_of(const tile_program *p, int entry) {
   for (int i = 0; i < p->buffer_count; i++)
     if (output >= 0 && p->buffers[i].output == output) return &p->buffers[i];
   return NULL;
+}
+
+/* A parameter of the graph: memory of the caller's that nothing writes. */
+static bool is_given(const tile_program *p, int buffer) {
+  if (p->buffers[buffer].output < 0) return false;
+  for (int k = 0; k < p->kind_count; k++)
+    for (int i = 0; i < p->kinds[k].op_count; i++)
+      if (p->kinds[k].ops[i].code == TILE_store && p->kinds[k].ops[i].ref == buffer) return false;
+  return true;
 }
 
 /* ---- how much: the account that is planned with, and that memory is taken by */
@@ -255,8 +266,15 @@ static dp_status set_up_step(rt_engine *e) {
   e->pages = calloc((size_t)e->page_total + 1, sizeof *e->pages);
   e->inputs = calloc((size_t)p->input_count + 1, sizeof *e->inputs);
   e->output_rows = calloc((size_t)p->output_count + 1, sizeof *e->output_rows);
-  if (!e->pages || !e->inputs || !e->output_rows) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
-  for (int i = 0; i < p->input_count; i++) DP_TRY(find_input(e, p->inputs[i], &e->inputs[i]));
+  if (e->own_inputs) e->own = calloc((size_t)p->input_count * n + 1, sizeof *e->own);
+  if (!e->pages || !e->inputs || !e->output_rows || (e->own_inputs && !e->own))
+    return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
+  for (int i = 0; i < p->input_count; i++) {
+    bool own = e->own_inputs && strcmp(p->inputs[i], "tokens") != 0 && strcmp(p->inputs[i], "pos") != 0 &&
+               strcmp(p->inputs[i], "out_rows") != 0;
+    if (own) e->inputs[i] = e->own + (size_t)i * n;
+    if (!own) DP_TRY(find_input(e, p->inputs[i], &e->inputs[i]));
+  }
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
     if (p->slab_bytes[i] == 0 || (on_device(e->code) && i != TILE_NUMBERS)) continue;
     DP_TRY(rt_region_map_free(&e->arena[i], arena_bytes(p, (tile_space)i, e->max_tokens), "activations",
@@ -267,6 +285,9 @@ static dp_status set_up_step(rt_engine *e) {
   for (int i = 0; i < p->buffer_count; i++) {
     int output = p->buffers[i].output;
     if (output < 0) continue;
+    if (!e->own_inputs && is_given(p, i))
+      return dp_fail(DP_UNSUPPORTED, "the graph has an f32 input '%s', which only compiled graphs take", p->buffers[i].name);
+    e->outputs[output].host = e->kv.host;
     DP_TRY(rt_region_map(&e->outputs[output], output_bytes(p, i, e->max_tokens), "logits"));
     e->output_rows[output] = (float *)(void *)e->outputs[output].data;
   }
@@ -355,13 +376,18 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   e->vocabulary = table_rows(program, "tokens");
   e->positions_limit = table_rows(program, "pos");
   e->whole_sequences = sees_whole_sequences(program);
+  e->own_inputs = options->own_inputs;
+  e->kv.host = options->host;
+  for (int i = 0; i < TILE_SPACE_COUNT; i++) e->arena[i].host = options->host;
+  for (int i = 0; i < TILE_STATE_COUNT; i++) e->state_memory[i].host = options->host;
   dp_status status = on_device(code) ? code->device->begin(code) : DP_SUCCESS;
   if (status.code == DP_OK) status = set_up_cache(e);
   if (status.code == DP_OK) status = set_up_step(e);
   if (status.code == DP_OK)
     status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
   if (status.code == DP_OK) status = set_up_states(e);
-  rt_resident_options resident = {.workers = options->workers};
+  if (status.code == DP_OK && !options->whole_steps) rt_executor_ask(e->executor, options->host);
+  rt_resident_options resident = {.workers = options->workers, .host = options->host, .borrow = options->borrow};
   if (status.code == DP_OK && options->image)
     status = rt_resident_map(program, options->image_key, options->image, options->image_bytes, &e->weights);
   else if (status.code == DP_OK)
@@ -406,6 +432,7 @@ void rt_engine_free(rt_engine *e) {
   free(e->segment_end);
   free(e->pages);
   free(e->inputs);
+  free(e->own);
   free(e->output_rows);
   free(e);
 }
@@ -459,6 +486,44 @@ int64_t rt_engine_free_tokens(const rt_engine *e, const rt_sequence *s) {
   int64_t room = (e->free_count + s->page_count) * TILE_CHUNK - s->length, left = e->context - s->length;
   return room < left ? room : left;
 }
+
+/* ---- inputs and results of the caller's */
+
+int32_t *rt_engine_ids(rt_engine *e, const char *name) {
+  for (int i = 0; i < e->program->input_count; i++)
+    if (strcmp(e->program->inputs[i], name) == 0) return (int32_t *)(uintptr_t)e->inputs[i];
+  return NULL;
+}
+
+int64_t rt_engine_ids_limit(const rt_engine *e, const char *name, int64_t rows) {
+  const tile_program *p = e->program;
+  int64_t limit = table_rows(p, name);
+  for (int k = 0; k < p->kind_count; k++)
+    for (int i = 0; i < p->kinds[k].op_count; i++) { /* rows of an activation */
+      const tile_op *op = &p->kinds[k].ops[i];
+      if (op->code == TILE_load && op->index >= 0 && strcmp(p->inputs[op->index], name) == 0 && rows < limit) limit = rows;
+    }
+  return limit;
+}
+
+float *rt_engine_rows(rt_engine *e, const char *name, int64_t *stride) {
+  const tile_program *p = e->program;
+  for (int i = 0; i < p->buffer_count; i++) {
+    if (!is_given(p, i) || strcmp(p->buffers[i].name, name) != 0) continue;
+    *stride = p->buffers[i].stride;
+    return e->output_rows[p->buffers[i].output];
+  }
+  return NULL;
+}
+
+void rt_engine_lend_result(rt_engine *e, float *rows) {
+  int output = output_of(e->program, 0)->output;
+  e->output_rows[output] = rows ? rows : (float *)(void *)e->outputs[output].data;
+}
+
+int64_t rt_engine_result_stride(const rt_engine *e) { return output_of(e->program, 0)->stride; }
+
+int64_t rt_engine_borrowed(const rt_engine *e) { return rt_resident_borrowed(e->weights); }
 
 /* ---- steps */
 
@@ -576,7 +641,10 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
 dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int count, rt_logits *logits) {
   tile_step step;
   DP_TRY(lay_out_step(e, entry, requests, count, 0, &step));
-  DP_TRY(rt_executor_run(e->executor, &step));
+  dp_status status = rt_executor_run(e->executor, &step);
+  for (int i = 0; i < count && status.code != DP_OK; i++)
+    rt_sequence_truncate(e, requests[i].sequence, requests[i].sequence->length - requests[i].count);
+  DP_TRY(status);
   const tile_buffer *output = output_of(e->program, entry);
   if (logits && output)
     *logits = (rt_logits){e->output_rows[output->output], step.rows[output->space == TILE_TOKENS ? TILE_TOKENS : TILE_OUTPUTS],

@@ -5,6 +5,7 @@
 
 #include "ir/ir.h"
 #include "runtime/broken.h"
+#include "runtime/host.h"
 #include "runtime/trace.h"
 #include "runtime/weights.h"
 
@@ -19,6 +20,10 @@ typedef struct rt_engine_options {
   const void *image;
   size_t image_bytes;
   uint64_t image_key[2];
+  const rt_host *host; /* NULL: none */
+  bool whole_steps;    /* the host is not asked within steps */
+  bool borrow;         /* rt_resident_options.borrow */
+  bool own_inputs;     /* inputs may have any names, and be f32: the caller fills them */
 } rt_engine_options;
 
 /* The bytes that an engine takes from the system, by what for; rt_engine_new takes them by this very account. What is more
@@ -51,6 +56,7 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
 void rt_engine_free(rt_engine *engine); /* NULL is fine; frees its sequences too */
 /* What the engine has taken of the host's memory; and of a device's: all that its code has. */
 rt_engine_sizes rt_engine_get_sizes(const rt_engine *engine);
+int64_t rt_engine_borrowed(const rt_engine *engine); /* bytes of weights that it reads where they were bound */
 int64_t rt_engine_device_bytes(const rt_engine *engine);
 /* Takes all that training touches from the system and the device now, with `cache` the cache too: DP_NO_MEMORY, where
  * it would otherwise end the process in the middle of a step. */
@@ -87,8 +93,17 @@ typedef struct rt_logits {
   int64_t rows, columns, stride; /* floats from row to row */
 } rt_logits;
 
+/* Of an engine with own_inputs: the memory of input `name`, of max_tokens rows, to be filled before a step. i32 but for `tokens`,
+ * `pos` and `out_rows`, which are the engine's; NULL when the program reads none of that name. */
+int32_t *rt_engine_ids(rt_engine *engine, const char *name);
+int64_t rt_engine_ids_limit(const rt_engine *engine, const char *name, int64_t rows); /* numbers are below it, in a step of so many rows */
+float *rt_engine_rows(rt_engine *engine, const char *name, int64_t *stride);          /* f32 */
+/* Where entry 0's result goes from the next step on, rows of *stride floats; NULL: to memory of the engine's. */
+void rt_engine_lend_result(rt_engine *engine, float *rows);
+int64_t rt_engine_result_stride(const rt_engine *engine);
+
 /* Runs one step. Token ids out of range, a full cache, more tokens than max_tokens: an error before anything is
- * touched. */
+ * touched. DP_CANCELLED: the sequences are as they were before the step. */
 dp_status rt_engine_step(rt_engine *engine, const rt_request *requests, int count, rt_logits *logits);
 /* The same of any entry of the program; of entry 0 is rt_engine_step. Of one without tokens (an update) count is 0. */
 dp_status rt_engine_run(rt_engine *engine, int entry, const rt_request *requests, int count, rt_logits *rows);

@@ -89,6 +89,8 @@ struct rt_executor {
   int task_spins, step_spins;
   rt_trace *trace;
   int32_t trace_step; /* -1: not traced */
+  const rt_host *host; /* that is asked whether to go on, or NULL */
+  int64_t asked;       /* when; the caller's */
 
   /* What every task writes stands apart from what every task reads. */
   alignas(CACHE_LINE) _Atomic uint32_t advance; /* futex: changes when a bundle is complete */
@@ -99,10 +101,17 @@ struct rt_executor {
   _Atomic int32_t active;
   _Atomic uint32_t active_futex;
   _Atomic int32_t stop;
+  _Atomic int32_t halted; /* the step ends as soon as those who are in it have ended their tasks */
 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t value) {
   syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+/* No longer than until the host is to be asked again. */
+static void futex_wait_moment(_Atomic uint32_t *word, uint32_t value) {
+  const struct timespec moment = {.tv_nsec = RT_ASK_NS};
+  syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &moment, NULL, 0);
 }
 
 static void futex_wake(_Atomic uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0); }
@@ -274,6 +283,22 @@ static void count_done(rt_executor *e, bundle_counters *counters, int32_t tasks)
   if (atomic_load(&e->sleepers) > 0) futex_wake(&e->advance);
 }
 
+/* ---- the host */
+
+static bool halted(const rt_executor *e) { return atomic_load_explicit(&e->halted, memory_order_relaxed); }
+
+/* By the caller alone, between its tasks and while it waits. */
+static void ask_host(rt_executor *e, const worker *w) {
+  if (!e->host || w->index > 0 || halted(e)) return;
+  int64_t now = nanoseconds();
+  if (now - e->asked < RT_ASK_NS) return;
+  e->asked = now;
+  if (e->host->go_on(e->host->user)) return;
+  atomic_store(&e->halted, 1);
+  atomic_fetch_add(&e->advance, 1);
+  futex_wake(&e->advance);
+}
+
 /* ---- workers */
 
 /* Apart, so that the untraced path stays small. */
@@ -327,7 +352,9 @@ static void run_bundle(rt_executor *e, worker *w, const bundle *b, bool ahead, u
     if (number >= tasks) return;
     run_task(e, w, b, number);
     count_done(e, counters, tasks);
-  } while (atomic_load_explicit(&counters->taken, memory_order_relaxed) < tasks &&
+    ask_host(e, w);
+  } while (!halted(e) &&
+           atomic_load_explicit(&counters->taken, memory_order_relaxed) < tasks &&
            !(ahead && atomic_load_explicit(&e->advance, memory_order_relaxed) != seen));
 }
 
@@ -338,7 +365,10 @@ static void await_advance(rt_executor *e, worker *w, uint32_t seen) {
     pause_core();
   }
   atomic_fetch_add(&e->sleepers, 1);
-  futex_wait(&e->advance, seen);
+  if (e->host && w->index == 0)
+    futex_wait_moment(&e->advance, seen);
+  else
+    futex_wait(&e->advance, seen);
   atomic_fetch_sub(&e->sleepers, 1);
 }
 
@@ -349,6 +379,8 @@ static void work(rt_executor *e, worker *w) {
   w->idle_since = 0;
   while (more) {
     uint32_t seen = atomic_load(&e->advance);
+    ask_host(e, w);
+    if (halted(e)) return;
     if (!pass_taken(e, &front)) return;
     bundle b = front;
     int missing = waits_for(e, &b), first_missing = missing;
@@ -374,7 +406,11 @@ static void work_alone(rt_executor *e, rt_after_bundle *after, void *user) {
   bundle b;
   for (bool more = first_bundle(e, &b); more; more = next_bundle(e, &b)) {
     int32_t tasks = tasks_of_bundle(e, b.group, b.row_tile);
-    for (int32_t i = 0; i < tasks; i++) run_task(e, &e->workers[0], &b, i);
+    for (int32_t i = 0; i < tasks; i++) {
+      run_task(e, &e->workers[0], &b, i);
+      ask_host(e, &e->workers[0]);
+      if (halted(e)) return;
+    }
     if (after && !after(user, b.group, tile_layer(&e->program->sections[b.section], b.iteration), b.row_tile)) return;
   }
 }
@@ -455,24 +491,28 @@ dp_status rt_executor_run(rt_executor *e, const tile_step *step) {
   int64_t tokens = step->rows[TILE_TOKENS], begin = paced ? nanoseconds() : 0;
   int workers = paced ? rt_paces_choose(&e->paces, tokens) : e->worker_count;
   plan_step(e, step);
+  atomic_store(&e->halted, 0);
   e->trace_step = e->trace ? rt_trace_begin_step(e->trace, step, workers) : -1;
   if (workers == 1)
     work_alone(e, NULL, NULL);
   else
     work_together(e, workers);
   if (e->trace_step >= 0) rt_trace_end_step(e->trace, e->trace_step);
+  if (halted(e)) return dp_fail(DP_CANCELLED, "stopped by the host (step)");
   if (paced) rt_paces_took(&e->paces, tokens, nanoseconds() - begin);
-  return DP_SUCCESS;
+  return e->code->end_step ? e->code->end_step(e->code) : DP_SUCCESS;
 }
 
 void rt_executor_walk(rt_executor *e, const tile_step *step, rt_after_bundle *after, void *user) {
   if (e->code->run_step) return;
   plan_step(e, step);
+  atomic_store(&e->halted, 0);
   e->trace_step = -1;
   work_alone(e, after, user);
 }
 
 void rt_executor_use_all(rt_executor *e, bool all) { e->use_all = all; }
+void rt_executor_ask(rt_executor *e, const rt_host *host) { e->host = host && host->go_on ? host : NULL; }
 void rt_executor_trace(rt_executor *e, rt_trace *trace) { e->trace = trace; }
 int rt_executor_workers(const rt_executor *executor) { return executor->worker_count; }
 

@@ -5,6 +5,7 @@
 #define DIPPER_RUNTIME_EXECUTOR_H
 
 #include "ir/ir.h"
+#include "runtime/host.h"
 #include "runtime/trace.h"
 
 typedef struct rt_executor rt_executor;
@@ -27,6 +28,9 @@ void rt_executor_walk(rt_executor *executor, const tile_step *step, rt_after_bun
 int rt_executor_workers(const rt_executor *executor);
 /* How many workers a step gets: all of them (true), or as many as have lately been the fastest (false, at first). */
 void rt_executor_use_all(rt_executor *executor, bool all);
+/* From the next step on the host is asked between tasks whether to go on: DP_CANCELLED, the step's results and what it has
+ * appended so far undefined. NULL: not asked. */
+void rt_executor_ask(rt_executor *executor, const rt_host *host);
 /* From the next step on every task is noted in `trace`, until it is NULL. It must have a lane for each worker. */
 void rt_executor_trace(rt_executor *executor, rt_trace *trace);
 

@@ -4,11 +4,13 @@
 #define DIPPER_RUNTIME_REGION_H
 
 #include "base/base.h"
+#include "runtime/host.h"
 
-/* {0} is an empty one. */
+/* {0} is an empty one. With a host that lends memory, set before it is mapped, the memory is the host's. */
 typedef struct rt_region {
   char *data;
   size_t size;
+  const rt_host *host; /* or NULL */
 } rt_region;
 
 /* What a region of `size` bytes takes. */

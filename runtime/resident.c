@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { BLOCKS = 16 }; /* of a job */
 
@@ -15,6 +16,7 @@ struct rt_resident {
   rt_region memory; /* owned; {0} when the weights lie in an image */
   const void **slots;
   uint8_t *types;
+  int64_t borrowed;
 };
 
 /* Blocks [first, first + count) of one slot's weight. */
@@ -30,8 +32,11 @@ typedef struct packing {
   const rt_binding *binding;
   job *jobs;
   int64_t job_count;
+  const rt_resident_options *options;
   _Atomic int64_t next;
-  _Atomic bool no_memory;
+  _Atomic bool no_memory, stopped;
+  pthread_t caller;
+  int64_t asked; /* when; the caller's */
 } packing;
 
 /* What the program wants as f32 alone is decoded, whatever the file has; as bf16 alone, rounded from that. */
@@ -86,12 +91,30 @@ static dp_status do_job(const job *j) {
   return DP_SUCCESS;
 }
 
+static int64_t nanoseconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* The caller tells the host how far all are, and asks it. */
+static void ask_host(packing *p, int64_t *asked) {
+  const rt_host *host = p->options->host;
+  int64_t now = host ? nanoseconds() : 0;
+  if (!host || now - *asked < RT_ASK_NS) return;
+  *asked = now;
+  int64_t next = atomic_load(&p->next);
+  if (host->progress) host->progress(host->user, "pack", (double)(next < p->job_count ? next : p->job_count) / (double)p->job_count);
+  if (host->go_on && !host->go_on(host->user)) atomic_store(&p->stopped, true);
+}
+
 static void *pack_worker(void *argument) {
   packing *p = argument;
-  for (int64_t i; (i = atomic_fetch_add(&p->next, 1)) < p->job_count;) {
+  for (int64_t i; !atomic_load(&p->stopped) && (i = atomic_fetch_add(&p->next, 1)) < p->job_count;) {
     dp_status status = do_job(&p->jobs[i]);
     if (status.code != DP_OK) atomic_store(&p->no_memory, true);
     dp_status_free(&status);
+    if (pthread_equal(pthread_self(), p->caller)) ask_host(p, &p->asked);
   }
   return NULL;
 }
@@ -118,9 +141,18 @@ static int shared_with(const tile_program *program, const rt_binding *binding, i
   return -1;
 }
 
+/* Does it lie in the file, or with the host, as kernels read it? A vector of whole blocks; one block's matrix [k][64]. */
+static bool lies_ready(const tile_weight *weight, const rt_bound *bound) {
+  bool as_it_is = bound->plain && bound->plus == 0 && bound->run == 0 && bound->paired_heads == 0 && !bound->transposed &&
+                  (uintptr_t)bound->data % 64 == 0 && bound->dtype == slot_type(weight, bound);
+  if (weight->form == TILE_VECTOR) return as_it_is && bound->rows == 1 && weight->cols % TILE_BLOCK == 0;
+  return as_it_is && weight->transposed && weight->rows == TILE_BLOCK && ir_dtype_block_elements(bound->dtype) == 1 &&
+         bound->row_bytes == TILE_BLOCK * ir_dtype_block_bytes(bound->dtype);
+}
+
 /* Where each slot lies in the memory, in bytes from its begin; offsets NULL: only how much that is. Of a weight without
  * data: nowhere. */
-static int64_t lay_out(const tile_program *program, const rt_binding *binding, int64_t *offsets) {
+static int64_t lay_out(const tile_program *program, const rt_binding *binding, bool borrow, int64_t *offsets) {
   int64_t at = 0;
   for (int w = 0; w < program->weight_count; w++) {
     const tile_weight *weight = &program->weights[w];
@@ -128,14 +160,15 @@ static int64_t lay_out(const tile_program *program, const rt_binding *binding, i
     for (int i = 0; i < weight->count * weight->inner; i++) { /* layer and matrix */
       const rt_bound *bound = rt_binding_get(binding, weight->weight, i);
       if (offsets) offsets[weight->first_slot + i] = shared >= 0 ? offsets[program->weights[shared].first_slot + i] : at;
-      if (bound && shared < 0) at = rt_bytes_plus(at, slot_bytes(weight, bound));
+      bool copied = bound && !(borrow && lies_ready(weight, bound));
+      if (copied && shared < 0) at = rt_bytes_plus(at, slot_bytes(weight, bound));
     }
   }
   return at;
 }
 
 int64_t rt_resident_bytes(const tile_program *program, const rt_binding *binding) {
-  return rt_region_bytes(lay_out(program, binding, NULL));
+  return rt_region_bytes(lay_out(program, binding, false, NULL));
 }
 
 int64_t rt_resident_loading_bytes(const tile_program *program, const rt_binding *binding, int workers) {
@@ -159,6 +192,7 @@ static int64_t blocks_a_job(const tile_weight *weight, const rt_bound *bound) {
 
 static int64_t list_jobs(packing *p, rt_resident *r, const int64_t *offsets) {
   int64_t jobs = 0;
+  r->borrowed = 0;
   for (int w = 0; w < p->program->weight_count; w++) {
     const tile_weight *weight = &p->program->weights[w];
     bool shared = shared_with(p->program, p->binding, w) >= 0;
@@ -167,6 +201,11 @@ static int64_t list_jobs(packing *p, rt_resident *r, const int64_t *offsets) {
       char *destination = p->jobs ? r->memory.data + offsets[weight->first_slot + i] : NULL;
       r->slots[weight->first_slot + i] = destination;
       r->types[weight->first_slot + i] = (uint8_t)slot_type(weight, bound);
+      if (p->options->borrow && lies_ready(weight, bound)) {
+        r->slots[weight->first_slot + i] = bound->data;
+        r->borrowed += bound->rows * bound->row_bytes;
+        continue;
+      }
       int64_t blocks = shared ? 0 : blocks_of(weight), step = blocks_a_job(weight, bound);
       for (int64_t first = 0; first < blocks; first += step, jobs++)
         if (p->jobs)
@@ -188,7 +227,7 @@ static dp_status collect_jobs(rt_resident *r, packing *p) {
   DP_TRY(check_bound(p));
   int64_t *offsets = calloc((size_t)p->program->slot_count + 1, sizeof *offsets);
   if (!offsets) return dp_fail(DP_NO_MEMORY, "no memory to pack weights");
-  dp_status status = rt_region_map_free(&r->memory, lay_out(p->program, p->binding, offsets), "the weights", "");
+  dp_status status = rt_region_map_free(&r->memory, lay_out(p->program, p->binding, p->options->borrow, offsets), "the weights", "");
   if (status.code == DP_OK) {
     job *jobs = calloc((size_t)list_jobs(p, r, offsets) + 1, sizeof *jobs);
     if (!jobs) status = dp_fail(DP_NO_MEMORY, "no memory to pack weights");
@@ -207,6 +246,7 @@ static dp_status pack_weights(rt_resident *r, packing *p, int workers) {
     if (pthread_create(&threads[started], NULL, pack_worker, p) != 0) break;
   pack_worker(p);
   for (int i = 0; i < started; i++) pthread_join(threads[i], NULL);
+  if (p->stopped) return dp_fail(DP_CANCELLED, "stopped by the host (pack)");
   for (int64_t i = 0; i < p->job_count; i++) rt_bound_forget(p->jobs[i].bound, 0, p->jobs[i].bound->rows);
   return p->no_memory ? dp_fail(DP_NO_MEMORY, "no memory to pack weights") : DP_SUCCESS;
 }
@@ -217,7 +257,8 @@ dp_status rt_resident_new(const tile_program *program, const rt_binding *binding
   rt_resident *r = calloc(1, sizeof *r);
   if (r) r->slots = calloc((size_t)program->slot_count + 1, sizeof *r->slots);
   if (r) r->types = calloc((size_t)program->slot_count + 1, 1);
-  packing p = {.program = program, .binding = binding};
+  packing p = {.program = program, .binding = binding, .options = options, .caller = pthread_self()};
+  if (r) r->memory.host = options->host;
   dp_status status = r && r->slots && r->types ? pack_weights(r, &p, options->workers)
                                                : dp_fail(DP_NO_MEMORY, "no memory for the table of weights");
   free(p.jobs);
@@ -230,6 +271,7 @@ dp_status rt_resident_new(const tile_program *program, const rt_binding *binding
 }
 
 int64_t rt_resident_size(const rt_resident *r) { return (int64_t)r->memory.size; }
+int64_t rt_resident_borrowed(const rt_resident *r) { return r->borrowed; }
 
 dp_status rt_resident_master(const tile_program *p, const rt_binding *binding, int index, int i, float *slot) {
   const tile_weight *weight = &p->weights[index];

@@ -3,12 +3,15 @@
 #define DIPPER_RUNTIME_RESIDENT_H
 
 #include "ir/ir.h"
+#include "runtime/host.h"
 #include "runtime/weights.h"
 
 typedef struct rt_resident rt_resident;
 
 typedef struct rt_resident_options {
   int workers; /* threads that pack, the caller included; >= 1 */
+  const rt_host *host; /* NULL: none */
+  bool borrow; /* weights that lie as kernels read them are read there: what they are bound to must stay */
 } rt_resident_options;
 
 /* Brings the weights of `program` into memory. Neither program nor binding nor its file are needed afterwards. */
@@ -20,6 +23,7 @@ int64_t rt_resident_loading_bytes(const tile_program *program, const rt_binding 
 int64_t rt_resident_size(const rt_resident *resident); /* what it took */
 /* Matrix or vector `index` of a tile weight as f32, in the layout of its slot: tile_slot_floats of them. */
 dp_status rt_resident_master(const tile_program *program, const rt_binding *binding, int weight, int index, float *slot);
+int64_t rt_resident_borrowed(const rt_resident *resident); /* bytes that are read where they were bound */
 void rt_resident_free(rt_resident *resident); /* NULL is fine */
 
 /* An image: packed weights as bytes of a file that other processes map and share. `key`: of the program that they are

@@ -263,6 +263,30 @@ dp_status rt_weights_open_memory(const char *name, const void *data, size_t size
   return finish(file, status, out);
 }
 
+static dp_status add_lent(rt_weights_file *file, const rt_tensor *from) {
+  rt_tensor tensor = {.name = dp_arena_strdup(file->arena, from->name), .supported = true, .dtype = from->dtype,
+                      .type_name = ir_dtype_name(from->dtype), .rank = from->rank, .data = from->data};
+  memcpy(tensor.dims, from->dims, sizeof tensor.dims);
+  if (!rt_is_name((const uint8_t *)from->name, strlen(from->name)))
+    return dp_fail(DP_INVALID, "%s: a tensor's name is not UTF-8 without control characters", file->path);
+  if (!rt_size_tensor(&tensor, 1, ir_dtype_block_bytes(from->dtype)))
+    return dp_fail(DP_INVALID, "%s: tensor '%s' is too large", file->path, from->name);
+  DP_PUSH(file->arena, file->tensors, file->tensor_count, file->tensor_cap) = tensor;
+  return DP_SUCCESS;
+}
+
+dp_status rt_weights_lend(const char *name, const rt_tensor *tensors, int count, rt_weights_file **out) {
+  *out = NULL;
+  rt_weights_file *file = NULL;
+  DP_TRY(new_file(name, &file));
+  DP_PUSH(file->arena, file->parts, file->part_count, file->part_cap) = (rt_part){file->path, {0}};
+  file->format = RT_SAFETENSORS;
+  dp_status status = DP_SUCCESS;
+  for (int i = 0; i < count && status.code == DP_OK; i++) status = add_lent(file, &tensors[i]);
+  if (status.code == DP_OK) status = index_all(file);
+  return finish(file, status, out);
+}
+
 void rt_weights_close(rt_weights_file *file) {
   if (!file) return;
   free(file->tensor_index.slots);

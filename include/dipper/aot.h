@@ -10,6 +10,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum dp_emit {
   DP_EMIT_OBJECT,     /* the ELF object of the model's functions, the bytes that the JIT loads; one target */
@@ -52,6 +53,7 @@ dp_status dp_compile(const dp_options *options, const dp_compilation *how, const
  * for; DP_UNSUPPORTED: no code in it runs on this CPU, or of "cuda" on that GPU, or it is of another version. */
 dp_status dp_model_open_package(const char *path, const char *beside, const dp_options *options, dp_model **model);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -1,12 +1,15 @@
 /* dipper/dipper.h: dipper as a library: open a model written in the language, with its weights, and run it.
  *
  * Objects are opaque. There is no global state: two models may be used in two threads at once. A model and its sessions
- * are used by one thread at a time (the model's own worker threads aside). Every function that can fail returns a
- * dp_status; out parameters are set only on success. Strings are UTF-8 and NUL-terminated unless a length is given. */
+ * are used by one thread at a time (the model's own worker threads aside): a call that finds another thread's under way
+ * returns DP_BUSY and has changed nothing; one that returns no status waits for it. Every function that can fail returns a
+ * dp_status; out parameters are set only on success. A NULL where an object or an array is needed is DP_INVALID. Strings are
+ * UTF-8 and NUL-terminated unless a length is given. */
 #ifndef DIPPER_H
 #define DIPPER_H
 
 #include "dipper/status.h"
+#include "dipper/version.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,9 +18,11 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef struct dp_model dp_model;
 typedef struct dp_session dp_session;
+typedef struct dp_context dp_context; /* what a host lends: dipper/embed.h */
 
 /* Text or ids that the caller frees with dp_text_free / dp_tokens_free. */
 typedef struct dp_text {
@@ -59,6 +64,7 @@ typedef struct dp_options {
                        score.weight, zeros when the file has none) in the place of the last product */
   bool color;                          /* diagnostics with terminal colors */
   bool verify_each;                    /* check the IR and its round trip after every pass */
+  dp_context *host;                    /* its callbacks, allocator and ops are used; NULL: none */
 } dp_options;
 
 typedef struct dp_model_info {
@@ -76,7 +82,8 @@ typedef struct dp_model_info {
 
 /* Reads, compiles, loads. A mistake in the model text is DP_INVALID, its message the rendered diagnostics. */
 dp_status dp_model_open(const dp_options *options, dp_model **model);
-void dp_model_free(dp_model *model); /* after its sessions; NULL is fine */
+/* NULL is fine. Sessions that are left only tell that it was freed, and are freed themselves. */
+void dp_model_free(dp_model *model);
 dp_model_info dp_model_get_info(const dp_model *model);
 
 /* ---- text
@@ -228,6 +235,7 @@ typedef struct dp_op_profile {
 } dp_op_profile;
 const dp_op_profile *dp_trace_ops(const dp_trace *trace, int *count); /* in program order; the trace's */
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

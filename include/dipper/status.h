@@ -5,6 +5,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef enum dp_code {
   DP_OK = 0,
@@ -15,6 +16,7 @@ typedef enum dp_code {
   DP_UNSUPPORTED, /* well-formed, but not handled by this build */
   DP_CANCELLED,   /* stopped by the user */
   DP_BUG,         /* dipper's own fault */
+  DP_BUSY,        /* used by another thread right now: nothing was changed */
 } dp_code;
 
 /* `message` is NULL when code == DP_OK; otherwise it is malloc'ed (or NULL when memory ran out) and owned by whoever
@@ -27,6 +29,7 @@ typedef struct dp_status {
 void dp_status_free(dp_status *status);
 const char *dp_status_text(const dp_status *status); /* never NULL */
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

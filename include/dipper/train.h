@@ -8,6 +8,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default)
 
 typedef struct dp_trainer dp_trainer;
 
@@ -161,6 +162,7 @@ typedef struct dp_run_plan {
  * not fit: which statements would make it fit, each tried, those that cost least first; else empty. May be NULL; the caller's. */
 dp_status dp_plan_recipe(const dp_run *run, dp_run_plan *plan, dp_text *advice);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif
