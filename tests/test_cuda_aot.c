@@ -624,13 +624,13 @@ static bool contains(const char *path, const char *text) {
 
 START_TEST(a_launcher_is_small_and_has_no_compiler) {
   static const char *const launchers[] = {DIPPER_COMMAND "-launcher"};
-  static const char *const foreign[] = {"nvrtcCompileProgram", "TASK_FUNCTION", "copy_landed", "LLVMContextCreate"};
-  for (size_t i = 0; i < DP_COUNT(launchers); i++) {
+  for (size_t i = 0; i < DP_COUNT(launchers); i++)
     ck_assert_msg(contains(launchers[i], "cuLaunchCooperativeKernel"), "%s cannot launch a kernel", launchers[i]);
+#if defined NDEBUG && !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__ /* they keep what nobody calls */
+  static const char *const foreign[] = {"nvrtcCompileProgram", "TASK_FUNCTION", "copy_landed", "LLVMContextCreate"};
+  for (size_t i = 0; i < DP_COUNT(launchers); i++)
     for (size_t j = 0; j < DP_COUNT(foreign); j++)
       ck_assert_msg(!contains(launchers[i], foreign[j]), "%s contains '%s'", launchers[i], foreign[j]);
-  }
-#if defined NDEBUG && !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__
   struct stat launcher;
   ck_assert_int_eq(stat(launchers[0], &launcher), 0);
   ck_assert_msg(launcher.st_size < 1 << 20, "the launcher has %lld bytes", (long long)launcher.st_size);
