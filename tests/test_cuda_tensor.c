@@ -145,7 +145,6 @@ static const cuda_bug bugs[] = {
     {"(piece ^ line % 8) * 16", "(piece ^ line % 8 | 1) * 16"},      /* two pieces in one place */
     {"for (int s = 0; s < slices; s++) total", "for (int s = slices - 1; s >= 0; s--) total"}, /* another order */
     {"if (!BACK && ((step + 1) % slice == 0", "if (!BACK && ((step + 1) % (slice + 1) == 0"}, /* other slices when wide */
-    {"const int coming = p + PAGES - 1", "const int coming = p + PAGES"},                /* a page left out */
 };
 
 static bool finds(const cuda_host *host, int bug, const fixture *defined, int index, uint64_t seed) {
