@@ -338,7 +338,7 @@ static const struct {
     {K_PRODUCT, "a page staged a turn too far", "const int next = p + stages - 1;", "const int next = p + stages;",
      "race|nobody wrote|" OTHER "|" WAITS},
     {K_PRODUCT, "the ring taken again without a barrier", "copy_landed<0>();\n    block_sync();", "copy_landed<0>();",
-     "race"},
+     "race|" WAITS},
     {K_PRODUCT, "no barrier at its end", "    item += taken;\n  }\n  block_sync();", "    item += taken;\n  }", "race"},
     {K_PRODUCT, "columns that are not there", "group < taken && column < columns", "group < taken", "race|" OTHER},
     {K_PRODUCT, "rows that are not there", "if (writes && r0 + r < rows) c", "if (writes) c", "race|" OTHER},
