@@ -97,12 +97,24 @@ static dp_status choose_device(dp_options *options, dp_str *note) {
   return DP_SUCCESS;
 }
 
+/* With "auto", what a GPU does not take the CPU is asked for; a mistake of the user's fails there again. */
+static dp_status open_elsewhere(dp_options *options, dp_status failure, dp_model *model) {
+  api_close_model(model);
+  *model = (dp_model){0};
+  dp_str_addf(&model->note, "on the CPU: %s", dp_status_text(&failure));
+  dp_status_free(&failure);
+  options->backend = NULL;
+  return open(options, model);
+}
+
 dp_status dp_model_open(const dp_options *options, dp_model **model) {
   dp_model *fresh = calloc(1, sizeof *fresh);
   if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory for a model");
   dp_options chosen = *options;
   dp_status status = choose_device(&chosen, &fresh->note);
   if (status.code == DP_OK) status = open(&chosen, fresh);
+  bool on_gpu = chosen.backend && strcmp(chosen.backend, "cuda") == 0, automatic = options->device && strcmp(options->device, "auto") == 0;
+  if (status.code != DP_OK && on_gpu && automatic) status = open_elsewhere(&chosen, status, fresh);
   if (status.code != DP_OK) {
     dp_model_free(fresh);
     return status;

@@ -261,6 +261,19 @@ typedef struct tile_step {
   char *kv;                      /* pages */
 } tile_step;
 
+/* What an engine brings to code that has memory of its own: how large steps can become, and the weights, as an image of all
+ * slots in the layout of tile_weight. */
+typedef struct tile_provision {
+  int64_t context, max_tokens;    /* positions of all sequences together; new tokens of a step */
+  const uint8_t *weight_types;    /* [slot_count] ir_dtype */
+  const int64_t *weight_offsets;  /* [slot_count] in the image: multiples of 64 */
+  int64_t weight_bytes;           /* of the image */
+  /* The image piece by piece, in order: at most `room` bytes (a multiple of 64) into `to`, which belong from *offset on; 0 bytes:
+   * that was all. Gaps are zeros. */
+  dp_status (*next)(void *user, char *to, int64_t room, int64_t *offset, int64_t *bytes);
+  void *user;
+} tile_provision;
+
 /* One task: kind's code over (layer, row index, column index). `reuse`: the scratch still holds the prologue's values of
  * this very (step, layer, row, kind). Scratch: of the worker alone, 64-byte aligned, tile_code.scratch_bytes. */
 typedef struct tile_code tile_code;
@@ -269,6 +282,9 @@ struct tile_code {
               void *scratch, int64_t reuse);
   /* Where not NULL: a whole step at once, with workers of its own; then `run` is not called. It fails as a device does. */
   dp_status (*run_step)(const tile_code *code, const tile_step *step);
+  /* Where not NULL: before the steps of an engine it takes the weights, and memory for such steps; what another engine brought
+   * is gone. Then of a step weights, cache and slabs are not read. */
+  dp_status (*provide)(const tile_code *code, const tile_provision *provision);
   void (*free)(tile_code *code);
   size_t scratch_bytes;
   void *self; /* the back end's */

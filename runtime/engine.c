@@ -23,6 +23,7 @@ struct rt_sequence {
 
 struct rt_engine {
   const tile_program *program;
+  bool elsewhere; /* the code has memory of its own: weights, cache and activations are not the host's */
   rt_executor *executor;
   rt_resident *weights;
   rt_region kv, arena[TILE_SPACE_COUNT], *outputs;
@@ -184,7 +185,7 @@ static dp_status set_up_cache(rt_engine *e) {
   e->page_total = pages_of(e->context);
   char what[80];
   snprintf(what, sizeof what, "the KV cache of a context of %lld tokens", (long long)e->context);
-  DP_TRY(rt_region_map_free(&e->kv, cache_bytes(p, e->context), what, "; ask for a smaller context"));
+  if (!e->elsewhere) DP_TRY(rt_region_map_free(&e->kv, cache_bytes(p, e->context), what, "; ask for a smaller context"));
   e->free_pages = calloc((size_t)e->page_total + 1, sizeof *e->free_pages);
   if (!e->free_pages) return dp_fail(DP_NO_MEMORY, "no memory for the table of pages");
   for (int64_t i = 0; i < e->page_total; i++) e->free_pages[i] = (int32_t)(e->page_total - 1 - i);
@@ -218,7 +219,7 @@ static dp_status set_up_step(rt_engine *e) {
       return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", p->inputs[i]);
   }
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
-    if (p->slab_bytes[i] == 0) continue;
+    if (p->slab_bytes[i] == 0 || e->elsewhere) continue;
     DP_TRY(rt_region_map_free(&e->arena[i], arena_bytes(p, (tile_space)i, e->max_tokens), "activations",
                               "; ask for fewer tokens a step"));
   }
@@ -276,6 +277,16 @@ float *rt_engine_number(rt_engine *e, const char *name) {
 
 const tile_program *rt_engine_program(const rt_engine *e) { return e->program; }
 
+/* Weights on the host, or given to the code. */
+static dp_status set_up_weights(rt_engine *e, const tile_code *code, const rt_binding *binding, const rt_engine_options *options) {
+  rt_resident_options packing = {.workers = options->workers};
+  tile_provision provision = {.context = e->context, .max_tokens = e->max_tokens};
+  if (options->image)
+    DP_TRY(rt_resident_map(e->program, options->image_key, options->image, options->image_bytes, &e->weights));
+  if (e->elsewhere) return rt_resident_provide(e->program, binding, e->weights, code, provision, &packing, &e->weights);
+  return options->image ? DP_SUCCESS : rt_resident_new(e->program, binding, &packing, &e->weights);
+}
+
 dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,
                         const rt_engine_options *options, rt_engine **engine) {
   *engine = NULL;
@@ -285,6 +296,7 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   rt_engine *e = calloc(1, sizeof *e);
   if (!e) return dp_fail(DP_NO_MEMORY, "no memory for an engine");
   e->program = program;
+  e->elsewhere = code && code->provide;
   e->context = options->context;
   e->max_tokens = with_defaults(options).max_tokens;
   e->vocabulary = table_rows(program, "tokens");
@@ -295,11 +307,7 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   if (status.code == DP_OK)
     status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
   if (status.code == DP_OK) status = set_up_states(e);
-  rt_resident_options resident = {.workers = options->workers};
-  if (status.code == DP_OK && options->image)
-    status = rt_resident_map(program, options->image_key, options->image, options->image_bytes, &e->weights);
-  else if (status.code == DP_OK)
-    status = rt_resident_new(program, binding, &resident, &e->weights);
+  if (status.code == DP_OK) status = set_up_weights(e, code, binding, options);
   if (status.code == DP_OK) status = rt_resident_masters(program, binding, e->states[TILE_MASTER]);
   if (status.code != DP_OK) {
     rt_engine_free(e);
@@ -479,10 +487,18 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
   return DP_SUCCESS;
 }
 
+/* A step that failed has put nothing into the cache that could be counted on. */
+static void forget_step(rt_engine *e, const rt_request *requests, int count) {
+  for (int i = 0; i < count; i++)
+    rt_sequence_truncate(e, requests[i].sequence, requests[i].sequence->length - requests[i].count);
+}
+
 dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int count, rt_logits *logits) {
   tile_step step;
   DP_TRY(lay_out_step(e, entry, requests, count, &step));
-  DP_TRY(rt_executor_run(e->executor, &step));
+  dp_status status = rt_executor_run(e->executor, &step);
+  if (status.code != DP_OK) forget_step(e, requests, count);
+  DP_TRY(status);
   const tile_buffer *output = output_of(e->program, entry);
   if (logits && output)
     *logits = (rt_logits){e->output_rows[output->output], step.rows[output->space == TILE_TOKENS ? TILE_TOKENS : TILE_OUTPUTS],

@@ -1,5 +1,6 @@
 /* codegen/cuda/backend.c: the vtable. The object is a cubin; which GPU it is for is the target's cpu: sm_80, sm_90a,
  * sm_100a; else the first device's, and where there is none sm_80. */
+#include "codegen/cuda/devices.h"
 #include "codegen/cuda/prelude.h"
 #include "codegen/cuda/run.h"
 
@@ -9,7 +10,7 @@
 #include <string.h>
 
 /* Raised whenever the text for the same tile program and prelude changes. */
-static const char version[] = "cuda 1";
+static const char version[] = "cuda 2";
 
 static const char default_arch[] = "sm_80";
 
@@ -50,18 +51,19 @@ static dp_status compile(const tile_program *program, const cg_target *target, c
   return compile_text(program, target, CUDA_CUBIN, object);
 }
 
+/* The compiler is told of whatever the devices are: what is missing is one of them, or both. */
 static dp_status devices(dp_str *out) {
-  cuda_device *list;
-  int count;
-  DP_TRY(cuda_list_devices(&list, &count));
-  for (int i = 0; i < count; i++) {
-    char arch[16];
-    cuda_arch(&list[i], arch);
-    dp_str_addf(out, "gpu %d: %s, %s, %d SMs, %.1f GB%s\n", i, list[i].name, arch, list[i].processors,
-                (double)list[i].memory / 1e9, list[i].major < 8 ? "; too old: sm_80 or later is needed" : "");
-  }
-  free(list);
-  return DP_SUCCESS;
+  int driver = 0, compiler = 0;
+  dp_status status = cuda_report_devices(&driver, out);
+  dp_str_add(out, "compiler: ");
+  dp_status found = cuda_describe_compiler(&compiler, out);
+  if (found.code != DP_OK) dp_str_add(out, dp_status_text(&found));
+  dp_str_addc(out, '\n');
+  if (driver && compiler > driver / 1000)
+    dp_str_addf(out, "compiler: newer than the driver, of CUDA %d.%d, which may not take its code: update the driver, or set "
+                     "DIPPER_NVRTC to the libnvrtc.so of CUDA %d.x\n", driver / 1000, driver % 1000 / 10, driver / 1000);
+  dp_status_free(&found);
+  return status;
 }
 
 static dp_status text(const tile_program *program, const cg_target *target, cg_text kind, dp_str *out) {

@@ -10,7 +10,16 @@
  *   step.c      an entry to a kernel: a walk through its bundles
  *   launch.c    the arguments of a launch, from a step
  *   nvrtc.c     CUDA C to PTX or a cubin by NVRTC
- *   prelude/    the part of the text that is the same for all programs */
+ *   prelude/    the part of the text that is the same for all programs
+ *
+ * And what runs it:
+ *
+ *   driver.c    libcuda: a context, a stream, errors
+ *   memory.c    the device's memory, pinned memory, copies
+ *   account.c   how much of it an engine takes, and what would fit
+ *   run.c       the steps of an engine
+ *   fault.c     where a step was when it failed
+ *   devices.c   what there is, for people */
 #ifndef DIPPER_CODEGEN_CUDA_H
 #define DIPPER_CODEGEN_CUDA_H
 
@@ -24,6 +33,12 @@ enum {
   CUDA_SMALL_BYTES = 2048,  /* a value that is in shared memory whatever the rows */
 };
 
+/* What a block began last; of groups the program's index. */
+typedef struct cuda_progress {
+  int32_t group, layer, tile, task;
+} cuda_progress;
+enum { CUDA_NOT_BEGUN = -1, CUDA_ENDED = -2 }; /* in the place of a group */
+
 /* The arguments of a step kernel, prelude/task.cuh's struct Launch. Pointers are the device's. */
 typedef struct cuda_launch {
   tile_step step;
@@ -32,6 +47,7 @@ typedef struct cuda_launch {
   int64_t counter_count, tiles;
   float *scratch; /* [blocks][scratch_floats] */
   int64_t scratch_floats;
+  cuda_progress *progress; /* [blocks] in memory of the host that the device writes to; NULL: it is not told */
 } cuda_launch;
 
 /* Row tiles that the counters of an instance are laid out for, of steps of at most so many tokens or outputs. */
@@ -61,7 +77,8 @@ typedef struct cuda_resources {
  * where there is no NVRTC. */
 dp_status cuda_compile(const char *text, const char *arch, cuda_output output, cg_object *object,
                        cuda_resources *resources);
-dp_status cuda_find_compiler(dp_str *version); /* where NVRTC was found and its version */
+dp_status cuda_find_compiler(dp_str *version); /* its version: "NVRTC 13.0" */
+dp_status cuda_describe_compiler(int *major, dp_str *out); /* the same and where it was found, for people */
 
 /* ---- inside: text under construction */
 

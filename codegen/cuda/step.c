@@ -114,6 +114,7 @@ static void emit_task(const walk *w) {
   const tile_kind *kind = w->kind;
   const tile_group *group = &w->program->groups[w->group];
   const char *name = cu_kind_name(e, group->kind);
+  cu_line(e, "task_begins(launch, block, %d, layer, tile, task);", w->group);
   for (int i = 0; i < group->wait_count; i++) emit_wait(w, &group->waits[i]);
   cu_line(e, "block_sync();");
   if (kind->space == TILE_SEGMENTS)
@@ -183,5 +184,6 @@ void cu_emit_step(cuda *e, int index) {
   cu_open(e, "STEP_KERNEL(dipper_step_%d)", index);
   cu_line(e, "Block block = open_block(launch);");
   for (int s = entry.first; s < entry.first + entry.count; s++) emit_section(e, s);
+  cu_line(e, "step_ends(launch, block);");
   cu_close(e);
 }

@@ -148,6 +148,7 @@ static float lane_down(float value, int by) {
 }
 static u32 read_acquire(const u32 *counter) { return *(volatile const u32 *)counter; }
 static void add_release(u32 *counter) { ++*(volatile u32 *)counter; }
+static void store_outside(int *to, int a, int b, int c, int d) { to[0] = a, to[1] = b, to[2] = c, to[3] = d; }
 static void spin() { host_leave(SPINNING); }
 
 static void copy_16(void *shared, const void *global) {

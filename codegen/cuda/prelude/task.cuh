@@ -27,6 +27,7 @@ struct Launch {
   i64 tiles;
   float *scratch; // of block b from b * scratch_floats on
   i64 scratch_floats;
+  int *progress; // [blocks][4] of the host: what each block began last; NULL: it is not told
 };
 
 // A block of threads and its memory.
@@ -56,6 +57,13 @@ static Block open_block(const Launch &launch) {
     launch.other_counters[i] = 0;
   return block;
 }
+
+// Told by a thread that does not release counters: its fence need not wait for the bus.
+static void task_begins(const Launch &launch, const Block &block, int group, int layer, int tile, int task) {
+  if (launch.progress && thread_index() == THREADS - 1)
+    store_outside(launch.progress + 4 * block.index, group, layer, tile, task);
+}
+static void step_ends(const Launch &launch, const Block &block) { task_begins(launch, block, STEP_ENDED, 0, 0, 0); }
 
 // Tasks go to blocks in turn, in program order: the first of a bundle that is this block's, and the bundle passed.
 static int first_task(const Block &block) {
