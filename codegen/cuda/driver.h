@@ -37,6 +37,11 @@ bool cuda_is_lost(const cuda_gpu *gpu);
 /* Destroys a lost context and all memory in it, pinned memory too: nothing may point there any more. Another can be opened. */
 void cuda_tear_down(cuda_gpu *gpu);
 
+/* Makes the context the thread's until cuda_leave, which makes a status of the error, of `what`: 0 is success. All functions do
+ * so by themselves; between the two they need not. */
+int cuda_enter(cuda_gpu *gpu);
+dp_status cuda_leave(cuda_gpu *gpu, int error, const char *what);
+
 /* A cubin or PTX; one a gpu. */
 dp_status cuda_load_module(cuda_gpu *gpu, const void *image);
 /* The module's kernel of that name, to be run with so much shared memory a block. */

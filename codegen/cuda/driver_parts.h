@@ -63,9 +63,6 @@ struct cuda_gpu {
   cuda_memory *memory; /* memory.c's */
 };
 
-/* Makes the context the thread's until cuda_leave, which makes a status of the error: 0 is success. */
-int cuda_enter(cuda_gpu *gpu);
-dp_status cuda_leave(cuda_gpu *gpu, int error, const char *what);
 void cuda_free_memory(cuda_gpu *gpu);   /* what memory.c holds, in the driver too */
 void cuda_forget_memory(cuda_gpu *gpu); /* the same of a context that is gone */
 

@@ -234,9 +234,19 @@ static dp_status settle(cuda_code *c, int entry, dp_status status) {
   return cuda_is_lost(c->gpu) ? give_up(c, entry, status) : status;
 }
 
+/* What was entered for is done: its status, or else that of leaving. */
+static dp_status leave(cuda_code *c, dp_status status) {
+  dp_status left = cuda_leave(c->gpu, 0, "its context");
+  if (status.code == DP_OK) return left;
+  dp_status_free(&left);
+  return status;
+}
+
 static dp_status provide(const tile_code *code, const tile_provision *provision) {
   cuda_code *c = code->self;
-  return cuda_is_lost(c->gpu) ? is_lost() : settle(c, -1, take_provision(c, provision));
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  int error = cuda_enter(c->gpu);
+  return settle(c, -1, error ? cuda_leave(c->gpu, error, "its context") : leave(c, take_provision(c, provision)));
 }
 
 /* ---- arguments */
@@ -381,9 +391,11 @@ static dp_status end_step(cuda_code *c, const tile_step *step) {
 static dp_status run_step(const tile_code *code, const tile_step *step) {
   cuda_code *c = code->self;
   if (cuda_is_lost(c->gpu)) return is_lost();
+  int error = cuda_enter(c->gpu);
+  if (error) return settle(c, (int)step->entry, cuda_leave(c->gpu, error, "its context"));
   dp_status status = begin_step(c, step);
   if (status.code == DP_OK) status = end_step(c, step);
-  return settle(c, (int)step->entry, status);
+  return settle(c, (int)step->entry, leave(c, status));
 }
 
 /* ---- life */

@@ -13,7 +13,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID = 1, NO_CONTEXT = 201, NOT_READY = 600, ILLEGAL_ADDRESS = 700, BLOCKS = 5 };
+enum { OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID = 1, NO_CONTEXT = 201, NOT_READY = 600, ILLEGAL_ADDRESS = 700, BLOCKS = 5, FILLED = 4 << 20 };
 static const size_t memory_bytes = (size_t)1 << 30;
 
 #define FUNCTIONS(X)                                                                                                   \
@@ -70,14 +70,21 @@ static const char *word(const char *name) {
 }
 static bool is(const char *what) { return word(what) != NULL; }
 
-EXPORT void fake_cuda_begin(void) { memset(calls, 0, sizeof calls); }
+/* As in a process that has just started. */
+EXPORT void fake_cuda_begin(void) {
+  for (int i = 0; i < PINNED; i++) free(pinned[i].at);
+  memset(pinned, 0, sizeof pinned);
+  memset(calls, 0, sizeof calls);
+  if (library) dlclose(library);
+  library = NULL;
+  state = (fake_cuda_state){0};
+  queued = sticky = 0;
+  used = 0;
+  error_text[0] = 0;
+}
 
 /* Counts a call; the error that it is to have. */
 static int begin(int function) {
-  static char last[256];
-  const char *wrong = getenv("FAKE_CUDA");
-  if (strcmp(last, wrong ? wrong : "") != 0) fake_cuda_begin();
-  snprintf(last, sizeof last, "%s", wrong ? wrong : "");
   calls[function]++;
   const char *at = word(names[function]);
   int which, error;
@@ -364,7 +371,7 @@ EXPORT int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
   used = at + bytes;
   state.allocations++;
   if (used > state.most_bytes) state.most_bytes = used;
-  memset(memory + at, 0xff, bytes); /* NaN */
+  memset(memory + at, 0xff, bytes < FILLED ? bytes : FILLED); /* NaN; of pieces that begin */
   return *address = (uint64_t)(uintptr_t)(memory + at), 0;
 }
 EXPORT int cuMemFree_v2(uint64_t address) {
