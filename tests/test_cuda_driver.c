@@ -688,14 +688,14 @@ static bool run_with_failure(const subject *s, const char *name, int n, int erro
 }
 
 START_TEST(every_call_of_the_driver_may_fail) {
-  static const int errors[] = {2, 700, 999};
+  static const int errors[] = {700, 999, 2}; /* a fault; none that is known; no memory, of what takes some */
   subject s;
   result defined;
   int failures = 0;
   if (build(NULL, &s)) {
     define(&s, defined);
     for (int i = 0; function_at(i); i++)
-      for (size_t e = 0; e < DP_COUNT(errors); e++)
+      for (size_t e = 0; e < (strstr(function_at(i), "Alloc") ? 3 : 2); e++)
         for (int n = 1; run_with_failure(&s, function_at(i), n, errors[e], defined); n++) failures++;
     fprintf(stderr, "%d failures\n", failures);
     ck_assert_int_gt(failures, 100);
