@@ -50,26 +50,33 @@ static dp_status parse(const dp_options *options, const rt_weights_file *file, a
 
 static bool are_random(const dp_options *options) { return options->weights && strncmp(options->weights, "random:", 7) == 0; }
 
-static dp_status read_seed(const dp_options *options, uint64_t *seed) {
+/* random:SEED or random:SEED:TYPE */
+static dp_status read_seed(const dp_options *options, uint64_t *seed, ir_dtype *type) {
   char *end;
   const char *text = options->weights + strlen("random:");
   *seed = strtoull(text, &end, 10);
-  if (end == text || *end) return dp_fail(DP_INVALID, "'%s': a number is wanted after random:", options->weights);
+  *type = IR_f32;
+  if (end == text || (*end && *end != ':'))
+    return dp_fail(DP_INVALID, "'%s': a number is wanted after random:", options->weights);
+  if (*end && !ir_dtype_parse(end + 1, type))
+    return dp_fail(DP_INVALID, "'%s': '%s' is no type that weights are stored as", options->weights, end + 1);
   return DP_SUCCESS;
 }
 
 static dp_status bind(const dp_options *options, api_source *source) {
   uint64_t seed;
+  ir_dtype type;
   if (source->file) return rt_bind_weights(source->module, source->file, 0, &source->binding);
-  DP_TRY(read_seed(options, &seed));
-  return rt_bind_random(source->module, seed, IR_f32, &source->binding);
+  DP_TRY(read_seed(options, &seed, &type));
+  return rt_bind_random(source->module, seed, type, &source->binding);
 }
 
-/* Without elements, where they would be made. */
+/* Without elements, where they would be made; what is trained is made as f32, whatever type is asked for. */
 static dp_status bind_shapes(const dp_options *options, api_source *source) {
   uint64_t seed;
+  ir_dtype type;
   if (source->file) return rt_bind_weights(source->module, source->file, 0, &source->binding);
-  if (are_random(options)) DP_TRY(read_seed(options, &seed));
+  if (are_random(options)) DP_TRY(read_seed(options, &seed, &type));
   return rt_bind_shapes(source->module, IR_f32, &source->binding);
 }
 
@@ -107,8 +114,9 @@ dp_status api_open_source(const dp_options *options, api_use use, api_source *so
 
 dp_status api_make_weights(const dp_options *options, api_source *source) {
   uint64_t seed;
+  ir_dtype type;
   if (source->file || !are_random(options)) return DP_SUCCESS;
-  DP_TRY(read_seed(options, &seed));
+  DP_TRY(read_seed(options, &seed, &type));
   return rt_make_random(source->module, source->declared, seed, source->binding);
 }
 

@@ -13,7 +13,14 @@
  * Numerics. Every element is computed by a fixed tree: mma adds along k in order by FMA from its initial value; sum
  * takes 16 lanes in order, then lanes i + (i ^ 8), (i ^ 4), (i ^ 2), (i ^ 1), the lower lane's value first; padding
  * columns do not take part in lanes beyond the last full one except as +0 (sum) and -inf (greatest). Nothing depends on
- * the number of rows, tasks or workers. */
+ * the number of rows, tasks or workers.
+ *
+ * A program for a target with matrix units says of which weight types and caches (`tensor`) the products are theirs:
+ * there operands are rounded to that type, and k goes in steps of TILE_STEP. A step is sum + (a0 b0 + ... + a15 b15), exact but for
+ * one rounding at the end; what a matrix unit makes of it may differ in the last bits, and is the same wherever it is done. The steps
+ * of mma, mma_keys and mma_values fall into TILE_SLICES slices of ceil(steps / TILE_SLICES), each summed from zero, and
+ * those are added to the initial value in order: so a task of few rows can have its slices summed side by side, and one of
+ * many sums one after the other. mma_back and mma_rows are one chain of steps, of rows of the matrix and of tokens. */
 #ifndef DIPPER_IR_TILE_H
 #define DIPPER_IR_TILE_H
 
@@ -23,6 +30,8 @@ enum {
   TILE_LANES = 16, /* the virtual vector */
   TILE_BLOCK = 64, /* rows of a packed weight block; every row and column tile is padded to a multiple of it */
   TILE_CHUNK = 64,  /* positions of a context chunk, and of a cache page */
+  TILE_STEP = 16,   /* of k, that a matrix unit takes at once */
+  TILE_SLICES = 8,  /* of k, of a product of a matrix unit */
 };
 
 typedef enum tile_opcode {
@@ -208,6 +217,7 @@ typedef struct tile_program {
   dp_arena *arena; /* owns everything here */
   const char *name;
   int row_tile, segment_tokens;
+  unsigned tensor; /* bit set of the ir_dtype of weights and caches whose products are of matrix units: f16, bf16 */
   int window; /* row tiles of the slabs of space WINDOW; 0: none */
   tile_buffer *buffers;
   int buffer_count, buffer_cap;
@@ -236,6 +246,8 @@ typedef struct tile_target {
   int cores;
   int64_t wide_columns; /* values of that many columns or more are not kept for all tokens; 0: 8192 */
   int64_t task_bytes; /* weight bytes a task should stream, so that its overhead is small beside it */
+  unsigned tensor;    /* tile_program.tensor */
+  int row_tile;       /* tokens; 0: 96 */
 } tile_target;
 
 /* ---- what generated code reads: one step's arguments -------------------------------------------------------------- */

@@ -392,6 +392,12 @@ static void print_section(dp_str *out, const tile_program *p, int index) {
 void tile_print(dp_str *out, const tile_program *program) {
   dp_str_addf(out, "tile program %s: row tiles of %d, segments of at most %d tokens\n", program->name,
               program->row_tile, program->segment_tokens);
+  if (program->tensor) {
+    dp_str_add(out, "  products by matrix units:");
+    for (int type = 0; type < IR_DTYPE_COUNT; type++)
+      if (program->tensor >> type & 1) dp_str_addf(out, " %s", ir_dtype_name((ir_dtype)type));
+    dp_str_addc(out, '\n');
+  }
   print_memory(out, program);
   for (int i = 0; i < program->buffer_count; i++) print_buffer(out, program, i);
   for (int i = 0; i < program->weight_count; i++) print_weight(out, program, i);

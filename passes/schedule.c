@@ -239,7 +239,8 @@ static dp_status lay_out_caches(tile_program *p) {
 
 static void set_rows(ps_schedule_state *s) {
   tile_program *p = s->program;
-  p->row_tile = ROW_TILE;
+  p->row_tile = s->target->row_tile ? s->target->row_tile : ROW_TILE;
+  p->tensor = s->target->tensor;
   p->segment_tokens = s->group_max < SEGMENT_ROWS ? SEGMENT_ROWS / s->group_max : 1;
   for (int i = 0; i < p->kind_count; i++) {
     tile_kind *kind = &p->kinds[i];

@@ -5,8 +5,13 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { ROWS_A_TURN = 16, ELEMENTS_A_THREAD = 1 << 20, MOST_THREADS = 32 };
 
 static inline uint64_t mix(uint64_t x) {
   x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
@@ -60,6 +65,59 @@ static void begin_adapter(filling *how, int index, const rt_layer_shape *shape) 
   how->scale = index % 2 ? 0 : 1 / sqrtf((float)shape->cols);
 }
 
+/* ---- the rows of all layers, some at a time by whichever thread is free */
+
+typedef struct making {
+  const ir_weight *weight;
+  const rt_layer_shape *shape;
+  uint64_t seed;
+  ir_dtype storage;
+  int64_t row_bytes, rows; /* rows: of all layers */
+  int adapter;             /* index among an adapter's matrices, -1: of a model */
+  uint8_t *memory;
+  _Atomic int64_t next;
+} making;
+
+static void make_rows(const making *m, int64_t from, int64_t to, float *row) {
+  filling how = {0};
+  for (int64_t i = from; i < to; i++) {
+    int64_t r = i % m->shape->rows;
+    if (i == from || r == 0) {
+      how = filling_of(m->weight, m->shape, m->seed, i / m->shape->rows);
+      if (m->adapter >= 0) begin_adapter(&how, m->adapter, m->shape);
+    }
+    fill_row(&how, r, row, m->shape->cols);
+    rt_quantize_row(m->storage, row, m->memory + i * m->row_bytes, m->shape->cols);
+  }
+}
+
+static void *make_some(void *user) {
+  making *m = user;
+  float *row = malloc((size_t)m->shape->cols * sizeof *row);
+  for (int64_t at; row && (at = atomic_fetch_add(&m->next, ROWS_A_TURN)) < m->rows;)
+    make_rows(m, at, at + ROWS_A_TURN < m->rows ? at + ROWS_A_TURN : m->rows, row);
+  free(row);
+  return NULL;
+}
+
+static int helpers(const making *m) {
+  cpu_set_t allowed;
+  int64_t cores = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
+  int64_t worth = m->rows * m->shape->cols / ELEMENTS_A_THREAD, most = cores < MOST_THREADS ? cores : MOST_THREADS;
+  return (int)((worth < most ? worth : most) - 1);
+}
+
+/* False when there is no memory for a row. */
+static bool make_elements(making *m) {
+  pthread_t threads[MOST_THREADS];
+  int started = 0;
+  for (int count = helpers(m); started < count; started++)
+    if (pthread_create(&threads[started], NULL, make_some, m) != 0) break;
+  make_some(m);
+  for (int i = 0; i < started; i++) pthread_join(threads[i], NULL);
+  return atomic_load(&m->next) >= m->rows;
+}
+
 /* Without a seed it is not made: an address of its own stands for each matrix. What stands so already gets its elements. */
 static dp_status make_weight(const ir_module *module, int index, const uint64_t *seed, ir_dtype storage, bool adapter,
                              rt_binding *binding) {
@@ -78,32 +136,22 @@ static dp_status make_weight(const ir_module *module, int index, const uint64_t 
   rt_bound *layers = binding->weights[index].layers; /* those tied to it look at them too */
   if (!layers) layers = DP_NEW_ARRAY(binding->arena, rt_bound, shape.count);
   uint8_t *memory = NULL, *names = seed ? NULL : DP_NEW_ARRAY(binding->arena, uint8_t, shape.count);
-  float *row = seed ? malloc((size_t)shape.cols * sizeof *row) : NULL;
   if (seed && !__builtin_mul_overflow(row_bytes, shape.rows, &layer_bytes) &&
       !__builtin_mul_overflow(layer_bytes, shape.count, &bytes))
     memory = malloc((size_t)bytes);
   binding->memory[index] = memory;
-  if (seed && (!memory || !row)) {
-    free(row);
+  making m = {.weight = weight, .shape = &shape, .seed = seed ? *seed : 0, .storage = storage, .row_bytes = row_bytes,
+              .rows = shape.rows * shape.count, .adapter = adapter ? index : -1, .memory = memory};
+  if (seed && (!memory || !make_elements(&m)))
     return dp_fail(DP_NO_MEMORY, "no memory for the weight '%s' of model '%s'", weight->name, module->name);
-  }
-  for (int64_t layer = 0; layer < shape.count; layer++) {
-    filling how = filling_of(weight, &shape, seed ? *seed : 0, layer);
-    if (adapter) begin_adapter(&how, index, &shape);
-    uint8_t *data = seed ? memory + layer * layer_bytes : names + layer;
-    for (int64_t r = 0; seed && r < shape.rows; r++) {
-      fill_row(&how, r, row, shape.cols);
-      rt_quantize_row(storage, row, data + r * row_bytes, shape.cols);
-    }
-    layers[layer] = (rt_bound){.data = data,
+  for (int64_t layer = 0; layer < shape.count; layer++)
+    layers[layer] = (rt_bound){.data = seed ? memory + layer * layer_bytes : names + layer,
                                .dtype = storage,
                                .plain = true,
                                .vector = shape.rank < 2,
                                .rows = shape.rows,
                                .cols = shape.cols,
                                .row_bytes = row_bytes};
-  }
-  free(row);
   binding->weights[index].layers = layers;
   binding->weights[index].layer_count = shape.count;
   return DP_SUCCESS;

@@ -573,6 +573,28 @@ START_TEST(random_weights_depend_on_seed_name_layer_and_index_only) {
 }
 END_TEST
 
+/* One large enough for several threads and one that one thread makes: the same rows. */
+START_TEST(random_weights_do_not_depend_on_threads) {
+  enum { COLS = 1024, ROWS = 1000, MANY = 8000 };
+  ir_module *small = ir_module_new("small"), *large = ir_module_new("large");
+  rt_binding *one, *several;
+  add_weight(small, "w", false, 2, (int64_t[]){ROWS, COLS}, NULL, 0, 0);
+  add_weight(large, "w", false, 2, (int64_t[]){MANY, COLS}, NULL, 0, 0);
+  ck_assert_int_eq(rt_bind_random(small, 7, IR_f32, &one).code, DP_OK);
+  ck_assert_int_eq(rt_bind_random(large, 7, IR_f32, &several).code, DP_OK);
+  const float *rows = rt_binding_get(several, 0, 0)->data;
+  ck_assert_mem_eq(rows, rt_binding_get(one, 0, 0)->data, sizeof *rows * ROWS * COLS);
+  for (int r = ROWS; r < MANY; r++) {
+    ck_assert(memcmp(rows + (size_t)r * COLS, rows + (size_t)(r - ROWS) * COLS, sizeof *rows * COLS) != 0);
+    ck_assert(rows[(size_t)r * COLS + COLS - 1] != 0);
+  }
+  rt_binding_free(one);
+  rt_binding_free(several);
+  ir_module_free(small);
+  ir_module_free(large);
+}
+END_TEST
+
 START_TEST(random_weights_refuse_what_cannot_be_stored) {
   ir_module *module = ir_module_new("odd");
   rt_binding *binding;
@@ -849,6 +871,7 @@ int main(void) {
   tcase_add_test(binding, what_no_file_has_may_be_filled_with_a_number);
   tcase_add_test(binding, windows_that_do_not_fit_are_refused);
   tcase_add_test(binding, random_weights_depend_on_seed_name_layer_and_index_only);
+  tcase_add_test(binding, random_weights_do_not_depend_on_threads);
   tcase_add_test(binding, random_weights_refuse_what_cannot_be_stored);
   suite_add_tcase(suite, binding);
   TCase *saving = tcase_create("saving");

@@ -19,7 +19,7 @@ typedef struct flag {
 
 #define AT(field) offsetof(cli_args, field)
 static const flag flags[] = {
-    {"--weights", "FILE", "GGUF or safetensors file, or random:SEED for weights of the model's shapes", FLAG_TEXT,
+    {"--weights", "FILE", "GGUF or safetensors file, or random:SEED[:TYPE] for weights of the model's shapes", FLAG_TEXT,
      AT(model.weights), 0, 0},
     {"--set", "NAME=VALUE", "a dimension or constant of the model; beats the weights file and the text", FLAG_SET, 0, 0,
      0},

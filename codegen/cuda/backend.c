@@ -10,7 +10,7 @@
 #include <string.h>
 
 /* Raised whenever the text for the same tile program and prelude changes. */
-static const char version[] = "cuda 2";
+static const char version[] = "cuda 3";
 
 static const char default_arch[] = "sm_80";
 
@@ -28,8 +28,8 @@ static void find_arch(const cg_target *target, char arch[16]) {
 static dp_status fingerprint(const cg_target *target, dp_str *out) {
   char arch[16];
   find_arch(target, arch);
-  static const char *const texts[] = {cuda_prelude_gpu, cuda_prelude_scalar, cuda_prelude_task, cuda_scalar_functions,
-                                      cuda_scalar_exp};
+  static const char *const texts[] = {cuda_prelude_gpu, cuda_prelude_scalar, cuda_prelude_task,
+                                      cuda_prelude_tensor, cuda_scalar_functions, cuda_scalar_exp};
   uint64_t prelude = 0;
   for (size_t i = 0; i < DP_COUNT(texts); i++) prelude = dp_hash(prelude, texts[i], strlen(texts[i]));
   dp_str_addf(out, "%s %016" PRIx64 " %s ", version, prelude, arch);
@@ -77,7 +77,7 @@ static dp_status text(const tile_program *program, const cg_target *target, cg_t
 
 /* Tasks as small as they come: a block has one at a time, and there are more blocks than a matrix has columns of tasks.
  */
-static const tile_target numbers = {.cores = 132, .task_bytes = 16384};
+static const tile_target numbers = {.cores = 132, .task_bytes = 16384, .row_tile = 64, .tensor = 1u << IR_f16 | 1u << IR_bf16};
 
 const cg_backend cg_cuda = {
     .name = "cuda",

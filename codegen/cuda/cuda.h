@@ -28,9 +28,10 @@
 enum {
   CUDA_THREADS = 256,       /* of a block: four groups of a thread a packed row */
   CUDA_RING_BYTES = 65536,  /* of shared memory for weights on their way */
-  CUDA_VALUE_BYTES = 30720, /* of shared memory for values */
+  CUDA_VALUE_BYTES = 34816, /* of shared memory for values: with the ring as much as every chip from sm_80 on has */
   CUDA_NARROW_ROWS = 8,     /* rows up to which a task's values are tried in shared memory */
   CUDA_SMALL_BYTES = 2048,  /* a value that is in shared memory whatever the rows */
+  CUDA_STAGED_COLUMNS = 128, /* from so many on, what a task of few rows reads is brought to shared memory first */
 };
 
 /* What a block began last; of groups the program's index. */
@@ -106,6 +107,7 @@ const char *cu_sum(dp_arena *arena, const char *a, int64_t b);
 
 void cu_storage(cuda *e, ir_dtype storage);
 bool cu_is_stored(const tile_program *program, ir_dtype storage);
+bool cu_is_tensor(const cuda *e, ir_dtype storage); /* its products are of the matrix units */
 
 /* ---- a kind */
 
@@ -123,6 +125,8 @@ typedef struct cu_kind {
   bool *placed;                    /* per op: its value has memory, as v<op> */
   int64_t *stride;                 /* per op: floats from row to row there */
   int64_t *shared_at, *scratch_at; /* per op: floats, -1: never there */
+  bool *staged;                    /* per op: a load or a vector that a task of few rows copies, as x<op> */
+  int narrow;                      /* rows up to which values are in shared memory */
   int64_t shared_floats, scratch_floats;
   cu_scalar *scalars; /* of the loop's body */
   int scalar_count;
@@ -161,6 +165,9 @@ bool cu_readable_in_place(const tile_kind *kind, const tile_op *op);
 /* A function that begins to bring the weights of a task near, of a kind with a product with weights. */
 void cu_emit_ask(cu_kind *k);
 bool cu_has_product(const tile_kind *kind);
+/* The product with weights that a task of few rows of it can begin with before it may run, or -1. */
+int cu_first_product(const cuda *e, const tile_kind *kind);
+
 
 /* step.c */
 void cu_emit_step(cuda *e, int entry);

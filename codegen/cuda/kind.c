@@ -126,29 +126,71 @@ static bool must_be_placed(cu_kind *k, int index) {
 
 static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
+/* Loads and vectors that a loop over rows would wait for, element after element. */
+static bool can_be_staged(const cu_kind *k, int index) {
+  const tile_kind *kind = k->kind;
+  const tile_op *op = &kind->ops[index];
+  bool load = op->code == TILE_load && op->index < 0 && kind->group == 1 && !kind->used;
+  return (load || op->code == TILE_vector) && !k->placed[index] && !op->column_tile && op->cols >= CUDA_STAGED_COLUMNS &&
+         (kind->space == TILE_TOKENS || kind->space == TILE_OUTPUTS);
+}
+
+static int64_t stride_of(const tile_op *op) { return op->cols == 1 ? 1 : round_up(op->cols, 4); }
+
+static int64_t rows_in_shared(const cu_kind *k, const tile_op *op, int narrow) {
+  int64_t rows = op->one_row || op->code == TILE_vector ? 1 : k->kind->max_rows;
+  int64_t all = rows * stride_of(op) * 4;
+  return all <= CUDA_SMALL_BYTES || rows < narrow ? rows : narrow;
+}
+
+/* Floats of shared memory for tasks of so many rows. */
+static int64_t shared_need(const cu_kind *k, int narrow) {
+  int64_t floats = 0;
+  for (int i = 0; i < k->kind->op_count; i++)
+    if (k->placed[i] || k->staged[i])
+      floats += round_up(rows_in_shared(k, &k->kind->ops[i], narrow) * stride_of(&k->kind->ops[i]), 4);
+  return floats;
+}
+
+static void choose_narrow(cu_kind *k) {
+  k->narrow = CUDA_NARROW_ROWS;
+  while (k->narrow > 1 && shared_need(k, k->narrow) * 4 > CUDA_VALUE_BYTES) k->narrow /= 2;
+}
+
+static void give_place(cu_kind *k, int i) {
+  const tile_op *op = &k->kind->ops[i];
+  int64_t rows = op->one_row ? 1 : k->kind->max_rows, stride = k->stride[i];
+  int64_t all = round_up(rows * stride, 4), few = round_up(rows_in_shared(k, op, k->narrow) * stride, 4);
+  if ((k->shared_floats + few) * 4 <= CUDA_VALUE_BYTES) {
+    k->shared_at[i] = k->shared_floats;
+    k->shared_floats += few;
+    if (few == all || k->staged[i]) return;
+  } else if (k->staged[i]) {
+    k->staged[i] = false;
+    return;
+  }
+  k->scratch_at[i] = k->scratch_floats;
+  k->scratch_floats += round_up(all, 32);
+}
+
 void cu_place_values(cu_kind *k) {
   const tile_kind *kind = k->kind;
   dp_arena *arena = k->e->arena;
   k->placed = DP_NEW_ARRAY(arena, bool, kind->op_count + 1);
+  k->staged = DP_NEW_ARRAY(arena, bool, kind->op_count + 1);
   k->stride = DP_NEW_ARRAY(arena, int64_t, kind->op_count + 1);
   k->shared_at = DP_NEW_ARRAY(arena, int64_t, kind->op_count + 1);
   k->scratch_at = DP_NEW_ARRAY(arena, int64_t, kind->op_count + 1);
   for (int i = 0; i < kind->op_count; i++) {
-    const tile_op *op = &kind->ops[i];
     k->shared_at[i] = k->scratch_at[i] = -1;
-    if (!(k->placed[i] = must_be_placed(k, i))) continue;
-    k->stride[i] = op->cols == 1 ? 1 : round_up(op->cols, 4);
-    int64_t rows = op->one_row ? 1 : kind->max_rows, narrow = rows < CUDA_NARROW_ROWS ? rows : CUDA_NARROW_ROWS;
-    int64_t all = round_up(rows * k->stride[i], 4), few = round_up(narrow * k->stride[i], 4);
-    if (all * 4 <= CUDA_SMALL_BYTES) few = all;
-    if ((k->shared_floats + few) * 4 <= CUDA_VALUE_BYTES) {
-      k->shared_at[i] = k->shared_floats;
-      k->shared_floats += few;
-      if (few == all) continue;
-    }
-    k->scratch_at[i] = k->scratch_floats;
-    k->scratch_floats += round_up(all, 32);
+    k->placed[i] = must_be_placed(k, i);
+    k->staged[i] = can_be_staged(k, i);
+    k->stride[i] = stride_of(&kind->ops[i]);
   }
+  choose_narrow(k);
+  for (int staged = 0; staged < 2; staged++)
+    for (int i = 0; i < kind->op_count; i++)
+      if (staged ? k->staged[i] : k->placed[i]) give_place(k, i);
 }
 
 int64_t cuda_scratch_floats(const tile_program *program) {
@@ -178,7 +220,18 @@ static void declare_value(cu_kind *k, int i) {
     cu_line(k->e, "float *const v%d = block.scratch + %" PRId64 ";", i, scratch);
   else
     cu_line(k->e, "float *const v%d = rows <= %d ? block.shared + %" PRId64 " : block.scratch + %" PRId64 ";", i,
-            CUDA_NARROW_ROWS, shared, scratch);
+            k->narrow, shared, scratch);
+}
+
+/* Where a staged load is read: in the buffer, until a task of few rows has a copy. */
+static void declare_staged(cu_kind *k, int i) {
+  const tile_op *op = &k->kind->ops[i];
+  if (op->code == TILE_vector) {
+    cu_line(k->e, "const float *x%d = w%d;", i, i);
+    return;
+  }
+  cu_line(k->e, "const float *x%d = at%d;", i, i);
+  cu_line(k->e, "i64 x%d_stride = %" PRId64 ";", i, k->e->program->buffers[op->ref].stride);
 }
 
 static void declare_rows(cu_kind *k) {
@@ -225,6 +278,7 @@ static void declare(cu_kind *k) {
     if ((op->code == TILE_load && k->kind->space != TILE_PARAMETERS) || op->code == TILE_store) cu_declare_buffer(k, i);
     cu_declare_weight(k, i);
     if (k->placed[i]) declare_value(k, i);
+    if (k->staged[i]) declare_staged(k, i);
   }
 }
 
@@ -233,6 +287,7 @@ static void declare(cu_kind *k) {
 /* Over elements (r, c), c the fastest, a thread every THREADS-th. */
 static void open_elements(cu_kind *k, const char *rows, const char *columns) {
   cu_begin_body(k);
+  cu_line(k->e, "#pragma unroll 1"); /* what is stored may be what is loaded next: more of it would only be longer */
   if (strcmp(rows, "1") == 0) {
     cu_open(k->e, "for (int c = thread_index(); c < %s; c += THREADS)", columns);
     cu_line(k->e, "const int r = 0;");
@@ -270,6 +325,22 @@ static void make(cu_kind *k, int index) {
   k->placed[index] = true;
   cu_line(k->e, "v%d[r * %" PRId64 " + c] = %s;", index, k->stride[index], value);
   close_elements(k);
+}
+
+static void stage(cu_kind *k, int index) {
+  cuda *e = k->e;
+  const tile_op *op = &k->kind->ops[index];
+  if (op->code == TILE_vector) {
+    cu_line(e, "bring_rows(block.shared + %" PRId64 ", 0, x%d, 0, 1, %d);", k->shared_at[index], index, op->cols);
+    cu_line(e, "x%d = block.shared + %" PRId64 ";", index, k->shared_at[index]);
+    return;
+  }
+  cu_open(e, "if (rows <= %d)", k->narrow);
+  cu_line(e, "bring_rows(block.shared + %" PRId64 ", %" PRId64 ", x%d, x%d_stride, rows, %d);", k->shared_at[index],
+          k->stride[index], index, index, op->cols);
+  cu_line(e, "x%d = block.shared + %" PRId64 ", x%d_stride = %" PRId64 ";", index, k->shared_at[index], index,
+          k->stride[index]);
+  cu_close(e);
 }
 
 /* Half a warp a result; a warp's lanes all come to the tree. */
@@ -394,7 +465,7 @@ static void end_chunks(cu_kind *k, int index) {
 
 static void emit_op(cu_kind *k, int index) {
   const tile_op *op = &k->kind->ops[index];
-  if (k->placed[index] || !tile_has_value(op->code))
+  if (k->placed[index] || k->staged[index] || !tile_has_value(op->code))
     cu_line(k->e, "// %%%d %s%s%s", index, tile_opcode_name(op->code), op->origin ? "  ; " : "",
             op->origin ? op->origin : "");
   switch (op->code) {
@@ -423,6 +494,7 @@ static void emit_op(cu_kind *k, int index) {
   case TILE_choose: break; /* made by begin_chunks and end_chunks; before the first op */
   default:
     if (k->placed[index]) make(k, index);
+    if (k->staged[index]) stage(k, index);
   }
 }
 
@@ -457,7 +529,7 @@ void cu_emit_kind(cuda *e, int index) {
   cu_place_values(&k);
   add_source(&k);
   add_tables(&k);
-  cu_open(e, "TASK_FUNCTION void %s(const Step &step, const Block &block, int layer, int row, int col, bool reuse)",
+  cu_open(e, "TASK_FUNCTION void %s(const Step &step, Block &block, int layer, int row, int col, bool reuse)",
           cu_kind_name(e, index));
   declare(&k);
   int i = 0;

@@ -115,6 +115,8 @@ static void emit_task(const walk *w) {
   const tile_group *group = &w->program->groups[w->group];
   const char *name = cu_kind_name(e, group->kind);
   cu_line(e, "task_begins(launch, block, %d, layer, tile, task);", w->group);
+  if (cu_first_product(e, kind) >= 0)
+    cu_line(e, "if (step.rows[%d] <= 8) begin_%s(step, block, layer, tile, task);", kind->space, name);
   for (int i = 0; i < group->wait_count; i++) emit_wait(w, &group->waits[i]);
   cu_line(e, "block_sync();");
   if (kind->space == TILE_SEGMENTS)

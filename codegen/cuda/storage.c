@@ -27,6 +27,10 @@ static void plain(cuda *e, ir_dtype storage) {
   cu_line(e,
           "static void decode(const char *page, int lane, int i, float *w) { w[0] = plain(page, i * LINE + lane); }");
   cu_line(e, "static float element(const char *block, int k, int lane) { return plain(block, (i64)k * LINE + lane); }");
+  if (!cu_is_tensor(e, storage)) return;
+  const char *name = ir_dtype_name(storage);
+  cu_line(e, "static u32 pair(float low, float high) { return pair_of_%s(low, high); }", name);
+  cu_line(e, "static void multiply(float *c, const u32 *a, u32 b0, u32 b1) { multiply_%s(c, a, b0, b1); }", name);
 }
 
 static void code_text(cuda *e, const char *name, int at, int bits) {
@@ -105,6 +109,8 @@ static void quantized(cuda *e, ir_dtype storage) {
   cu_line(e, "return %s;", dp_arena_printf(e->arena, weight, "k % elements"));
   cu_close(e);
 }
+
+bool cu_is_tensor(const cuda *e, ir_dtype storage) { return e->program->tensor >> storage & 1; }
 
 void cu_storage(cuda *e, ir_dtype storage) {
   cu_line(e, "%s", "");

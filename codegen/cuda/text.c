@@ -76,6 +76,7 @@ static void add_constants(cuda *e) {
   cu_line(e, "enum { STEP_ENDED = %d };", CUDA_ENDED);
   cu_line(e, "enum { RING_BYTES = %d, CHOSEN_BYTES = %d, STATE_COUNT = %d, SPACE_COUNT = %d };", CUDA_RING_BYTES,
           (int)((e->program->row_tile + 1 + 31) / 32 * 128), TILE_STATE_COUNT, TILE_SPACE_COUNT);
+  if (e->program->tensor) cu_line(e, "enum { TENSOR_TYPES = %u };", e->program->tensor);
 }
 
 /* scalar.inc says where scalar_exp.inc is to stand. */
@@ -112,6 +113,7 @@ static void add_program(cuda *e) {
   dp_str_add(e->out, cuda_prelude_scalar);
   add_scalar_functions(e);
   dp_str_add(e->out, cuda_prelude_task);
+  if (p->tensor) dp_str_add(e->out, cuda_prelude_tensor);
   add_layout_checks(e);
   for (int type = 0; type < IR_DTYPE_COUNT; type++)
     if (cu_is_stored(p, (ir_dtype)type)) cu_storage(e, (ir_dtype)type);

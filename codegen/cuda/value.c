@@ -115,6 +115,7 @@ const char *cu_buffer_row(cu_kind *k, int index, const char *r) {
 /* ---- elements */
 
 static const char *element_of_load(cu_kind *k, int index, const char *r, const char *c) {
+  if (k->staged[index]) return CU("(x%d + (i64)(%s) * x%d_stride)[%s]", index, cu_local_row(k, r), index, c);
   return CU("(%s)[%s]", cu_buffer_row(k, index, r), c);
 }
 
@@ -189,7 +190,7 @@ static const char *element(cu_kind *k, int index, const char *r, const char *c) 
   case TILE_every: return CU("layer %% %" PRId64 " == %d ? 1.0f : 0.0f", op->dim, op->part);
   case TILE_table: return CU("table_%d_%d[%s]", k->index, index, c);
   case TILE_load: return element_of_load(k, index, r, c);
-  case TILE_vector: return CU("w%d[%s]", index, c);
+  case TILE_vector: return CU("%c%d[%s]", k->staged[index] ? 'x' : 'w', index, c);
   case TILE_parameter:
     return CU(tile_state_type(&k->e->program->weights[op->ref], (tile_state)op->part) == IR_bf16
                   ? "f32_of_bf16(s%d[%s])"

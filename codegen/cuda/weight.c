@@ -66,14 +66,17 @@ const char *cu_embed_element(cu_kind *k, int index, const char *r, const char *c
 
 /* ---- products */
 
-static const char *product_rows(cu_kind *k, int operand, int64_t *lda) {
+/* Where the rows of a begin, and how far they lie apart. */
+static const char *product_rows(cu_kind *k, int operand, const char **stride) {
   const tile_op *a = &k->kind->ops[operand];
   if (k->placed[operand]) {
-    *lda = a->one_row ? 0 : k->stride[operand];
+    *stride = CU("%" PRId64, a->one_row ? 0 : k->stride[operand]);
     return CU("v%d", operand);
   }
-  *lda = k->e->program->buffers[a->ref].stride;
-  return CU("at%d", operand);
+  *stride = CU("%" PRId64, k->e->program->buffers[a->ref].stride);
+  if (!k->staged[operand]) return CU("at%d", operand);
+  *stride = CU("x%d_stride", operand);
+  return CU("x%d", operand);
 }
 
 /* A call for the storage type at hand; of several types the step says which. */
@@ -94,13 +97,49 @@ static void call_by_storage(cu_kind *k, int index, void call(cu_kind *k, int ind
   cu_close(e);
 }
 
+static bool is_product(tile_opcode code) {
+  return code == TILE_mma || code == TILE_mma_back || code == TILE_mma_keys || code == TILE_mma_values;
+}
+
+/* The op after `index` that takes the ring, where it is a product with weights in the same loop; or -1. */
+static int next_product(const tile_kind *kind, int index) {
+  for (int i = index + 1; i < kind->op_count; i++) {
+    tile_opcode code = kind->ops[i].code;
+    if (code == TILE_mma) return i;
+    if (is_product(code) || tile_adds_to_gradient(code) || code == TILE_loop || code == TILE_next) return -1;
+  }
+  return -1;
+}
+
+/* What a product has for its tasks of few rows to begin with after it: the first block of weights, and k. */
+static const char *what_comes(cu_kind *k, int index) {
+  const tile_program *p = k->e->program;
+  int next = next_product(k->kind, index);
+  if (next < 0) return "0, 0, 0";
+  const tile_op *op = &k->kind->ops[next];
+  const tile_weight *w = &p->weights[op->ref];
+  unsigned storage = storage_of(w);
+  if (!(storage & p->tensor)) return "0, 0, 0";
+  const char *at = CU("w%d + (i64)((%s) / 64) * %" PRId64, next, cu_column(k, op, "0"), block_bytes(w, IR_f16));
+  if (storage & ~p->tensor) at = CU("is_tensor(step.weight_types[slot%d]) ? %s : 0", next, at);
+  return CU("%s, %" PRId64 ", %" PRId64, at, w->cols, w->cols);
+}
+
 static void call_product(cu_kind *k, int index, ir_dtype storage) {
   const tile_op *op = &k->kind->ops[index];
   const tile_weight *w = &k->e->program->weights[op->ref];
-  int64_t lda, bytes = block_bytes(w, storage);
-  const char *a = product_rows(k, op->operands[0], &lda);
+  int64_t bytes = block_bytes(w, storage);
+  const char *lda, *a = product_rows(k, op->operands[0], &lda);
+  if (cu_is_tensor(k->e, storage)) {
+    cu_line(k->e,
+            "tensor_product<stored_%s>(block, %s, %s, w%d + (i64)((%s) / 64) * %" PRId64 ", %" PRId64
+            ", %" PRId64 ", %" PRId64 ", %s, %s, v%d, %" PRId64 ", false, %s);",
+            ir_dtype_name(storage), a, lda, index, cu_column(k, op, "0"), bytes, bytes, w->cols, w->cols,
+            cu_rows(k, op), cu_columns(k, op), index, k->stride[index], what_comes(k, index));
+    return;
+  }
   cu_line(k->e,
-          "product<stored_%s>(block, %s, %" PRId64 ", w%d + (i64)((%s) / 64) * %" PRId64 ", %" PRId64 ", %" PRId64
+          "product<stored_%s>(block, %s, %s, w%d + (i64)((%s) / 64) * %" PRId64 ", %" PRId64 ", %" PRId64
           ", %s, %s, v%d, %" PRId64 ", false);",
           ir_dtype_name(storage), a, lda, index, cu_column(k, op, "0"), bytes, bytes, w->cols, cu_rows(k, op),
           cu_columns(k, op), index, k->stride[index]);
@@ -111,11 +150,12 @@ void cu_weight_product(cu_kind *k, int index) { call_by_storage(k, index, call_p
 static void call_back_product(cu_kind *k, int index, ir_dtype storage) {
   const tile_op *op = &k->kind->ops[index];
   const tile_weight *w = &k->e->program->weights[op->ref];
-  int64_t lda;
-  const char *a = product_rows(k, op->operands[0], &lda);
+  const char *lda, *a = product_rows(k, op->operands[0], &lda);
+  bool tensor = cu_is_tensor(k->e, storage);
   cu_line(k->e,
-          "product_back<stored_%s>(%s, %" PRId64 ", w%d, %" PRId64 ", %" PRId64 ", %s, %s, %s, v%d, %" PRId64 ");",
-          ir_dtype_name(storage), a, lda, index, block_bytes(w, storage), w->rows, cu_column(k, op, "0"),
+          "%sproduct_back<stored_%s>(%s%s, %s, w%d, %" PRId64 ", %" PRId64 ", %s, %s, %s, v%d, %" PRId64 ");",
+          tensor ? "tensor_" : "", ir_dtype_name(storage), tensor ? "block, " : "", a, lda, index,
+          block_bytes(w, storage), w->rows, cu_column(k, op, "0"),
           cu_rows(k, op), cu_columns(k, op), index, k->stride[index]);
 }
 
@@ -130,23 +170,56 @@ static const char *cache_at(cu_kind *k, const tile_cache *cache, const char *pag
             place, unit, cache->offset + (part ? cache->key_elements * size : 0));
 }
 
-const char *cu_keys(cu_kind *k, const tile_op *op, int part) {
+static const char *keys_of_page(cu_kind *k, const tile_op *op, int part, const char *page) {
   const tile_cache *cache = &k->e->program->caches[op->ref];
   const char *head = op->inner > 1 ? CU("col * %" PRId64, op->inner) : "col";
-  return cache_at(k, cache, "step.pages[step.segment_pages[row] + chunk]", cu_sum(k->e->arena, head, op->outer), part);
+  return cache_at(k, cache, page, cu_sum(k->e->arena, head, op->outer), part);
+}
+
+const char *cu_keys(cu_kind *k, const tile_op *op, int part) {
+  return keys_of_page(k, op, part, "step.pages[step.segment_pages[row] + chunk]");
+}
+
+/* After a chunk's keys come its values, after those the next chunk's keys: where there are no other products between. */
+static const char *what_comes_of_cache(cu_kind *k, int index) {
+  const tile_kind *kind = k->kind;
+  const tile_op *op = &kind->ops[index];
+  const tile_cache *cache = &k->e->program->caches[op->ref];
+  bool keys = op->code == TILE_mma_keys;
+  int keys_at = -1, values_at = -1, products = 0;
+  for (int i = 0; i < kind->op_count; i++) {
+    if (!is_product(kind->ops[i].code)) continue;
+    products++;
+    if (kind->ops[i].code == TILE_mma_keys) keys_at = i;
+    if (kind->ops[i].code == TILE_mma_values) values_at = i;
+  }
+  if (products != 2 || keys_at < 0 || values_at < 0 || kind->ops[keys_at].ref != kind->ops[values_at].ref)
+    return "0, 0, 0";
+  if (keys) return CU("%s, least(64, last_position + 1 - chunk * 64), 64", cu_keys(k, &kind->ops[values_at], 1));
+  const char *pages = "step.pages[step.segment_pages[row] + chunk + 1]";
+  return CU("chunk < last_position / 64 ? %s : 0, %" PRId64 ", %" PRId64,
+            keys_of_page(k, &kind->ops[keys_at], 0, pages), cache->dim[0], cache->dim[0]);
 }
 
 void cu_cache_product(cu_kind *k, int index) {
   const tile_op *op = &k->kind->ops[index];
   const tile_cache *cache = &k->e->program->caches[op->ref];
   bool keys = op->code == TILE_mma_keys;
-  int64_t lda, size = ir_dtype_block_bytes(cache->storage);
-  const char *a = product_rows(k, op->operands[0], &lda);
+  int64_t size = ir_dtype_block_bytes(cache->storage);
+  const char *lda, *a = product_rows(k, op->operands[0], &lda);
   const char *depth = keys ? CU("%" PRId64, cache->dim[0]) : "least(64, last_position + 1 - chunk * 64)";
   int64_t bytes = (keys ? cache->dim[0] : TILE_CHUNK) * TILE_BLOCK * size;
-  cu_line(k->e, "product<stored_%s>(block, %s, %" PRId64 ", %s, %" PRId64 ", %s, rows, %d, v%d, %" PRId64 ", %s);",
-          ir_dtype_name(cache->storage), a, lda, cu_keys(k, op, keys ? 0 : 1), bytes, depth, op->cols, index,
-          k->stride[index], keys ? "false" : "true");
+  const char *extent = keys ? depth : "64", *accumulate = keys ? "false" : "true";
+  if (cu_is_tensor(k->e, cache->storage))
+    cu_line(k->e,
+            "tensor_product<stored_%s>(block, %s, %s, %s, %" PRId64 ", %s, %s, rows, %d, v%d, %" PRId64
+            ", %s, %s);",
+            ir_dtype_name(cache->storage), a, lda, cu_keys(k, op, keys ? 0 : 1), bytes, depth, extent, op->cols, index,
+            k->stride[index], accumulate, what_comes_of_cache(k, index));
+  else
+    cu_line(k->e, "product<stored_%s>(block, %s, %s, %s, %" PRId64 ", %s, rows, %d, v%d, %" PRId64 ", %s);",
+            ir_dtype_name(cache->storage), a, lda, cu_keys(k, op, keys ? 0 : 1), bytes, depth, op->cols, index,
+            k->stride[index], accumulate);
 }
 
 /* Keys: a position is a row of the packed block; values: a dim is. */
@@ -200,6 +273,27 @@ static void row_of_tokens(cu_kind *k, const char *name, int load, bool chooses) 
   cu_line(e, "}; // %s", b->name);
 }
 
+static void call_gradient(cu_kind *k, int index, ir_dtype storage) {
+  const tile_weight *w = &k->e->program->weights[k->kind->ops[index].ref];
+  if (cu_is_tensor(k->e, storage))
+    cu_line(k->e, "tensor_gradient<stored_%s>(block, g%d, x, y, from, to, col * %d, columns, %" PRId64 ");",
+            ir_dtype_name(storage), index, k->kind->col_tile, w->cols);
+  else
+    cu_line(k->e, "gradient_of_product(g%d, x, y, from, to, col * %d, columns, %" PRId64 ");", index,
+            k->kind->col_tile, w->cols);
+}
+
+/* A call for each way that the weight's type has. */
+static void add_products(cu_kind *k, int index) {
+  const tile_weight *w = &k->e->program->weights[k->kind->ops[index].ref];
+  if (!(storage_of(w) & k->e->program->tensor)) {
+    call_gradient(k, index, IR_f32);
+    return;
+  }
+  cu_line(k->e, "const int slot%d = %s;", index, slot_of(k, w));
+  call_by_storage(k, index, call_gradient);
+}
+
 void cu_gradient(cu_kind *k, int index) {
   cuda *e = k->e;
   const tile_kind *kind = k->kind;
@@ -218,8 +312,7 @@ void cu_gradient(cu_kind *k, int index) {
   row_of_tokens(k, "x", op->operands[0], chooses);
   if (op->code == TILE_mma_rows) {
     row_of_tokens(k, "y", op->operands[1], chooses);
-    cu_line(e, "gradient_of_product(g%d, x, y, from, to, col * %d, columns, %" PRId64 ");", index, kind->col_tile,
-            w->cols);
+    add_products(k, index);
   } else if (op->code == TILE_sum_rows) {
     cu_line(e, "gradient_of_vector(g%d, x, from, to, %d, %" PRId64 ");", index, kind->ops[op->operands[0]].cols,
             w->cols);
@@ -257,8 +350,34 @@ static void ask_for(cu_kind *k, int index) {
           index, index, w->name);
 }
 
+int cu_first_product(const cuda *e, const tile_kind *kind) {
+  if (kind->used || kind->group != 1 || (kind->space != TILE_TOKENS && kind->space != TILE_OUTPUTS)) return -1;
+  int first = next_product(kind, -1);
+  return first >= kind->prologue && storage_of(&e->program->weights[kind->ops[first].ref]) & e->program->tensor ? first
+                                                                                                               : -1;
+}
+
+/* Of a task of few rows: its first weights into shared memory, before it may run. */
+static void emit_begin(cu_kind *k) {
+  cuda *e = k->e;
+  int first = cu_first_product(e, k->kind);
+  if (first < 0) return;
+  const tile_op *op = &k->kind->ops[first];
+  const tile_weight *w = &e->program->weights[op->ref];
+  cu_open(e, "TASK_FUNCTION void begin_%s(const Step &step, Block &block, int layer, int row, int col)",
+          cu_kind_name(e, k->index));
+  cu_line(e, "const int batch = col / %d;", tile_batch_tasks(k->kind));
+  cu_line(e, "col %%= %d;", tile_batch_tasks(k->kind));
+  cu_line(e, "const int slot = %s;", slot_of(k, w));
+  if (storage_of(w) & ~e->program->tensor) cu_line(e, "if (!is_tensor(step.weight_types[slot])) return;");
+  cu_line(e, "begin_product(block, step.weights[slot] + (i64)((%s) / 64) * %" PRId64 ", %" PRId64 ", %" PRId64 ");",
+          cu_column(k, op, "0"), block_bytes(w, IR_f16), w->cols, w->cols);
+  cu_close(e);
+}
+
 void cu_emit_ask(cu_kind *k) {
   cuda *e = k->e;
+  emit_begin(k);
   if (!cu_has_product(k->kind)) return;
   cu_open(e, "TASK_FUNCTION void ahead_of_%s(const Step &step, int layer, int col)", cu_kind_name(e, k->index));
   cu_line(e, "const int batch = col / %d;", tile_batch_tasks(k->kind));

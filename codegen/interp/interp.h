@@ -4,6 +4,7 @@
  *   ops.c      one function an op: reads its operands' values, writes its own
  *   rows.c     ops over the rows of all tokens: gradients of weights
  *   packed.c   packed weights: decoding, products, single rows
+ *   tensor.c   products as matrix units do them
  *   scalar.c   the elementwise functions by codegen/scalar.inc */
 #ifndef DIPPER_CODEGEN_INTERP_H
 #define DIPPER_CODEGEN_INTERP_H
@@ -54,6 +55,21 @@ int64_t interp_row_bytes(ir_dtype storage, int64_t k);
  * of fused multiply-adds along k from what c holds. Row r of a is at a + r * lda. */
 void interp_product(ir_dtype storage, const char *w, int64_t block_bytes, int64_t k, const float *a, int64_t lda,
                     int64_t rows, float *c, int64_t ldc, int64_t cols);
+/* The same as matrix units do it (ir/tile.h), for storage f16 or bf16: of k + the elements to `extent`, which count as
+ * zeros. `sliced`: in slices; else one chain. */
+typedef struct interp_tensor {
+  ir_dtype storage;
+  int64_t depth, extent; /* of k: those that take part, and those that steps and slices are made of */
+  bool sliced;
+} interp_tensor;
+bool interp_is_tensor(const tile_program *program, ir_dtype storage);
+void interp_tensor_product(const interp_tensor *t, const char *w, int64_t block_bytes, const float *a, int64_t lda,
+                           int64_t rows, float *c, int64_t ldc, int64_t cols);
+/* sum + the products of 16 elements, each rounded to the storage type: one step. */
+float interp_tensor_step(ir_dtype storage, float sum, const float *a, const float *b);
+uint16_t interp_half(float x); /* to f16, to nearest, ties to even */
+float interp_weight(ir_dtype storage, const char *block, int64_t k, int lane); /* of a packed block */
+
 /* to[cols] = columns [from, from + cols) of row `row` of a packed matrix with k columns. */
 void interp_embed(ir_dtype storage, const char *w, int64_t k, int64_t row, int64_t from, int64_t cols, float *to);
 

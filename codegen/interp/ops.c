@@ -259,6 +259,16 @@ static void rotate(const interp_task *task, int index) {
   }
 }
 
+/* `depth` of the columns of a take part; steps are made of `extent`. */
+static void product(const interp_task *task, ir_dtype storage, const char *w, int64_t block_bytes, int64_t depth,
+                    int64_t extent, const float *a, int64_t lda, int64_t rows, float *c, int64_t ldc, int64_t cols) {
+  interp_tensor t = {.storage = storage, .depth = depth, .extent = extent, .sliced = true};
+  if (interp_is_tensor(task->program, storage))
+    interp_tensor_product(&t, w, block_bytes, a, lda, rows, c, ldc, cols);
+  else
+    interp_product(storage, w, block_bytes, depth, a, lda, rows, c, ldc, cols);
+}
+
 static void mma(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
   const tile_weight *weight = &task->program->weights[op->ref];
@@ -268,8 +278,35 @@ static void mma(const interp_task *task, int index) {
   const float *a = product_rows(task, op->operands[0], &lda);
   float *c = interp_value(task, index);
   for (int64_t i = 0; i < rows * op->cols; i++) c[i] = 0;
-  interp_product(storage, w + column_of(task, op, 0) * row_bytes, row_bytes * TILE_BLOCK, weight->cols, a, lda, rows, c,
-                 op->cols, interp_columns(task, op));
+  product(task, storage, w + column_of(task, op, 0) * row_bytes, row_bytes * TILE_BLOCK, weight->cols, weight->cols, a,
+          lda, rows, c, op->cols, interp_columns(task, op));
+}
+
+/* A step of the rows n .. n+15 of the matrix, column k of it. */
+static float step_back(const interp_task *task, const tile_op *op, const char *w, ir_dtype storage, const float *a,
+                       int64_t n, int64_t k, float sum) {
+  const tile_weight *weight = &task->program->weights[op->ref];
+  float x[TILE_STEP] = {0}, row[TILE_STEP] = {0};
+  for (int64_t i = 0; i < TILE_STEP && n + i < weight->rows; i++) {
+    x[i] = a[n + i];
+    interp_embed(storage, w, weight->cols, n + i, k, 1, &row[i]);
+  }
+  return interp_tensor_step(storage, sum, x, row);
+}
+
+static void tensor_back(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  ir_dtype storage;
+  const char *w = weight_of(task, op, &storage);
+  int64_t lda, first = column_of(task, op, 0);
+  const float *a = product_rows(task, op->operands[0], &lda);
+  for (int64_t r = 0; r < task->rows; r++)
+    for (int64_t c = 0; c < interp_columns(task, op); c++) {
+      float *sum = &interp_value(task, index)[r * op->cols + c];
+      *sum = 0;
+      for (int64_t n = 0; n < task->program->weights[op->ref].rows; n += TILE_STEP)
+        *sum = step_back(task, op, w, storage, a + r * lda, n, first + c, *sum);
+    }
 }
 
 /* By the rows of the packed matrix, in order. */
@@ -281,6 +318,10 @@ static void mma_back(const interp_task *task, int index) {
   int64_t lda, columns = interp_columns(task, op);
   const float *a = product_rows(task, op->operands[0], &lda);
   float *c = interp_value(task, index), row[TILE_BLOCK];
+  if (interp_is_tensor(task->program, storage)) {
+    tensor_back(task, index);
+    return;
+  }
   for (int64_t i = 0; i < task->rows * op->cols; i++) c[i] = 0;
   for (int64_t n = 0; n < weight->rows; n++)
     for (int64_t from = 0; from < columns; from += TILE_BLOCK) {
@@ -325,8 +366,8 @@ static void mma_keys(const interp_task *task, int index) {
   int64_t bytes = ir_dtype_block_bytes(cache->storage);
   float *c = interp_value(task, index);
   for (int64_t i = 0; i < task->rows * op->cols; i++) c[i] = 0;
-  interp_product(cache->storage, keys, cache->dim[0] * TILE_BLOCK * bytes, cache->dim[0], a, lda, task->rows, c, op->cols,
-                 op->cols);
+  product(task, cache->storage, keys, cache->dim[0] * TILE_BLOCK * bytes, cache->dim[0], cache->dim[0], a, lda,
+          task->rows, c, op->cols, op->cols);
 }
 
 /* The positions after the last one that a row of the segment sees are no part of the sum: the cache may hold anything
@@ -341,8 +382,8 @@ static void mma_values(const interp_task *task, int index) {
   float *c = interp_value(task, index);
   for (int64_t r = 0; r < task->rows; r++)
     for (int64_t n = 0; n < op->cols; n++) c[r * op->cols + n] = interp_element(task, op->operands[1], r, n, op->cols);
-  interp_product(cache->storage, values, TILE_CHUNK * TILE_BLOCK * bytes,
-                 positions < TILE_CHUNK ? positions : TILE_CHUNK, a, lda, task->rows, c, op->cols, op->cols);
+  product(task, cache->storage, values, TILE_CHUNK * TILE_BLOCK * bytes,
+          positions < TILE_CHUNK ? positions : TILE_CHUNK, TILE_CHUNK, a, lda, task->rows, c, op->cols, op->cols);
 }
 
 static void causal(const interp_task *task, int index) {
@@ -353,25 +394,6 @@ static void causal(const interp_task *task, int index) {
       interp_value(task, index)[r * op->cols + c] =
           task->chunk * TILE_CHUNK + c <= own ? interp_element(task, op->operands[0], r, c, op->cols) : -INFINITY;
   }
-}
-
-/* To f16, to nearest, ties to even. The upper bits by shifting; below 2^-14 by adding a number whose last bit is worth
- * as much as a subnormal's. */
-static uint16_t half_of(float x) {
-  uint32_t bits, magnitude;
-  memcpy(&bits, &x, sizeof bits);
-  magnitude = bits & 0x7fffffff;
-  uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
-  if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
-  if (magnitude >= 0x477ff000) return sign | 0x7c00; /* 65520 and above */
-  if (magnitude < 0x38800000) {
-    float small;
-    memcpy(&small, &magnitude, sizeof small);
-    small += 0.5f;
-    memcpy(&magnitude, &small, sizeof magnitude);
-    return (uint16_t)(sign | (magnitude - 0x3f000000));
-  }
-  return (uint16_t)(sign | ((magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13));
 }
 
 static void append(const interp_task *task, int index) {
@@ -386,7 +408,7 @@ static void append(const interp_task *task, int index) {
       float value = interp_element(task, op->operands[0], r, c, x->cols);
       int64_t element = (major / TILE_BLOCK * depth + minor) * TILE_BLOCK + major % TILE_BLOCK;
       if (cache->storage == IR_f16)
-        ((uint16_t *)(void *)part)[element] = half_of(value);
+        ((uint16_t *)(void *)part)[element] = interp_half(value);
       else
         ((float *)(void *)part)[element] = value;
     }

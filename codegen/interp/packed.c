@@ -117,6 +117,11 @@ void interp_product(ir_dtype storage, const char *w, int64_t block_bytes, int64_
   }
 }
 
+float interp_weight(ir_dtype storage, const char *block, int64_t k, int lane) {
+  decoder weight = decoder_of(storage);
+  return decode(&weight, block, k, lane);
+}
+
 void interp_embed(ir_dtype storage, const char *w, int64_t k, int64_t row, int64_t from, int64_t cols, float *to) {
   decoder weight = decoder_of(storage);
   const char *block = w + row / TILE_BLOCK * TILE_BLOCK * interp_row_bytes(storage, k);

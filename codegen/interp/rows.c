@@ -51,11 +51,41 @@ static int64_t choice_of(const interp_task *task, int64_t t) {
   return -1;
 }
 
+/* Sixteen tokens at a time, from the first of the step on; who does not choose the batch counts as zeros. */
+static void tensor_rows(const interp_task *task, const tile_op *op, ir_dtype storage) {
+  const tile_op *a = &task->kind->ops[op->operands[0]], *b = &task->kind->ops[op->operands[1]];
+  int64_t depth = task->program->weights[op->ref].cols, first = task->col * task->kind->col_tile;
+  float *gradient = gradient_of(task, op);
+  for (int64_t t = first_token(task); t < end_token(task); t += TILE_STEP)
+    for (int64_t n = 0; n < task->columns; n++)
+      for (int64_t k = 0; k < depth; k++) {
+        float x[TILE_STEP] = {0}, y[TILE_STEP] = {0};
+        for (int64_t i = 0; i < TILE_STEP && t + i < end_token(task); i++) {
+          int64_t choice = choice_of(task, t + i);
+          if (choice < 0) continue;
+          x[i] = row_of(task, a, t + i)[choice * a->group_step + k];
+          y[i] = row_of(task, b, t + i)[choice * b->group_step + n];
+        }
+        float *sum = &gradient[packed(first + n, k, depth)];
+        *sum = interp_tensor_step(storage, *sum, x, y);
+      }
+}
+
+static ir_dtype storage_of(const interp_task *task, const tile_op *op) {
+  const tile_weight *weight = &task->program->weights[op->ref];
+  int64_t layer = weight->count > 1 ? task->layer - weight->first_layer : 0;
+  return (ir_dtype)task->step->weight_types[weight->first_slot + layer * weight->inner + (weight->inner > 1 ? task->batch : 0)];
+}
+
 void interp_mma_rows(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
   const tile_op *a = &task->kind->ops[op->operands[0]], *b = &task->kind->ops[op->operands[1]];
   int64_t depth = task->program->weights[op->ref].cols, first = task->col * task->kind->col_tile;
   float *gradient = gradient_of(task, op);
+  if (interp_is_tensor(task->program, storage_of(task, op))) {
+    tensor_rows(task, op, storage_of(task, op));
+    return;
+  }
   for (int64_t t = first_token(task); t < end_token(task); t++) {
     int64_t choice = choice_of(task, t);
     if (choice < 0) continue;

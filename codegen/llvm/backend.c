@@ -249,6 +249,7 @@ static dp_status emit_file(ll *l, const machine *m, LLVMCodeGenFileType type, vo
 }
 
 static dp_status compile(const tile_program *program, const cg_target *target, cg_object *object) {
+  if (program->tensor) return dp_fail(DP_UNSUPPORTED, "%s was scheduled for matrix units, which no CPU back end has", program->name);
   machine m;
   *object = (cg_object){0};
   DP_TRY(open_machine(target, &m));

@@ -38,7 +38,8 @@ void dp_tokens_free(dp_tokens *tokens);
 /* Zero-initialize; every field but `path` may stay so. Strings need to live only for the call. */
 typedef struct dp_options {
   const char *path;        /* the .dip file */
-  const char *weights;     /* a GGUF or safetensors file, or "random:SEED" for weights of the model's shapes */
+  const char *weights;     /* a GGUF or safetensors file, or "random:SEED" for weights of the model's shapes, "random:SEED:bf16"
+                              for matrices stored as that type (f32) */
   const char *adapter;     /* a folder that PEFT or dipper wrote: LoRA beside the weights (Hu et al., 2021); NULL: none */
   const char *const *sets; /* "name=value": dimensions and constants; beats the weights file and the text */
   int set_count;

@@ -77,8 +77,8 @@ struct host_fiber {
   fiber_place place;
   int thread;
   host_state state;
-  float lane, taken; // lane_down
-  int by;
+  void (*warp_op)(void *const lanes[]); // where AT_LANES
+  void *warp_args;
   host_copy copies[HOST_COPIES]; // a queue; group_end[g]: where the g-th closed group of it ends
   int copy_count, group_end[64], group_count;
 };
@@ -140,11 +140,32 @@ static int block_index() { return machine->block->index; }
 static int block_count() { return machine->block_count; }
 static char *shared_memory() { return machine->block->shared; }
 static void block_sync() { host_leave(AT_BARRIER); }
-static float lane_down(float value, int by) {
-  machine->fiber->lane = value;
-  machine->fiber->by = by;
+
+// A rendezvous of a warp. Each of the 32 lanes comes with the same op and with args of its own, which may lie on its
+// stack; when all have come, op runs once with the args of lanes 0 to 31 and writes what each takes away into them. It
+// orders no memory. An op that finds its lanes at odds calls host_stop.
+typedef void host_warp_op(void *const lanes[]);
+static void host_warp(host_warp_op *op, void *args) {
+  machine->fiber->warp_op = op;
+  machine->fiber->warp_args = args;
   host_leave(AT_LANES);
-  return machine->fiber->taken;
+}
+
+struct host_shift {
+  float value, taken;
+  int by;
+};
+static void shift_lanes(void *const lanes[]) {
+  for (int i = 0; i < HOST_WARP; i++) {
+    host_shift *own = (host_shift *)lanes[i];
+    if (own->by != ((host_shift *)lanes[0])->by) host_stop("lanes of a warp want different exchanges");
+    own->taken = i % 16 + own->by < 16 ? ((host_shift *)lanes[i + own->by])->value : own->value;
+  }
+}
+static float lane_down(float value, int by) {
+  host_shift own = {value, value, by};
+  host_warp(shift_lanes, &own);
+  return own.taken;
 }
 static u32 read_acquire(const u32 *counter) { return *(volatile const u32 *)counter; }
 static void add_release(u32 *counter) { ++*(volatile u32 *)counter; }
@@ -162,6 +183,10 @@ static void copy_16(void *shared, const void *global) {
   else
     f->copies[f->copy_count++] = {to, (const char *)global};
 }
+static void copy_16_or_zeros(void *shared, const void *global, bool copy) {
+  copy_16(shared, global);
+  if (!copy && machine->fiber->copy_count) machine->fiber->copies[machine->fiber->copy_count - 1].from = NULL;
+}
 static void copy_close() {
   host_fiber *f = machine->fiber;
   if (f->group_count == 64) {
@@ -175,7 +200,12 @@ template <int N> static void copy_landed() {
   int groups = f->group_count - N;
   if (groups <= 0) return;
   int count = f->group_end[groups - 1];
-  for (int i = 0; i < count; i++) memcpy(f->copies[i].to, f->copies[i].from, 16);
+  for (int i = 0; i < count; i++) {
+    if (f->copies[i].from)
+      memcpy(f->copies[i].to, f->copies[i].from, 16);
+    else
+      memset(f->copies[i].to, 0, 16);
+  }
   memmove(f->copies, f->copies + count, sizeof(host_copy) * (size_t)(f->copy_count - count));
   f->copy_count -= count;
   for (int g = groups; g < f->group_count; g++) f->group_end[g - groups] = f->group_end[g] - count;
@@ -222,6 +252,8 @@ static u16 f16_of_f32(float x) {
   return (u16)(sign | (up < down || (up == down && (low & 1)) ? high : low));
 }
 
+#include "tensor.hh"
+
 #define ADD(x, y) ((x) + (y))
 #define SUB(x, y) ((x) - (y))
 #define MUL(x, y) ((x) * (y))
@@ -236,17 +268,20 @@ static u16 f16_of_f32(float x) {
 // ---- turns
 
 // The lanes of a warp that have all come.
-static bool exchange_lanes(host_block *b, int warp) {
-  int first = warp * HOST_WARP, came = 0, gone = 0;
-  for (int i = first; i < first + HOST_WARP; i++) came += b->fibers[i].state == AT_LANES, gone += b->fibers[i].state == DONE;
+static bool meet_lanes(host_block *b, int warp) {
+  host_fiber *lane = &b->fibers[warp * HOST_WARP];
+  void *args[HOST_WARP];
+  int came = 0, gone = 0;
+  for (int i = 0; i < HOST_WARP; i++) came += lane[i].state == AT_LANES, gone += lane[i].state == DONE;
   if (came && gone) host_stop("a lane has ended that others of its warp wait for");
   if (came < HOST_WARP) return false;
-  for (int i = first; i < first + HOST_WARP; i++) {
-    host_fiber *f = &b->fibers[i];
-    if (f->by != b->fibers[first].by) host_stop("lanes of a warp want different exchanges");
-    f->taken = i % 16 + f->by < 16 ? b->fibers[i + f->by].lane : f->lane;
+  for (int i = 0; i < HOST_WARP; i++) {
+    if (lane[i].warp_op != lane->warp_op) host_stop("lanes of a warp come to different operations");
+    args[i] = lane[i].warp_args;
+    lane[i].state = READY;
   }
-  for (int i = first; i < first + HOST_WARP; i++) b->fibers[i].state = READY;
+  if (machine->error) return false;
+  lane->warp_op(args);
   return true;
 }
 
@@ -266,7 +301,7 @@ static bool run_phase(host_block *b) {
       switch_fiber(&machine->scheduler, &f->place);
       progress |= f->state != SPINNING || !spins;
     }
-    for (int w = 0; w < machine->threads / HOST_WARP; w++) again |= exchange_lanes(b, w);
+    for (int w = 0; w < machine->threads / HOST_WARP; w++) again |= meet_lanes(b, w);
   }
   int at_barrier = 0, done = 0;
   for (int i = 0; i < machine->threads; i++) {

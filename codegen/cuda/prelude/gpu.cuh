@@ -49,6 +49,12 @@ static void copy_16(void *shared, const void *global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global)
                : "memory");
 }
+// The same, or zeros; the address is one that could be copied from.
+static void copy_16_or_zeros(void *shared, const void *global, bool copy) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global),
+               "r"(copy ? 16 : 0)
+               : "memory");
+}
 static void copy_close() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> static void copy_landed() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 static void ask_for(const void *global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
@@ -65,6 +71,47 @@ static u16 f16_of_f32(float x) {
   u16 half;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(x));
   return half;
+}
+
+// ---- the matrix units. All lanes of a warp, and what they wrote to shared memory:
+static void warp_sync() { __syncwarp(); }
+
+// Four matrices of 8 x 8 elements of 2 bytes: lane l names row l % 8 of matrix l / 8, 16 bytes of shared memory, and gets of
+// each matrix two elements of row l / 4, those of columns l % 4 * 2 and the next; `turned`: of column l / 4, rows l % 4 * 2 ...
+static void load_matrices(u32 *to, const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"((u32)__cvta_generic_to_shared(row))
+               : "memory");
+}
+static void load_matrices_turned(u32 *to, const void *row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"((u32)__cvta_generic_to_shared(row))
+               : "memory");
+}
+
+// c[16, 8] += a[16, 16] b[16, 8], in fragments: lane l has of c rows l / 4 and l / 4 + 8 of columns l % 4 * 2 and the next.
+static void multiply_f16(float *c, const u32 *a, u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+static void multiply_bf16(float *c, const u32 *a, u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// Two numbers rounded to nearest even, the first in the lower half.
+static u32 pair_of_f16(float low, float high) {
+  u32 pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+static u32 pair_of_bf16(float low, float high) {
+  u32 pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
 }
 
 // Every operation rounds once, to nearest even; nothing is contracted (the compiler is also told --fmad=false).

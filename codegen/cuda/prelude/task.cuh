@@ -39,6 +39,8 @@ struct Block {
   float *shared;    // shared memory: values
   float *scratch;   // global memory of this block alone: values that are too large
   int *chosen;      // shared memory: rows that chose the batch, and before them their number
+  int page;         // of each warp's part of the ring: pages that were staged
+  const char *begun; // the weights whose first pages are staged, or 0
 };
 
 static Block open_block(const Launch &launch) {
@@ -47,6 +49,8 @@ static Block open_block(const Launch &launch) {
   block.index = block_index();
   block.count = block_count();
   block.base = 0;
+  block.page = 0;
+  block.begun = 0;
   block.token_tiles = (int)((launch.step.rows[TOKENS] + ROW_TILE - 1) / ROW_TILE);
   block.output_tiles = (int)((launch.step.rows[OUTPUTS] + ROW_TILE - 1) / ROW_TILE);
   block.ring = shared;
@@ -94,13 +98,41 @@ static void task_done(u32 *counter) {
   if (thread_index() == 0) add_release(counter);
 }
 
-// Begins to bring weights near: two lines of 128 bytes a thread, waiting for nothing.
+// Begins to bring weights near: up to eight lines of 128 bytes a thread, waiting for nothing.
 static void ask_for_weights(const char *at, i64 bytes) {
-  for (i64 line = (i64)thread_index() * 128; line < bytes && line < 2 * THREADS * 128; line += THREADS * 128)
+  for (i64 line = (i64)thread_index() * 128; line < bytes && line < 8 * THREADS * 128; line += THREADS * 128)
     ask_for(at + line);
 }
 
 static int least(int a, int b) { return a < b ? a : b; }
+
+struct alignas(16) Four {
+  float x[4];
+};
+
+// Rows of a buffer or a vector into shared memory: several loads of a thread are under way at once.
+static OUT_OF_LINE void bring_rows(float *to, int to_stride, const float *from, i64 stride, int rows, int columns) {
+  enum { AT_ONCE = 4 };
+  const bool aligned = (u64)from % 16 == 0 && stride % 4 == 0;
+  const int fours = aligned ? columns / 4 : 0, count = rows * fours;
+  for (int first = thread_index(); first < count; first += AT_ONCE * THREADS) {
+    Four some[AT_ONCE];
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++) {
+      const int i = first + j * THREADS;
+      if (i < count) some[j] = *(const Four *)(from + i / fours * stride + i % fours * 4);
+    }
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; j++) {
+      const int i = first + j * THREADS;
+      if (i < count) *(Four *)(to + i / fours * to_stride + i % fours * 4) = some[j];
+    }
+  }
+  const int rest = columns - 4 * fours;
+  for (int i = thread_index(); i < rows * rest; i += THREADS)
+    to[i / rest * to_stride + 4 * fours + i % rest] = from[i / rest * stride + 4 * fours + i % rest];
+  block_sync();
+}
 
 // ---- reductions: 16 lanes, then lanes i and i + 8, i + 4, i + 2, i + 1, the lower one's value first -------------------
 static float tree_sum(float lane) {
