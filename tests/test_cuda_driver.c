@@ -3,6 +3,7 @@
  * a machine may lack, and every call of the driver failing once. */
 #include "api/internal.h"
 #include "codegen/cuda/account.h"
+#include "codegen/cuda/fault.h"
 #include "codegen/cuda/memory.h"
 #include "runtime/engine.h"
 #include "runtime/resident.h"
@@ -435,6 +436,28 @@ START_TEST(a_fault_names_kernel_entry_and_task_and_leaves_the_process) {
 }
 END_TEST
 
+static void describes(const tile_program *p, const cuda_progress *blocks, const char *says) {
+  dp_str text = {0};
+  cuda_describe_progress(p, blocks, 4, &text);
+  ck_assert_msg(text.text && strstr(text.text, says), "not '%s' but: %s", says, text.text ? text.text : "");
+  dp_str_free(&text);
+}
+
+START_TEST(the_first_task_under_way_is_told) {
+  subject s;
+  schedule("llama.dip", SETS(llama_sets), &s);
+  const tile_section *section = s.program->sections;
+  while (section->iterations < 2 || section->count < 2) section++;
+  int g = section->first;
+  describes(s.program, (cuda_progress[]){{.group = CUDA_ENDED}, {g + 1, 1, 0, 2}, {g, 1, 0, 3}, {.group = CUDA_NOT_BEGUN}},
+            "of the 2 blocks that were at tasks, block 2 was at the first: group ");
+  describes(s.program, (cuda_progress[]){{g, 1, 0, 0}, {g + 1, 0, 1, 2}, {g + 1, 0, 0, 7}, {g + 1, 0, 0, 9}}, "block 2 was at the first");
+  describes(s.program, (cuda_progress[]){{.group = CUDA_ENDED}, {.group = CUDA_ENDED}, {.group = CUDA_ENDED}, {.group = CUDA_ENDED}}, "no block was at a task");
+  describes(s.program, (cuda_progress[]){{.group = CUDA_NOT_BEGUN}, {.group = CUDA_NOT_BEGUN}, {.group = 1 << 20}, {.group = CUDA_NOT_BEGUN}}, "no block had begun");
+  close_subject(&s);
+}
+END_TEST
+
 START_TEST(a_kernel_that_never_ends_is_given_up_when_a_time_was_set) {
   subject s;
   tile_code *code;
@@ -468,7 +491,7 @@ static const struct {
     {"libm.so.6", NULL, "the driver has no cuInit: it must be of CUDA 12 or later"},
     {DIPPER_FAKE_CUDA, "none", "the driver sees no device (CUDA_VISIBLE_DEVICES hides some)"},
     {DIPPER_FAKE_CUDA, "old", "Fake GPU has compute capability 7.5: 8.0 (Ampere) or later is needed"},
-    {DIPPER_FAKE_CUDA, "driver", "the driver is of CUDA 11.4, and 12.0 or later is needed"},
+    {DIPPER_FAKE_CUDA, "driver=11040", "the driver is of CUDA 11.4, and 12.0 or later is needed"},
     {DIPPER_FAKE_CUDA, "cuInit:1=34", "this libcuda is the toolkit's stub"},
     {DIPPER_FAKE_CUDA, "cuInit:1=803", "of different versions"},
     {DIPPER_FAKE_CUDA, "cuCtxCreate_v2:1=46", "another process has the GPU for itself"},
@@ -567,6 +590,16 @@ START_TEST(devices_are_listed_with_what_is_missing) {
   ck_assert_msg(strstr(text.text, "1.1 GB; too old: sm_80 or later is needed\ncompiler: ") &&
                     strstr(text.text, "no GPU that can be used: Fake GPU has compute capability 7.5") &&
                     strstr(text.text, "--device auto: the CPU\n"), "%s", text.text);
+  dp_text_free(&text);
+  dp_str version = {0};
+  int major = 0;
+  dp_status found = cuda_describe_compiler(&major, &version);
+  dp_status_free(&found);
+  dp_str_free(&version);
+  wrong("driver=12040");
+  check_ok(dp_list_devices(&text), "devices");
+  ck_assert_msg((strstr(text.text, "compiler: newer than the driver, of CUDA 12.4, which may not take its code") != NULL) == (major > 12),
+                "%s", text.text);
   dp_text_free(&text);
   wrong("none");
   setenv("DIPPER_NVRTC", "/nowhere/libnvrtc.so", 1);
@@ -716,6 +749,7 @@ int main(void) {
   tcase_add_test(memory, engines_one_after_another_have_their_own_weights);
   tcase_add_test(memory, a_step_takes_nothing_from_the_driver);
   tcase_add_test(faults, a_fault_names_kernel_entry_and_task_and_leaves_the_process);
+  tcase_add_test(faults, the_first_task_under_way_is_told);
   tcase_add_test(faults, a_kernel_that_never_ends_is_given_up_when_a_time_was_set);
   tcase_add_test(faults, what_is_missing_is_said_in_one_message);
   tcase_add_test(faults, too_little_memory_is_an_account_and_advice_that_holds);
