@@ -1,5 +1,5 @@
-/* runtime/resident_jobs.h: private to resident*.c: weights to be packed as a list of jobs over an image of all slots, so many
- * bytes behind its begin. */
+/* runtime/resident_jobs.h: private to resident*.c: weights to be packed as a list of jobs over an image of all slots,
+ * so many bytes behind its begin. */
 #ifndef DIPPER_RUNTIME_RESIDENT_JOBS_H
 #define DIPPER_RUNTIME_RESIDENT_JOBS_H
 
@@ -9,7 +9,7 @@
 #include <stdatomic.h>
 
 struct rt_resident {
-  rt_region memory; /* owned; {0} when the weights lie in an image, or on a device */
+  rt_region memory;   /* owned; {0} when the weights lie in an image, or on a device */
   const void **slots; /* NULL of what lies on a device */
   uint8_t *types;
 };
@@ -36,7 +36,8 @@ typedef struct rt_packing {
 } rt_packing;
 
 /* `types` [slots] are set. The packing is freed by its caller, also after a failure. */
-dp_status rt_packing_new(const tile_program *program, const rt_binding *binding, int workers, uint8_t *types, rt_packing *packing);
+dp_status rt_packing_new(const tile_program *program, const rt_binding *binding, int workers, uint8_t *types,
+                         rt_packing *packing);
 void rt_packing_free(rt_packing *packing);
 /* Jobs [first, end), by all workers. */
 dp_status rt_packing_run(rt_packing *packing, int64_t first, int64_t end);

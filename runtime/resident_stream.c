@@ -1,5 +1,5 @@
-/* runtime/resident_stream.c: bound weights, or those of an image -> windows of packed bytes for code that keeps them elsewhere.
- * Each window is filled by all workers; what the file brought into memory for it may leave again. */
+/* runtime/resident_stream.c: bound weights, or those of an image -> windows of packed bytes for code that keeps them
+ * elsewhere. Each window is filled by all workers; what the file brought into memory for it may leave again. */
 #include "runtime/resident_jobs.h"
 
 #include <stdlib.h>
@@ -7,10 +7,10 @@
 
 typedef struct stream {
   rt_packing packing;
-  int64_t next;       /* job */
-  char *whole;        /* of a job that no window holds and that is not done in parts */
-  int64_t at, end;    /* of it: what is still to be given */
-  int64_t whole_at;   /* where it begins in the image */
+  int64_t next;     /* job */
+  char *whole;      /* of a job that no window holds and that is not done in parts */
+  int64_t at, end;  /* of it: what is still to be given */
+  int64_t whole_at; /* where it begins in the image */
 } stream;
 
 static int64_t end_of(const rt_packing_job *job) {
@@ -129,7 +129,8 @@ static dp_status next_mapped(void *user, char *to, int64_t room, int64_t *offset
   return DP_SUCCESS;
 }
 
-static dp_status provide_mapped(const tile_program *program, const tile_code *code, tile_provision *provision, const rt_resident *r) {
+static dp_status provide_mapped(const tile_program *program, const tile_code *code, tile_provision *provision,
+                                const rt_resident *r) {
   size_t slots = (size_t)program->slot_count;
   int64_t *offsets = calloc(slots + 1, sizeof *offsets);
   if (!offsets) return dp_fail(DP_NO_MEMORY, "no memory for the table of weights");
@@ -155,8 +156,9 @@ static dp_status provide_mapped(const tile_program *program, const tile_code *co
   return status;
 }
 
-dp_status rt_resident_provide(const tile_program *program, const rt_binding *binding, rt_resident *mapped, const tile_code *code,
-                              tile_provision provision, const rt_resident_options *options, rt_resident **resident) {
+dp_status rt_resident_provide(const tile_program *program, const rt_binding *binding, rt_resident *mapped,
+                              const tile_code *code, tile_provision provision, const rt_resident_options *options,
+                              rt_resident **resident) {
   rt_resident *r = mapped ? mapped : rt_resident_alloc(program);
   *resident = mapped;
   if (!r) return dp_fail(DP_NO_MEMORY, "no memory for the table of weights");

@@ -1,6 +1,6 @@
-/* tests/test_cuda_driver.c: the driver's side of the CUDA back end, with a libcuda whose device is the host executor and which
- * fails where it is told to (tests/cuda/fake_driver.h): memory and copies, weights on their way, faults of kernels, whatever
- * a machine may lack, and every call of the driver failing once. */
+/* tests/test_cuda_driver.c: the driver's side of the CUDA back end, with a libcuda whose device is the host executor
+ * and which fails where it is told to (tests/cuda/fake_driver.h): memory and copies, weights on their way, faults of
+ * kernels, whatever a machine may lack, and every call of the driver failing once. */
 #include "api/internal.h"
 #include "codegen/cuda/account.h"
 #include "codegen/cuda/fault.h"
@@ -23,7 +23,8 @@ static void check_ok(dp_status status, const char *what) {
 }
 
 static void check_says(dp_status status, const char *says) {
-  ck_assert_msg(status.code != DP_OK && strstr(dp_status_text(&status), says), "not '%s' but: %s", says, dp_status_text(&status));
+  ck_assert_msg(status.code != DP_OK && strstr(dp_status_text(&status), says), "not '%s' but: %s", says,
+                dp_status_text(&status));
   dp_status_free(&status);
 }
 
@@ -37,8 +38,8 @@ static fake_cuda_reset *begin_process;
 static void open_stand_in(void) {
   void *library = dlopen(DIPPER_FAKE_CUDA, RTLD_NOW | RTLD_LOCAL);
   if (!library) fprintf(stderr, "%s\n", dlerror()), exit(1);
-  void *found[] = {dlsym(library, "fake_cuda_get_state"), dlsym(library, "fake_cuda_calls"), dlsym(library, "fake_cuda_name"),
-                   dlsym(library, "fake_cuda_begin")};
+  void *found[] = {dlsym(library, "fake_cuda_get_state"), dlsym(library, "fake_cuda_calls"),
+                   dlsym(library, "fake_cuda_name"), dlsym(library, "fake_cuda_begin")};
   memcpy(&look, &found[0], sizeof look);
   memcpy(&calls_of, &found[1], sizeof calls_of);
   memcpy(&function_at, &found[2], sizeof function_at);
@@ -59,8 +60,8 @@ static void wrong(const char *what) {
 static void check_nothing_left(const char *where) {
   fake_cuda_state s = look();
   ck_assert_msg(!s.contexts && !s.current && !s.allocations && !s.pinned && !s.streams && !s.events && !s.modules,
-                "%s: left are %d contexts (%d current), %d allocations, %d pinned, %d streams, %d events, %d modules", where,
-                s.contexts, s.current, s.allocations, s.pinned, s.streams, s.events, s.modules);
+                "%s: left are %d contexts (%d current), %d allocations, %d pinned, %d streams, %d events, %d modules",
+                where, s.contexts, s.current, s.allocations, s.pinned, s.streams, s.events, s.modules);
 }
 
 /* ---- programs */
@@ -143,7 +144,9 @@ static void define(const subject *s, result r) {
   code->free(code);
 }
 
-static dp_status load(const subject *s, tile_code **code) { return cg_find_backend("cuda")->load(s->program, &s->image, code); }
+static dp_status load(const subject *s, tile_code **code) {
+  return cg_find_backend("cuda")->load(s->program, &s->image, code);
+}
 
 START_TEST(engines_one_after_another_have_their_own_weights) {
   subject s;
@@ -172,8 +175,8 @@ START_TEST(engines_one_after_another_have_their_own_weights) {
 END_TEST
 
 START_TEST(a_step_takes_nothing_from_the_driver) {
-  static const char *const takes[] = {"cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc", "cuMemFreeHost", "cuModuleGetFunction",
-                                      "cuMemsetD8Async"};
+  static const char *const takes[] = {"cuMemAlloc_v2", "cuMemFree_v2",        "cuMemHostAlloc",
+                                      "cuMemFreeHost", "cuModuleGetFunction", "cuMemsetD8Async"};
   subject s;
   tile_code *code;
   rt_engine *engine;
@@ -188,7 +191,8 @@ START_TEST(a_step_takes_nothing_from_the_driver) {
     int before[DP_COUNT(takes)], waits = calls_of("cuStreamSynchronize");
     for (size_t i = 0; i < DP_COUNT(takes); i++) before[i] = calls_of(takes[i]);
     for (int i = 0; i < 3; i++) check_ok(step(engine, sequence, 1, row), "a step");
-    for (size_t i = 0; i < DP_COUNT(takes); i++) ck_assert_msg(calls_of(takes[i]) == before[i], "a step calls %s", takes[i]);
+    for (size_t i = 0; i < DP_COUNT(takes); i++)
+      ck_assert_msg(calls_of(takes[i]) == before[i], "a step calls %s", takes[i]);
     ck_assert_int_eq(calls_of("cuStreamSynchronize") - waits, 3); /* one wait a step */
     rt_engine_free(engine);
     code->free(code);
@@ -287,8 +291,9 @@ static dp_status collect(const tile_code *code, const tile_provision *p) {
     memset(window, 0xbb, (size_t)c->room);
     status = p->next(p->user, window, c->room, &offset, &bytes);
     if (status.code != DP_OK || bytes == 0) break;
-    ck_assert_msg(offset == at && bytes <= c->room && offset + bytes <= c->bytes, "a window [%lld, %lld) behind %lld of %lld",
-                  (long long)offset, (long long)(offset + bytes), (long long)at, (long long)c->bytes);
+    ck_assert_msg(offset == at && bytes <= c->room && offset + bytes <= c->bytes,
+                  "a window [%lld, %lld) behind %lld of %lld", (long long)offset, (long long)(offset + bytes),
+                  (long long)at, (long long)c->bytes);
     memcpy(c->image + offset, window, (size_t)bytes);
   }
   free(window);
@@ -302,7 +307,8 @@ static int64_t own_bytes(const tile_weight *w, ir_dtype type) {
 static void same_weights(const subject *s, const rt_resident *packed, const collected *c, const char *name) {
   const tile_program *p = s->program;
   for (int w = 0; w < p->weight_count; w++)
-    for (int slot = p->weights[w].first_slot; slot < p->weights[w].first_slot + p->weights[w].count * p->weights[w].inner; slot++) {
+    for (int slot = p->weights[w].first_slot;
+         slot < p->weights[w].first_slot + p->weights[w].count * p->weights[w].inner; slot++) {
       int64_t bytes = own_bytes(&p->weights[w], (ir_dtype)rt_resident_types(packed)[slot]);
       ck_assert_msg(memcmp(rt_resident_slots(packed)[slot], c->image + c->offsets[slot], (size_t)bytes) == 0,
                     "%s, windows of %lld bytes: slot %d of '%s'", name, (long long)c->room, slot, p->weights[w].name);
@@ -324,7 +330,9 @@ static void stream_equals_packing(const char *name, const char *const *sets, int
   collected c = {.room = room, .slots = s.program->slot_count};
   c.code = (tile_code){.provide = collect, .self = &c};
   check_ok(rt_resident_new(s.program, s.source.binding, &options, &packed), name);
-  check_ok(rt_resident_provide(s.program, s.source.binding, NULL, &c.code, (tile_provision){.context = 64}, &options, &provided), name);
+  check_ok(rt_resident_provide(s.program, s.source.binding, NULL, &c.code, (tile_provision){.context = 64}, &options,
+                               &provided),
+           name);
   same_weights(&s, packed, &c, name);
   ck_assert_mem_eq(rt_resident_types(packed), rt_resident_types(provided), (size_t)s.program->slot_count);
   ck_assert_int_eq(rt_resident_size(provided), 0); /* the host keeps nothing */
@@ -338,7 +346,8 @@ static void stream_equals_packing(const char *name, const char *const *sets, int
 
 START_TEST(weights_on_their_way_are_the_packed_ones) {
   static const char *const gpt2[] = {"vocab=75", "d=64", "layers=2", "heads=4", "positions=256"};
-  static const char *const mixtral[] = {"vocab=75", "d=64", "layers=2", "heads=4", "kv_heads=2", "ff=80", "experts=4", "used=2"};
+  static const char *const mixtral[] = {"vocab=75",   "d=64",  "layers=2",  "heads=4",
+                                        "kv_heads=2", "ff=80", "experts=4", "used=2"};
   static const int64_t rooms[] = {4096, 20000 / 64 * 64, 1 << 17, 64 << 20};
   for (size_t i = 0; i < DP_COUNT(rooms); i++) {
     stream_equals_packing("llama.dip", SETS(llama_sets), IR_f32, rooms[i]);
@@ -390,9 +399,12 @@ static void plant_fault(const tile_program *p, char to[512], char where[256]) {
   int group = p->sections[p->entries ? tile_entry_at(p, 0).first : 0].first;
   for (int s = 0; s < p->section_count; s++)
     if (p->sections[s].iterations == 2) group = p->sections[s].first + 1;
-  snprintf(to, 512, "{ store_outside(launch.progress + 4 * block.index, group, layer, tile, task); "
-                    "if (group == %d && layer == 1 && tile == 0 && task == 0) for (;;) spin(); }", group);
-  snprintf(where, 256, "was at the first: group %s, layer 1, row tile 0, task 0;", p->kinds[p->groups[group].kind].name);
+  snprintf(to, 512,
+           "{ store_outside(launch.progress + 4 * block.index, group, layer, tile, task); "
+           "if (group == %d && layer == 1 && tile == 0 && task == 0) for (;;) spin(); }",
+           group);
+  snprintf(where, 256, "was at the first: group %s, layer 1, row tile 0, task 0;",
+           p->kinds[p->groups[group].kind].name);
 }
 
 START_TEST(a_fault_names_kernel_entry_and_task_and_leaves_the_process) {
@@ -413,8 +425,9 @@ START_TEST(a_fault_names_kernel_entry_and_task_and_leaves_the_process) {
     check_ok(rt_sequence_new(engine, &sequence), "sequence");
     dp_status status = step(engine, sequence, 0, row);
     const char *text = dp_status_text(&status);
-    ck_assert_msg(status.code == DP_IO && strstr(text, "kernel dipper_step_0 (forward): of the ") && strstr(text, where) &&
-                      strstr(text, "deadlock") && strstr(text, "open the model anew"), "%s, not: %s", where, text);
+    ck_assert_msg(status.code == DP_IO && strstr(text, "kernel dipper_step_0 (forward): of the ") &&
+                      strstr(text, where) && strstr(text, "deadlock") && strstr(text, "open the model anew"),
+                  "%s, not: %s", where, text);
     dp_status_free(&status);
     check_nothing_left("after a fault"); /* the context is torn down already */
     ck_assert_int_eq(rt_sequence_length(sequence), 0);
@@ -449,11 +462,19 @@ START_TEST(the_first_task_under_way_is_told) {
   const tile_section *section = s.program->sections;
   while (section->iterations < 2 || section->count < 2) section++;
   int g = section->first;
-  describes(s.program, (cuda_progress[]){{.group = CUDA_ENDED}, {g + 1, 1, 0, 2}, {g, 1, 0, 3}, {.group = CUDA_NOT_BEGUN}},
+  describes(s.program,
+            (cuda_progress[]){{.group = CUDA_ENDED}, {g + 1, 1, 0, 2}, {g, 1, 0, 3}, {.group = CUDA_NOT_BEGUN}},
             "of the 2 blocks that were at tasks, block 2 was at the first: group ");
-  describes(s.program, (cuda_progress[]){{g, 1, 0, 0}, {g + 1, 0, 1, 2}, {g + 1, 0, 0, 7}, {g + 1, 0, 0, 9}}, "block 2 was at the first");
-  describes(s.program, (cuda_progress[]){{.group = CUDA_ENDED}, {.group = CUDA_ENDED}, {.group = CUDA_ENDED}, {.group = CUDA_ENDED}}, "no block was at a task");
-  describes(s.program, (cuda_progress[]){{.group = CUDA_NOT_BEGUN}, {.group = CUDA_NOT_BEGUN}, {.group = 1 << 20}, {.group = CUDA_NOT_BEGUN}}, "no block had begun");
+  describes(s.program, (cuda_progress[]){{g, 1, 0, 0}, {g + 1, 0, 1, 2}, {g + 1, 0, 0, 7}, {g + 1, 0, 0, 9}},
+            "block 2 was at the first");
+  describes(
+      s.program,
+      (cuda_progress[]){{.group = CUDA_ENDED}, {.group = CUDA_ENDED}, {.group = CUDA_ENDED}, {.group = CUDA_ENDED}},
+      "no block was at a task");
+  describes(s.program,
+            (cuda_progress[]){
+                {.group = CUDA_NOT_BEGUN}, {.group = CUDA_NOT_BEGUN}, {.group = 1 << 20}, {.group = CUDA_NOT_BEGUN}},
+            "no block had begun");
   close_subject(&s);
 }
 END_TEST
@@ -466,7 +487,8 @@ START_TEST(a_kernel_that_never_ends_is_given_up_when_a_time_was_set) {
     wrong("hang");
     check_ok(load(&s, &code), "load");
     setenv("DIPPER_GPU_TIMEOUT", "0.05", 1);
-    check_says(run_steps(&s, code, r), "kernel dipper_step_0 has not ended within the 0.05 seconds of DIPPER_GPU_TIMEOUT");
+    check_says(run_steps(&s, code, r),
+               "kernel dipper_step_0 has not ended within the 0.05 seconds of DIPPER_GPU_TIMEOUT");
     check_says(run_steps(&s, code, r), "open the model anew");
     code->free(code);
     ck_assert_int_eq(look().contexts, 1); /* the kernel may still write into its memory */
@@ -541,8 +563,10 @@ START_TEST(too_little_memory_is_an_account_and_advice_that_holds) {
     check_ok(load(&s, &code), "load");
     dp_status status = open_engine(&s, code, LONG, &engine);
     const char *text = dp_status_text(&status), *flag = strstr(text, "--ctx ");
-    ck_assert_msg(status.code == DP_NO_MEMORY && strstr(text, "Fake GPU has 0.02 GB free of 0.02 GB, and this takes 0.08 GB there: ") &&
-                      strstr(text, "a cache of 65536 tokens 0.08 GB") && flag, "%s", text);
+    ck_assert_msg(status.code == DP_NO_MEMORY &&
+                      strstr(text, "Fake GPU has 0.02 GB free of 0.02 GB, and this takes 0.08 GB there: ") &&
+                      strstr(text, "a cache of 65536 tokens 0.08 GB") && flag,
+                  "%s", text);
     long long context = atoll(flag + 6);
     ck_assert_msg(context % TILE_CHUNK == 0 && context > 0 && context < LONG, "%s", text);
     dp_status_free(&status);
@@ -564,12 +588,15 @@ START_TEST(advice_is_what_fits) {
   int64_t *offsets = calloc((size_t)s.program->slot_count + 1, sizeof *offsets);
   uint8_t *types = calloc((size_t)s.program->slot_count + 1, 1); /* f32 */
   for (int i = 0; i < s.program->slot_count; i++) offsets[i] = 64 * i;
-  tile_provision v = {.context = 4096, .max_tokens = 64, .weight_types = types, .weight_offsets = offsets, .weight_bytes = 100 << 20};
+  tile_provision v = {
+      .context = 4096, .max_tokens = 64, .weight_types = types, .weight_offsets = offsets, .weight_bytes = 100 << 20};
   cuda_account a = cuda_measure(s.program, &device, &v);
   int64_t sum = cuda_account_sum(&a), half = a.cache / 2;
   ck_assert_int_eq(types[0], IR_f32);
-  check_says(cuda_refuse_account(s.program, &device, &v, sum - 1), "it fits with a cache in f16 (--kv-type f16); or with a context of 4032");
-  check_says(cuda_refuse_account(s.program, &device, &v, sum - half - 1024), "it fits with a context of 1984 tokens (--ctx 1984)");
+  check_says(cuda_refuse_account(s.program, &device, &v, sum - 1),
+             "it fits with a cache in f16 (--kv-type f16); or with a context of 4032");
+  check_says(cuda_refuse_account(s.program, &device, &v, sum - half - 1024),
+             "it fits with a context of 1984 tokens (--ctx 1984)");
   check_says(cuda_refuse_account(s.program, &device, &v, sum - a.cache - 1024), "it fits with weights stored as q8_0");
   check_says(cuda_refuse_account(s.program, &device, &v, 1 << 20), "take a smaller model");
   free(offsets);
@@ -583,13 +610,15 @@ START_TEST(devices_are_listed_with_what_is_missing) {
   wrong(NULL);
   check_ok(dp_list_devices(&text), "devices");
   ck_assert_msg(strstr(text.text, "driver: CUDA 13.0\ngpu 0: Fake GPU, sm_90a, 5 SMs, 1.1 GB\ncompiler: ") &&
-                    strstr(text.text, "--device auto: gpu 0\n"), "%s", text.text);
+                    strstr(text.text, "--device auto: gpu 0\n"),
+                "%s", text.text);
   dp_text_free(&text);
   wrong("old");
   check_ok(dp_list_devices(&text), "devices");
   ck_assert_msg(strstr(text.text, "1.1 GB; too old: sm_80 or later is needed\ncompiler: ") &&
                     strstr(text.text, "no GPU that can be used: Fake GPU has compute capability 7.5") &&
-                    strstr(text.text, "--device auto: the CPU\n"), "%s", text.text);
+                    strstr(text.text, "--device auto: the CPU\n"),
+                "%s", text.text);
   dp_text_free(&text);
   dp_str version = {0};
   int major = 0;
@@ -598,13 +627,15 @@ START_TEST(devices_are_listed_with_what_is_missing) {
   dp_str_free(&version);
   wrong("driver=12040");
   check_ok(dp_list_devices(&text), "devices");
-  ck_assert_msg((strstr(text.text, "compiler: newer than the driver, of CUDA 12.4, which may not take its code") != NULL) == (major > 12),
+  ck_assert_msg((strstr(text.text, "compiler: newer than the driver, of CUDA 12.4, which may not take its code") !=
+                 NULL) == (major > 12),
                 "%s", text.text);
   dp_text_free(&text);
   wrong("none");
   setenv("DIPPER_NVRTC", "/nowhere/libnvrtc.so", 1);
   check_ok(dp_list_devices(&text), "devices");
-  ck_assert_msg(strstr(text.text, "compiler: DIPPER_NVRTC names '/nowhere/libnvrtc.so'") && strstr(text.text, "sees no device"),
+  ck_assert_msg(strstr(text.text, "compiler: DIPPER_NVRTC names '/nowhere/libnvrtc.so'") &&
+                    strstr(text.text, "sees no device"),
                 "%s", text.text);
   dp_text_free(&text);
   unsetenv("DIPPER_NVRTC");
@@ -614,13 +645,18 @@ END_TEST
 
 /* What "auto" could not have of the GPU it says. */
 static void opens_on_the_cpu(const char *what, const char *says) {
-  dp_options options = {.path = MODELS "llama.dip", .weights = "random:7", .sets = llama_sets, .set_count = (int)DP_COUNT(llama_sets),
-                        .cache_dir = "", .device = "auto"};
+  dp_options options = {.path = MODELS "llama.dip",
+                        .weights = "random:7",
+                        .sets = llama_sets,
+                        .set_count = (int)DP_COUNT(llama_sets),
+                        .cache_dir = "",
+                        .device = "auto"};
   dp_model *model;
   wrong(what);
   check_ok(dp_model_open(&options, &model), says);
   const char *note = dp_model_get_info(model).note;
-  ck_assert_msg(note && strncmp(note, "on the CPU: ", 12) == 0 && strstr(note, says), "not '%s' but: %s", says, note ? note : "");
+  ck_assert_msg(note && strncmp(note, "on the CPU: ", 12) == 0 && strstr(note, says), "not '%s' but: %s", says,
+                note ? note : "");
   dp_model_free(model);
   check_nothing_left(says);
 }
@@ -650,7 +686,7 @@ END_TEST
 
 /* What gives back or ends is not asked for its success: it goes with the context. */
 static bool may_fail_unseen(const char *name) {
-  static const char *const names[] = {"cuMemFree_v2",      "cuMemFreeHost",     "cuModuleUnload",
+  static const char *const names[] = {"cuMemFree_v2",       "cuMemFreeHost",     "cuModuleUnload",
                                       "cuStreamDestroy_v2", "cuEventDestroy_v2", "cuCtxDestroy_v2"};
   for (size_t i = 0; i < DP_COUNT(names); i++)
     if (strcmp(names[i], name) == 0) return true;
@@ -712,8 +748,7 @@ static bool run_with_failure(const subject *s, const char *name, int n, int erro
   ck_assert_msg(o.right, "%s: wrong numbers", words);
   if (failed && !may_fail_unseen(name))
     ck_assert_msg(o.status.code != DP_OK && o.status.message && o.status.message[0], "%s: the failure is lost", words);
-  if (!failed)
-    ck_assert_msg(o.status.code == DP_OK, "%s: %s", words, dp_status_text(&o.status));
+  if (!failed) ck_assert_msg(o.status.code == DP_OK, "%s: %s", words, dp_status_text(&o.status));
   dp_status_free(&o.status);
   bool more = calls_of(name) >= n;
   check_nothing_left(words);

@@ -1,5 +1,5 @@
-/* codegen/cuda/account.c: what an engine takes on a device, and when that is too much what would fit: tried through the same
- * account, the cheapest first. */
+/* codegen/cuda/account.c: what an engine takes on a device, and when that is too much what would fit: tried through the
+ * same account, the cheapest first. */
 #include "codegen/cuda/account.h"
 
 #include "ir/packing.h"
@@ -122,7 +122,8 @@ static void advise(advice *a) {
   if ((shorter = longest(a, weights, p->page_bytes)) >= TILE_CHUNK)
     tell(a, "a context of %lld tokens (--ctx %lld)", (long long)shorter, (long long)shorter);
   else if (wide && (shorter = longest(a, weights, half)) >= TILE_CHUNK)
-    tell(a, "a cache in f16 and a context of %lld tokens (--kv-type f16 --ctx %lld)", (long long)shorter, (long long)shorter);
+    tell(a, "a cache in f16 and a context of %lld tokens (--kv-type f16 --ctx %lld)", (long long)shorter,
+         (long long)shorter);
   for (size_t i = 0; i < DP_COUNT(types); i++) {
     int64_t as = weight_bytes_as(p, a->provision, types[i]);
     const char *name = ir_dtype_name(types[i]);
@@ -130,9 +131,11 @@ static void advise(advice *a) {
     if (fits(a, as, p->page_bytes, context))
       tell(a, "weights stored as %s, %.2f GB", name, (double)as * 1e-9);
     else if (!a->found && (shorter = longest(a, as, wide ? half : p->page_bytes)) >= TILE_CHUNK)
-      tell(a, "weights stored as %s%s and a context of %lld tokens", name, wide ? ", a cache in f16" : "", (long long)shorter);
+      tell(a, "weights stored as %s%s and a context of %lld tokens", name, wide ? ", a cache in f16" : "",
+           (long long)shorter);
   }
-  if (!a->found) dp_str_add(&a->text, "; no smaller context or weights of fewer bits make it fit: take a smaller model");
+  if (!a->found)
+    dp_str_add(&a->text, "; no smaller context or weights of fewer bits make it fit: take a smaller model");
 }
 
 dp_status cuda_refuse_account(const tile_program *p, const cuda_device *device, const tile_provision *v, int64_t left) {
@@ -140,11 +143,13 @@ dp_status cuda_refuse_account(const tile_program *p, const cuda_device *device, 
   const cuda_account *m = &a.account;
   advise(&a);
   dp_status status = dp_fail(
-      DP_NO_MEMORY, "%s has %.2f GB free of %.2f GB, and this takes %.2f GB there: weights %.2f GB, a cache of %lld tokens %.2f GB, "
-      "activations of %lld tokens a step %.2f GB, the rest %.2f GB%s", device->name, (double)left * 1e-9,
-      (double)device->memory * 1e-9, (double)cuda_account_sum(m) * 1e-9, (double)m->weights * 1e-9, (long long)v->context,
-      (double)m->cache * 1e-9, (long long)v->max_tokens, (double)m->activations * 1e-9,
-      (double)(m->results + m->scratch + m->counters + m->arguments) * 1e-9, a.text.text ? a.text.text : "");
+      DP_NO_MEMORY,
+      "%s has %.2f GB free of %.2f GB, and this takes %.2f GB there: weights %.2f GB, a cache of %lld tokens %.2f GB, "
+      "activations of %lld tokens a step %.2f GB, the rest %.2f GB%s",
+      device->name, (double)left * 1e-9, (double)device->memory * 1e-9, (double)cuda_account_sum(m) * 1e-9,
+      (double)m->weights * 1e-9, (long long)v->context, (double)m->cache * 1e-9, (long long)v->max_tokens,
+      (double)m->activations * 1e-9, (double)(m->results + m->scratch + m->counters + m->arguments) * 1e-9,
+      a.text.text ? a.text.text : "");
   dp_str_free(&a.text);
   return status;
 }

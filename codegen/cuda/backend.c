@@ -28,7 +28,7 @@ static void find_arch(const cg_target *target, char arch[16]) {
 static dp_status fingerprint(const cg_target *target, dp_str *out) {
   char arch[16];
   find_arch(target, arch);
-  static const char *const texts[] = {cuda_prelude_gpu, cuda_prelude_scalar, cuda_prelude_task,
+  static const char *const texts[] = {cuda_prelude_gpu,    cuda_prelude_scalar,   cuda_prelude_task,
                                       cuda_prelude_tensor, cuda_scalar_functions, cuda_scalar_exp};
   uint64_t prelude = 0;
   for (size_t i = 0; i < DP_COUNT(texts); i++) prelude = dp_hash(prelude, texts[i], strlen(texts[i]));
@@ -60,8 +60,11 @@ static dp_status devices(dp_str *out) {
   if (found.code != DP_OK) dp_str_add(out, dp_status_text(&found));
   dp_str_addc(out, '\n');
   if (driver && compiler > driver / 1000)
-    dp_str_addf(out, "compiler: newer than the driver, of CUDA %d.%d, which may not take its code: update the driver, or set "
-                     "DIPPER_NVRTC to the libnvrtc.so of CUDA %d.x\n", driver / 1000, driver % 1000 / 10, driver / 1000);
+    dp_str_addf(
+        out,
+        "compiler: newer than the driver, of CUDA %d.%d, which may not take its code: update the driver, or set "
+        "DIPPER_NVRTC to the libnvrtc.so of CUDA %d.x\n",
+        driver / 1000, driver % 1000 / 10, driver / 1000);
   dp_status_free(&found);
   return status;
 }
@@ -77,7 +80,8 @@ static dp_status text(const tile_program *program, const cg_target *target, cg_t
 
 /* Tasks as small as they come: a block has one at a time, and there are more blocks than a matrix has columns of tasks.
  */
-static const tile_target numbers = {.cores = 132, .task_bytes = 16384, .row_tile = 64, .tensor = 1u << IR_f16 | 1u << IR_bf16};
+static const tile_target numbers = {
+    .cores = 132, .task_bytes = 16384, .row_tile = 64, .tensor = 1u << IR_f16 | 1u << IR_bf16};
 
 const cg_backend cg_cuda = {
     .name = "cuda",

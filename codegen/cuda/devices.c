@@ -21,8 +21,10 @@ dp_status cuda_report_devices(int *driver, dp_str *out) {
   for (int i = 0; i < count; i++) add_device(i, &list[i], out);
   dp_status status = DP_SUCCESS;
   if (list[0].major < 8)
-    status = dp_fail(DP_UNSUPPORTED, "no GPU that can be used: %s has compute capability %d.%d, and 8.0 (Ampere) or later is "
-                     "needed%s", list[0].name, list[0].major, list[0].minor,
+    status = dp_fail(DP_UNSUPPORTED,
+                     "no GPU that can be used: %s has compute capability %d.%d, and 8.0 (Ampere) or later is "
+                     "needed%s",
+                     list[0].name, list[0].major, list[0].minor,
                      count > 1 ? " of the first; CUDA_VISIBLE_DEVICES chooses" : "");
   free(list);
   return status;

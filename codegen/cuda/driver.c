@@ -68,9 +68,17 @@ static const struct {
 
 /* After these nothing of the context can be used. */
 static bool is_fault(int error) {
-  static const int faults[] = {214 /* memory errors beyond mending */, 700 /* address */, 702 /* time */,
-                               710 /* assertion */, 714 /* stack */, 715 /* instruction */, 716 /* alignment */,
-                               717 /* address space */, 718 /* program counter */, 719 /* launch */, LATE};
+  static const int faults[] = {214 /* memory errors beyond mending */,
+                               700 /* address */,
+                               702 /* time */,
+                               710 /* assertion */,
+                               714 /* stack */,
+                               715 /* instruction */,
+                               716 /* alignment */,
+                               717 /* address space */,
+                               718 /* program counter */,
+                               719 /* launch */,
+                               LATE};
   for (size_t i = 0; i < DP_COUNT(faults); i++)
     if (error == faults[i]) return true;
   return false;
@@ -91,7 +99,8 @@ static const char *advice_for(int error) {
     return ": another process has the GPU for itself";
   case 720:
     return ": fewer SMs are free than the GPU has; another process may hold some (MPS, MIG)";
-  case 803: case 804:
+  case 803:
+  case 804:
     return ": the driver's library and its kernel module are of different versions; reboot, or install the driver anew";
   default:
     return "";
@@ -221,14 +230,14 @@ dp_status cuda_leave(cuda_gpu *g, int error, const char *what) {
     int left = g->driver.pop_context(&popped);
     if (!error) error = left;
   }
-  if (error == GONE)
-    return dp_fail(DP_IO, "the GPU stopped at a fault before: open the model anew");
+  if (error == GONE) return dp_fail(DP_IO, "the GPU stopped at a fault before: open the model anew");
   if (!is_fault(error)) return error ? failed(&g->driver, what, error) : DP_SUCCESS;
   g->lost = error;
   if (error != LATE) return failed(&g->driver, what, error);
   g->occupied = true;
-  return dp_fail(DP_IO, "the GPU: %s has not ended within the %s seconds of DIPPER_GPU_TIMEOUT, and only ends with this process",
-                 what, getenv("DIPPER_GPU_TIMEOUT"));
+  return dp_fail(
+      DP_IO, "the GPU: %s has not ended within the %s seconds of DIPPER_GPU_TIMEOUT, and only ends with this process",
+      what, getenv("DIPPER_GPU_TIMEOUT"));
 }
 
 bool cuda_is_lost(const cuda_gpu *g) { return g->lost != 0; }
@@ -260,7 +269,8 @@ static dp_status make_context(cuda_gpu *g) {
   int error = d->create_context(&g->context, CONTEXT_MAPS_HOST, g->handle);
   if (error) {
     g->context = NULL;
-    return failed(d, is_fault(error) ? "a context, in a process that has met a fault: start it anew" : "a context", error);
+    return failed(d, is_fault(error) ? "a context, in a process that has met a fault: start it anew" : "a context",
+                  error);
   }
   g->depth = 1;
   error = d->create_stream(&g->stream, STREAM_NON_BLOCKING);
@@ -318,10 +328,11 @@ static dp_status not_taken(const cuda_gpu *g, int error) {
   const int version = g->driver.version;
   const char *text = text_of(&g->driver, error);
   if (error == 209)
-    return dp_fail(DP_UNSUPPORTED, "the GPU code is not for %s, of compute capability %d.%d: %s (error %d)", g->device.name,
-                   g->device.major, g->device.minor, text, error);
+    return dp_fail(DP_UNSUPPORTED, "the GPU code is not for %s, of compute capability %d.%d: %s (error %d)",
+                   g->device.name, g->device.major, g->device.minor, text, error);
   return dp_fail(DP_UNSUPPORTED,
-                 "the driver, of CUDA %d.%d, does not take the GPU code: %s (error %d); it was compiled by a newer NVRTC: update the "
+                 "the driver, of CUDA %d.%d, does not take the GPU code: %s (error %d); it was compiled by a newer "
+                 "NVRTC: update the "
                  "driver, or set DIPPER_NVRTC to the libnvrtc.so of CUDA %d.x, `dipper devices` shows both versions",
                  version / 1000, version % 1000 / 10, text, error, version / 1000);
 }

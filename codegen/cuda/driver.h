@@ -1,7 +1,7 @@
 /* codegen/cuda/driver.h: the little of CUDA's driver that a step needs. libcuda is opened at run time ($DIPPER_LIBCUDA,
- * else libcuda.so.1); its prototypes are declared in driver_parts.h. A gpu is used by one thread at a time. It has a context of
- * its own: what else uses the device in this process is left alone, also when a fault makes the context useless, and the
- * calling thread's current context is after each call what it was before. */
+ * else libcuda.so.1); its prototypes are declared in driver_parts.h. A gpu is used by one thread at a time. It has a
+ * context of its own: what else uses the device in this process is left alone, also when a fault makes the context
+ * useless, and the calling thread's current context is after each call what it was before. */
 #ifndef DIPPER_CODEGEN_CUDA_DRIVER_H
 #define DIPPER_CODEGEN_CUDA_DRIVER_H
 
@@ -31,14 +31,15 @@ void cuda_close(cuda_gpu *gpu); /* NULL is fine; frees what was loaded and alloc
 const cuda_device *cuda_device_of(const cuda_gpu *gpu);
 dp_status cuda_find_free(cuda_gpu *gpu, int64_t *bytes); /* of its memory, now */
 
-/* After a fault of a kernel, or when one has not ended in time, nothing of the context can be used: not even its memory read.
- * What failed says so with DP_IO; then all calls fail until cuda_close. */
+/* After a fault of a kernel, or when one has not ended in time, nothing of the context can be used: not even its memory
+ * read. What failed says so with DP_IO; then all calls fail until cuda_close. */
 bool cuda_is_lost(const cuda_gpu *gpu);
-/* Destroys a lost context and all memory in it, pinned memory too: nothing may point there any more. Another can be opened. */
+/* Destroys a lost context and all memory in it, pinned memory too: nothing may point there any more. Another can be
+ * opened. */
 void cuda_tear_down(cuda_gpu *gpu);
 
-/* Makes the context the thread's until cuda_leave, which makes a status of the error, of `what`: 0 is success. All functions do
- * so by themselves; between the two they need not. */
+/* Makes the context the thread's until cuda_leave, which makes a status of the error, of `what`: 0 is success. All
+ * functions do so by themselves; between the two they need not. */
 int cuda_enter(cuda_gpu *gpu);
 dp_status cuda_leave(cuda_gpu *gpu, int error, const char *what);
 
@@ -48,8 +49,8 @@ dp_status cuda_load_module(cuda_gpu *gpu, const void *image);
 typedef struct cuda_kernel cuda_kernel;
 dp_status cuda_find_kernel(cuda_gpu *gpu, const char *name, int64_t shared_bytes, cuda_kernel **kernel);
 
-/* ---- one stream: what is begun is done in order, and done when cuda_wait returns. Host memory named in between must be
- * pinned, and stay as it is. */
+/* ---- one stream: what is begun is done in order, and done when cuda_wait returns. Host memory named in between must
+ * be pinned, and stay as it is. */
 
 /* Blocks are all resident at once; `argument` is copied: the kernel's only one. */
 dp_status cuda_begin_kernel(cuda_gpu *gpu, cuda_kernel *kernel, int blocks, int threads, int64_t shared_bytes,
@@ -58,8 +59,8 @@ dp_status cuda_begin_put(cuda_gpu *gpu, cuda_address to, const void *pinned, int
 dp_status cuda_begin_get(cuda_gpu *gpu, void *pinned, cuda_address from, int64_t bytes);
 dp_status cuda_begin_move(cuda_gpu *gpu, cuda_address to, cuda_address from, int64_t bytes);
 dp_status cuda_begin_clear(cuda_gpu *gpu, cuda_address at, int64_t bytes);
-/* `what` was begun last, for the message. With $DIPPER_GPU_TIMEOUT (seconds) a wait ends then, and the context is lost: a
- * kernel that does not end cannot be stopped, so the device stays occupied until the process ends. */
+/* `what` was begun last, for the message. With $DIPPER_GPU_TIMEOUT (seconds) a wait ends then, and the context is lost:
+ * a kernel that does not end cannot be stopped, so the device stays occupied until the process ends. */
 dp_status cuda_wait(cuda_gpu *gpu, const char *what);
 
 /* A place in the stream: marks 0 and 1. */

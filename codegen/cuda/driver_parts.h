@@ -57,9 +57,9 @@ struct cuda_gpu {
   cuda_device device;
   int handle;
   void *context, *module, *stream, *marks[CUDA_MARKS];
-  int depth;     /* of calls within each other: the outermost makes the context the thread's */
-  int lost;      /* the error that made the context useless */
-  bool occupied; /* by a kernel that does not end: the context cannot be destroyed */
+  int depth;           /* of calls within each other: the outermost makes the context the thread's */
+  int lost;            /* the error that made the context useless */
+  bool occupied;       /* by a kernel that does not end: the context cannot be destroyed */
   cuda_memory *memory; /* memory.c's */
 };
 

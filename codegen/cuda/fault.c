@@ -35,6 +35,7 @@ void cuda_describe_progress(const tile_program *p, const cuda_progress *blocks, 
   }
   const cuda_progress *at = &blocks[first];
   const char *name = p->kinds[p->groups[at->group].kind].name;
-  dp_str_addf(out, "of the %d blocks that were at tasks, block %d was at the first: group %s, layer %d, row tile %d, task %d",
-              at_work, first, name ? name : "without a name", at->layer, at->tile, at->task);
+  dp_str_addf(
+      out, "of the %d blocks that were at tasks, block %d was at the first: group %s, layer %d, row tile %d, task %d",
+      at_work, first, name ? name : "without a name", at->layer, at->tile, at->task);
 }

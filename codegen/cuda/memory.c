@@ -1,6 +1,6 @@
-/* codegen/cuda/memory.c: the driver's allocations are slow and each is a page of 2 MiB at least, so pieces are large, and
- * what is asked for is cut from them: a piece is a list of spans in order, used and free; the first that is large enough is
- * taken, neighbours that are free become one. */
+/* codegen/cuda/memory.c: the driver's allocations are slow and each is a page of 2 MiB at least, so pieces are large,
+ * and what is asked for is cut from them: a piece is a list of spans in order, used and free; the first that is large
+ * enough is taken, neighbours that are free become one. */
 #include "codegen/cuda/memory.h"
 #include "codegen/cuda/driver_parts.h"
 
@@ -115,7 +115,8 @@ static dp_status find_span(cuda_memory *m, int64_t bytes, cuda_address *address)
   return DP_SUCCESS;
 }
 
-/* A large piece, so that others find room there too; else one just large enough; else so after empty ones are given back. */
+/* A large piece, so that others find room there too; else one just large enough; else so after empty ones are given
+ * back. */
 static dp_status take_some_piece(cuda_gpu *g, int64_t bytes, bool *taken) {
   *taken = false;
   if (bytes < PIECE) DP_TRY(take_piece(g, PIECE, taken));
@@ -128,9 +129,10 @@ static dp_status take_some_piece(cuda_gpu *g, int64_t bytes, bool *taken) {
 static dp_status no_room(cuda_gpu *g, int64_t bytes, const char *what) {
   int64_t left;
   DP_TRY(cuda_find_free(g, &left));
-  return dp_fail(DP_NO_MEMORY, "%s has no room for %s: %lld MB are wanted and %lld MB are free; ask for a smaller context, "
-                 "or for quantized weights", g->device.name, what, (long long)((bytes + 999999) / 1000000),
-                 (long long)(left / 1000000));
+  return dp_fail(DP_NO_MEMORY,
+                 "%s has no room for %s: %lld MB are wanted and %lld MB are free; ask for a smaller context, "
+                 "or for quantized weights",
+                 g->device.name, what, (long long)((bytes + 999999) / 1000000), (long long)(left / 1000000));
 }
 
 dp_status cuda_allocate(cuda_gpu *g, int64_t bytes, const char *what, cuda_address *address) {

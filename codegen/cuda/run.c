@@ -1,7 +1,7 @@
-/* codegen/cuda/run.c: a cubin as code for an engine: steps of inference. The device has memory of its own: weights, put there
- * as an engine provides them, or else when a step first names them; slabs and the cache, which live on the device alone. A
- * step's small arguments go over in one copy, the kernel and the copies of its results are begun behind it, and one wait ends
- * them all: what goes over or comes back lies in pinned memory of the host. */
+/* codegen/cuda/run.c: a cubin as code for an engine: steps of inference. The device has memory of its own: weights, put
+ * there as an engine provides them, or else when a step first names them; slabs and the cache, which live on the device
+ * alone. A step's small arguments go over in one copy, the kernel and the copies of its results are begun behind it,
+ * and one wait ends them all: what goes over or comes back lies in pinned memory of the host. */
 #include "codegen/cuda/run.h"
 #include "codegen/cuda/account.h"
 #include "codegen/cuda/fault.h"
@@ -185,8 +185,10 @@ static dp_status reserve(cuda_code *c, const tile_provision *v, const cuda_accou
 static dp_status take_provision(cuda_code *c, const tile_provision *v) {
   const tile_program *p = c->program;
   cuda_account account = cuda_measure(p, cuda_device_of(c->gpu), v);
-  int64_t rows[TILE_SPACE_COUNT] = {[TILE_TOKENS] = v->max_tokens, [TILE_SEGMENTS] = v->max_tokens,
-                                    [TILE_OUTPUTS] = v->max_tokens, [TILE_PARAMETERS] = 1};
+  int64_t rows[TILE_SPACE_COUNT] = {[TILE_TOKENS] = v->max_tokens,
+                                    [TILE_SEGMENTS] = v->max_tokens,
+                                    [TILE_OUTPUTS] = v->max_tokens,
+                                    [TILE_PARAMETERS] = 1};
   const int64_t few[TILE_SPACE_COUNT] = {[TILE_TOKENS] = 1, [TILE_OUTPUTS] = p->row_tile};
   int64_t room = (v->weight_bytes + 4095) / 4096 * 4096;
   release_all(c);
@@ -223,7 +225,8 @@ static dp_status give_up(cuda_code *c, int entry, dp_status status) {
   return told;
 }
 
-/* Behind any failure: what is under way ends, and counters begin anew, however far a kernel came. entry < 0: none ran. */
+/* Behind any failure: what is under way ends, and counters begin anew, however far a kernel came. entry < 0: none ran.
+ */
 static dp_status settle(cuda_code *c, int entry, dp_status status) {
   if (status.code == DP_OK) return status;
   if (!cuda_is_lost(c->gpu)) {
@@ -371,7 +374,8 @@ static dp_status begin_step(cuda_code *c, const tile_step *step) {
   cuda_launch launch = make_launch(c, step, &at);
   int blocks = cuda_device_of(c->gpu)->processors;
   cuda_reset_progress(c->progress, blocks);
-  DP_TRY(cuda_begin_kernel(c->gpu, c->kernels[step->entry], blocks, CUDA_THREADS, cuda_shared_bytes(c->program), &launch));
+  DP_TRY(
+      cuda_begin_kernel(c->gpu, c->kernels[step->entry], blocks, CUDA_THREADS, cuda_shared_bytes(c->program), &launch));
   c->second = !c->second;
   return DP_SUCCESS;
 }

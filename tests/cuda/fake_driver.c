@@ -1,7 +1,7 @@
-/* tests/cuda/fake_driver.c: a libcuda.so.1 for tests (fake_driver.h). The device's memory is a piece of this process's at
- * addresses that only it has; a module's image is "host:LIBRARY:FUNCTION", made by tests/cuda_host.c, and a kernel runs it. What
- * a stream is given is done as late as possible, when somebody waits, and only with pinned memory: what is read too early or
- * changed too soon shows. After a fault everything fails until the context is destroyed. */
+/* tests/cuda/fake_driver.c: a libcuda.so.1 for tests (fake_driver.h). The device's memory is a piece of this process's
+ * at addresses that only it has; a module's image is "host:LIBRARY:FUNCTION", made by tests/cuda_host.c, and a kernel
+ * runs it. What a stream is given is done as late as possible, when somebody waits, and only with pinned memory: what
+ * is read too early or changed too soon shows. After a fault everything fails until the context is destroyed. */
 #include "tests/cuda/fake_driver.h"
 #include "codegen/cuda/cuda.h"
 
@@ -13,17 +13,28 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID = 1, NO_CONTEXT = 201, NOT_READY = 600, ILLEGAL_ADDRESS = 700, BLOCKS = 5, FILLED = 4 << 20 };
+enum {
+  OUT_OF_MEMORY = 2,
+  NO_DEVICE = 100,
+  INVALID = 1,
+  NO_CONTEXT = 201,
+  NOT_READY = 600,
+  ILLEGAL_ADDRESS = 700,
+  BLOCKS = 5,
+  FILLED = 4 << 20
+};
 static const size_t memory_bytes = (size_t)1 << 30;
 
 #define FUNCTIONS(X)                                                                                                   \
-  X(cuInit) X(cuDriverGetVersion) X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceTotalMem_v2)         \
-  X(cuDeviceGetAttribute) X(cuCtxCreate_v2) X(cuCtxDestroy_v2) X(cuCtxPushCurrent_v2) X(cuCtxPopCurrent_v2)            \
-  X(cuModuleLoadData) X(cuModuleUnload) X(cuModuleGetFunction) X(cuFuncSetAttribute) X(cuLaunchCooperativeKernel)      \
-  X(cuStreamCreate) X(cuStreamDestroy_v2) X(cuStreamSynchronize) X(cuStreamQuery) X(cuEventCreate)                     \
-  X(cuEventDestroy_v2) X(cuEventRecord) X(cuEventSynchronize) X(cuMemGetInfo_v2) X(cuMemAlloc_v2) X(cuMemFree_v2)      \
-  X(cuMemHostAlloc) X(cuMemFreeHost) X(cuMemHostGetDevicePointer_v2) X(cuMemcpyHtoDAsync_v2) X(cuMemcpyDtoHAsync_v2)   \
-  X(cuMemcpyDtoDAsync_v2) X(cuMemsetD8Async)
+  X(cuInit)                                                                                                            \
+  X(cuDriverGetVersion) X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName) X(cuDeviceTotalMem_v2)                   \
+      X(cuDeviceGetAttribute) X(cuCtxCreate_v2) X(cuCtxDestroy_v2) X(cuCtxPushCurrent_v2) X(cuCtxPopCurrent_v2)        \
+          X(cuModuleLoadData) X(cuModuleUnload) X(cuModuleGetFunction) X(cuFuncSetAttribute)                           \
+              X(cuLaunchCooperativeKernel) X(cuStreamCreate) X(cuStreamDestroy_v2) X(cuStreamSynchronize)              \
+                  X(cuStreamQuery) X(cuEventCreate) X(cuEventDestroy_v2) X(cuEventRecord) X(cuEventSynchronize)        \
+                      X(cuMemGetInfo_v2) X(cuMemAlloc_v2) X(cuMemFree_v2) X(cuMemHostAlloc) X(cuMemFreeHost)           \
+                          X(cuMemHostGetDevicePointer_v2) X(cuMemcpyHtoDAsync_v2) X(cuMemcpyDtoHAsync_v2)              \
+                              X(cuMemcpyDtoDAsync_v2) X(cuMemsetD8Async)
 #define NUMBER(name) F_##name,
 #define NAME(name) #name,
 enum { FUNCTIONS(NUMBER) FUNCTION_COUNT };
@@ -116,7 +127,8 @@ static bool on_device(const void *pointer) {
 }
 static bool is_pinned(const void *pointer, size_t bytes) {
   for (int i = 0; i < PINNED; i++)
-    if (pinned[i].at && (const char *)pointer >= pinned[i].at && (const char *)pointer + bytes <= pinned[i].at + pinned[i].bytes)
+    if (pinned[i].at && (const char *)pointer >= pinned[i].at &&
+        (const char *)pointer + bytes <= pinned[i].at + pinned[i].bytes)
       return true;
   return false;
 }
@@ -135,7 +147,10 @@ EXPORT int cuDriverGetVersion(int *version) {
   return *version = other ? atoi(other + 1) : 13000, 0;
 }
 EXPORT int cuGetErrorString(int error, const char **text) {
-  return *text = error == ILLEGAL_ADDRESS && error_text[0] ? error_text : error == OUT_OF_MEMORY ? "out of memory" : "fake error", 0;
+  return *text = error == ILLEGAL_ADDRESS && error_text[0] ? error_text
+                 : error == OUT_OF_MEMORY                  ? "out of memory"
+                                                           : "fake error",
+         0;
 }
 EXPORT int cuDeviceGetCount(int *count) {
   BEGIN(cuDeviceGetCount);
@@ -185,7 +200,8 @@ EXPORT int cuCtxDestroy_v2(void *destroyed) {
   if (library) dlclose(library);
   library = NULL;
   int current = state.current > 0 && stack[state.current - 1] == &context ? state.current - 1 : state.current;
-  state = (fake_cuda_state){.current = current, .most_bytes = state.most_bytes, .copies = state.copies, .kernels = state.kernels};
+  state = (fake_cuda_state){
+      .current = current, .most_bytes = state.most_bytes, .copies = state.copies, .kernels = state.kernels};
   queued = sticky = 0;
   used = 0;
   BEGIN(cuCtxDestroy_v2); /* also when it says that it failed */
@@ -255,8 +271,10 @@ static int check_pointers(const cuda_launch *l) {
     if (!on_device(pointers[i])) return illegal("an argument is no address of the device");
   for (int i = 0; i < TILE_SPACE_COUNT; i++)
     if (l->step.arena[i] && !on_device(l->step.arena[i])) return illegal("a slab is no address of the device");
-  if (!on_device(l->step.weights[0]) || !on_device(l->step.inputs[0])) return illegal("a table's entry is no address of the device");
-  if (l->progress && !is_pinned(l->progress, sizeof *l->progress * BLOCKS)) return illegal("the progress is not pinned");
+  if (!on_device(l->step.weights[0]) || !on_device(l->step.inputs[0]))
+    return illegal("a table's entry is no address of the device");
+  if (l->progress && !is_pinned(l->progress, sizeof *l->progress * BLOCKS))
+    return illegal("the progress is not pinned");
   return 0;
 }
 
