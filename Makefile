@@ -6,7 +6,7 @@ SMOLLM2 := build/weights/SmolLM2-135M-Instruct.Q4_1.gguf
 
 SECONDS ?= 60
 
-.PHONY: help build test demo train-demo bench fuzz clean
+.PHONY: help build test demo train-demo bench bench-gpu fuzz clean
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
@@ -27,6 +27,9 @@ train-demo: build $(SMOLLM2)  ## fine-tunes SmolLM2-135M-Instruct from its 4-bit
 
 bench: build $(SMOLLM2)  ## figures beside llama.cpp's on the same weights; PEERS=all: beside every peer's
 	@bench/run.sh
+
+bench-gpu:  ## checks and figures of this machine's GPU, in under nine minutes; wants only cc, make, Python and NVRTC
+	@bench/gpu.sh
 
 fuzz: $(STAMP)  ## every fuzz target, SECONDS=60 each (3600: an hour each)
 	@tools/setup.sh fuzz

@@ -47,6 +47,20 @@ int64_t api_sum_bytes(const int64_t *parts, size_t count) {
   return sum;
 }
 
+/* What is saved from a device is fetched tensor by tensor; none is larger than one layer of all that is trained. */
+static int64_t fetched_bytes(const tile_program *p) {
+  int64_t bytes = 0;
+  for (int w = 0; w < p->weight_count; w++)
+    if (tile_keeps(p, w, TILE_GRADIENT))
+      bytes = rt_bytes_plus(bytes, rt_bytes_times(4 * p->weights[w].inner, tile_slot_floats(&p->weights[w])));
+  return bytes;
+}
+
+static int64_t host_bytes(const rt_engine_sizes *s, const tile_program *p, const dp_run_plan *plan) {
+  int64_t parts[] = {rt_engine_sizes_sum(s), rt_bytes_times(plan->tokens, 4), fetched_bytes(p)};
+  return api_sum_bytes(parts, DP_COUNT(parts));
+}
+
 static void take_sizes(const rt_engine_sizes *s, int64_t tokens, dp_run_plan *plan) {
   plan->weights = s->weights;
   plan->gradients = s->states[TILE_GRADIENT];
@@ -60,22 +74,42 @@ static void take_sizes(const rt_engine_sizes *s, int64_t tokens, dp_run_plan *pl
   plan->workers = api_sum_bytes(small, DP_COUNT(small));
 }
 
+void api_judge_plan(dp_run_plan *plan) {
+  plan->fits = plan->peak <= plan->available && plan->device_peak <= plan->device_available;
+}
+
 void api_plan_trainer(const dp_training *training, const dp_trainer *t, int64_t own, dp_run_plan *plan) {
   const tile_program *p = t->model.program;
   rt_engine_options engine = api_engine_options(&training->model, training->sequences);
-  rt_engine_sizes sizes = rt_engine_measure(p, t->model.code, t->model.source.binding, &engine);
-  *plan = (dp_run_plan){.program = own, .data = DATA_BYTES, .reference = training->reserve, .tokens = engine.max_tokens, .steps = 1};
-  take_sizes(&sizes, engine.max_tokens, plan);
+  const tile_code *code = t->model.code;
+  bool on_device = code && code->device;
+  rt_engine_sizes sizes = rt_engine_measure(p, code, t->model.source.binding, &engine);
+  rt_engine_sizes there = rt_engine_measure_device(p, code, t->model.source.binding, &engine);
+  *plan = (dp_run_plan){.program = own,
+                        .data = DATA_BYTES,
+                        .reference = training->reserve,
+                        .device_reference = training->device_reserve,
+                        .tokens = engine.max_tokens,
+                        .steps = 1};
+  take_sizes(on_device ? &there : &sizes, on_device ? 0 : engine.max_tokens, plan);
   count_parameters(t, plan);
-  int64_t loading[] = {plan->weights, sizes.loading, api_random_bytes(training, plan->parameters), plan->workers, plan->program};
+  if (on_device) plan->host = host_bytes(&sizes, p, plan);
+  int64_t loading[] = {sizes.weights, sizes.loading, api_random_bytes(training, plan->parameters),
+                       on_device ? 0 : plan->workers, plan->program};
   plan->loading = api_sum_bytes(loading, DP_COUNT(loading));
-  int64_t all[] = {plan->weights, plan->gradients, plan->optimizer, plan->activations, plan->windows,
-                   plan->cache, plan->workers, plan->program, plan->reference, plan->data};
+  int64_t working[] = {plan->weights, plan->gradients, plan->optimizer, plan->activations,
+                       plan->windows, plan->cache,     plan->workers};
+  int64_t work = api_sum_bytes(working, DP_COUNT(working));
+  int64_t all[] = {on_device ? plan->host : work, plan->program, plan->reference, plan->data};
   plan->peak = larger(api_sum_bytes(all, DP_COUNT(all)), plan->loading);
+  if (on_device) {
+    plan->device_peak = rt_bytes_plus(work, plan->device_reference);
+    plan->device_available = code->device->available(code);
+  }
   int64_t left = rt_memory_available(), limit = training->model.memory_limit;
   plan->available = left > 0 ? rt_bytes_plus(left, own) : INT64_C(1) << RT_MEMORY_BITS;
   if (limit > 0) plan->available = smaller(plan->available, limit);
-  plan->fits = plan->peak <= plan->available;
+  api_judge_plan(plan);
 }
 
 void api_add_bytes(dp_str *out, int64_t bytes) {
@@ -90,26 +124,33 @@ static void add_part(dp_str *out, const char *name, int64_t bytes) {
   api_add_bytes(out, bytes);
 }
 
+static void add_working_parts(dp_str *out, const dp_run_plan *plan) {
+  add_part(out, "weights", plan->weights);
+  add_part(out, "gradients", plan->gradients);
+  add_part(out, "optimizer", plan->optimizer);
+  add_part(out, "activations", plan->activations);
+  add_part(out, "windows of logits", plan->windows);
+  add_part(out, "cache", plan->cache);
+  add_part(out, "workers", plan->workers);
+}
+
 dp_status api_check_plan(const dp_run_plan *plan) {
   if (plan->fits) return DP_SUCCESS;
+  bool there = plan->device_peak > plan->device_available;
+  int64_t peak = there ? plan->device_peak : plan->peak, available = there ? plan->device_available : plan->available;
   dp_str text = {0};
-  dp_str_add(&text, "this does not fit into memory: at its peak training takes ");
-  api_add_bytes(&text, plan->peak);
+  dp_str_addf(&text, "this does not fit into %smemory: at its peak training takes ", there ? "the GPU's " : "");
+  api_add_bytes(&text, peak);
   dp_str_add(&text, ", ");
-  api_add_bytes(&text, plan->available);
+  api_add_bytes(&text, available);
   dp_str_add(&text, " are available, ");
-  api_add_bytes(&text, plan->peak - plan->available);
+  api_add_bytes(&text, peak - available);
   dp_str_add(&text, " are missing (");
   size_t begin = text.length;
-  add_part(&text, "weights", plan->weights);
-  add_part(&text, "gradients", plan->gradients);
-  add_part(&text, "optimizer", plan->optimizer);
-  add_part(&text, "activations", plan->activations);
-  add_part(&text, "windows of logits", plan->windows);
-  add_part(&text, "cache", plan->cache);
-  add_part(&text, "workers", plan->workers);
-  add_part(&text, "reference", plan->reference);
-  add_part(&text, "program", plan->program);
+  if (there || !plan->device_peak) add_working_parts(&text, plan);
+  if (!there) add_part(&text, "copies and results", plan->host);
+  add_part(&text, "reference", there ? plan->device_reference : plan->reference);
+  if (!there) add_part(&text, "program", plan->program);
   dp_str_add(&text, ")");
   if (text.text && text.length > begin + 3) memmove(text.text + begin, text.text + begin + 2, text.length - begin - 1);
   dp_status status = dp_fail(DP_NO_MEMORY, "%s", text.text ? text.text : "this does not fit into memory");

@@ -1,6 +1,6 @@
 /* api/compile.c: ahead-of-time compilation: text and weights to a scheduled program, that to an object for each target, and
  * all of it behind a launcher. What is compiled is the module read back from the text that travels: what opens it later
- * makes the same program of it. */
+ * makes the same program of it. For GPUs the same module is scheduled by their numbers, so theirs is a program of its own. */
 #include "api/internal.h"
 #include "dipper/aot.h"
 
@@ -8,15 +8,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A target and the code for it. */
+typedef struct compiled {
+  const char *target; /* NULL: this machine's CPU */
+  api_part part;      /* API_PART_OBJECT, API_PART_GPU_OBJECT */
+  dp_str name;        /* of the part */
+  cg_object object;
+} compiled;
+
 typedef struct compiling {
   const dp_options *options;
   const dp_compilation *how;
   api_source source;
   dp_str module;         /* its text */
   tile_program *program;
+  tile_program *gpu_program; /* NULL before it is needed */
   cg_program_key key;
-  cg_object *objects;    /* [count] */
-  dp_str *requirements;  /* [count] */
+  compiled *codes; /* [count] */
   int count;
 } compiling;
 
@@ -50,16 +58,28 @@ static dp_status make_program(compiling *c) {
   return cg_find_program_key(c->program, &c->key);
 }
 
-/* ---- objects */
+static dp_status need_gpu_program(compiling *c) {
+  dp_options scheduled = {.backend = "cuda", .verify_each = c->options->verify_each};
+  return c->gpu_program ? DP_SUCCESS : api_schedule_again(&scheduled, &c->source, &c->gpu_program);
+}
+
+/* ---- targets */
+
+static const char *gpu_target(const char *name) {
+  const cg_backend *gpu = cg_find_backend("cuda");
+  const char *target = NULL;
+  for (int i = 0; (target = gpu->target_at(i)) && strcmp(target, name) != 0; i++) continue;
+  return target;
+}
 
 static dp_status unknown_target(const char *name) {
-  const char *names[32];
+  const char *names[48];
   int count = 0;
   dp_str list = {0};
-  for (const cg_cpu *cpu; count < (int)DP_COUNT(names) && (cpu = cg_cpu_at(count)); count++) {
-    names[count] = cpu->name;
-    dp_str_addf(&list, "%s%s", count ? ", " : "", cpu->name);
-  }
+  for (const cg_cpu *cpu; count < 32 && (cpu = cg_cpu_at(count)); count++) names[count] = cpu->name;
+  const cg_backend *gpu = cg_find_backend("cuda");
+  for (int i = 0; count < (int)DP_COUNT(names) && gpu->target_at(i); i++) names[count++] = gpu->target_at(i);
+  for (int i = 0; i < count; i++) dp_str_addf(&list, "%s%s", i ? ", " : "", names[i]);
   const char *near = dp_nearest_name(name, names, count);
   dp_status status = dp_fail(DP_INVALID, "no target '%s'%s%s%s; there are %s", name, near ? "; did you mean '" : "",
                              near ? near : "", near ? "'?" : "", list.text ? list.text : "");
@@ -67,35 +87,100 @@ static dp_status unknown_target(const char *name) {
   return status;
 }
 
-static dp_status compile_one(compiling *c, const cg_backend *backend, const char *name, int index) {
-  const cg_cpu *cpu = name ? cg_find_cpu(name) : NULL;
-  if (name && !cpu) return unknown_target(name);
-  cg_target target = {0};
-  if (cpu) target = (cg_target){.triple = cpu->triple, .cpu = cpu->cpu};
-  DP_TRY(cg_cpu_requirement(cpu, &c->requirements[index]));
-  for (int i = 0; i < index; i++)
-    if (strcmp(c->requirements[i].text, c->requirements[index].text) == 0)
-      return dp_fail(DP_INVALID, "target '%s' is named twice", name);
-  return backend->compile(c->program, &target, &c->objects[index]);
+/* ---- objects */
+
+static void report(const compiling *c, const char *target, size_t size, double begin, const dp_str *more) {
+  if (!c->how->on_report) return;
+  dp_str text = {0};
+  dp_str_addf(&text, "%s: %zu bytes in %.1f s\n%s", target ? target : "this machine's CPU", size, api_seconds() - begin,
+              more->text ? more->text : "");
+  if (!text.failed) c->how->on_report(c->how->user, text.text);
+  dp_str_free(&text);
 }
 
-static dp_status compile_objects(compiling *c) {
+static dp_status compile_for_cpu(compiling *c, compiled *code) {
   const cg_backend *backend = cg_find_backend("llvm");
   if (!backend) return dp_fail(DP_UNSUPPORTED, "this build of dipper has no LLVM: it runs compiled models, but compiles none");
-  int wanted = c->how->target_count > 0 ? c->how->target_count : 1;
-  c->objects = calloc((size_t)wanted, sizeof *c->objects);
-  c->requirements = calloc((size_t)wanted, sizeof *c->requirements);
-  c->count = c->objects && c->requirements ? wanted : 0;
-  if (!c->count) return dp_fail(DP_NO_MEMORY, "no memory for %d objects", wanted);
-  for (int i = 0; i < wanted; i++)
-    DP_TRY(compile_one(c, backend, c->how->target_count > 0 ? c->how->targets[i] : NULL, i));
+  const cg_cpu *cpu = code->target ? cg_find_cpu(code->target) : NULL;
+  cg_target target = {0};
+  if (cpu) target = (cg_target){.triple = cpu->triple, .cpu = cpu->cpu};
+  DP_TRY(cg_cpu_requirement(cpu, &code->name));
+  double begin = api_seconds();
+  DP_TRY(backend->compile(c->program, &target, &code->object));
+  report(c, code->target, code->object.size, begin, &(dp_str){0});
+  return DP_SUCCESS;
+}
+
+static dp_status compile_for_gpu(compiling *c, compiled *code) {
+  DP_TRY(need_gpu_program(c));
+  dp_str more = {0};
+  cg_target target = {.cpu = code->target, .report = c->how->on_report ? &more : NULL};
+  dp_str_add(&code->name, code->target);
+  if (code->name.failed) return dp_fail(DP_NO_MEMORY, "no memory for a target's name");
+  double begin = api_seconds();
+  dp_status status = cg_find_backend("cuda")->compile(c->gpu_program, &target, &code->object);
+  if (status.code == DP_OK) report(c, code->target, code->object.size, begin, &more);
+  dp_str_free(&more);
+  return status;
+}
+
+static dp_status add_code(compiling *c, const char *name) {
+  compiled *code = &c->codes[c->count++];
+  const char *chip = name ? gpu_target(name) : NULL;
+  *code = (compiled){.target = name, .part = chip ? API_PART_GPU_OBJECT : API_PART_OBJECT};
+  if (name && !chip && !cg_find_cpu(name)) return unknown_target(name);
+  for (int i = 0; i < c->count - 1; i++)
+    if (name && c->codes[i].target && strcmp(c->codes[i].target, name) == 0)
+      return dp_fail(DP_INVALID, "target '%s' is named twice", name);
+  return DP_SUCCESS;
+}
+
+/* Where no target is a CPU there is code for this machine's too, unless it is one object `alone` that is wanted. */
+static dp_status list_codes(compiling *c, bool alone) {
+  const dp_compilation *how = c->how;
+  bool cpu = false;
+  c->codes = calloc((size_t)how->target_count + 1, sizeof *c->codes);
+  if (!c->codes) return dp_fail(DP_NO_MEMORY, "no memory for %d objects", how->target_count + 1);
+  for (int i = 0; i < how->target_count; i++) {
+    DP_TRY(add_code(c, how->targets[i]));
+    cpu |= c->codes[i].part == API_PART_OBJECT;
+  }
+  return how->target_count == 0 || (!cpu && !alone) ? add_code(c, NULL) : DP_SUCCESS;
+}
+
+static dp_status compile_objects(compiling *c, bool alone) {
+  DP_TRY(list_codes(c, alone));
+  for (int i = 0; i < c->count; i++)
+    DP_TRY(c->codes[i].part == API_PART_GPU_OBJECT ? compile_for_gpu(c, &c->codes[i]) : compile_for_cpu(c, &c->codes[i]));
   return DP_SUCCESS;
 }
 
 static dp_status write_object(compiling *c, const char *path) {
   if (c->how->target_count > 1) return dp_fail(DP_INVALID, "an object is for one target, not for %d", c->how->target_count);
-  DP_TRY(compile_objects(c));
-  return dp_write_file_atomic(path, c->objects[0].bytes, c->objects[0].size);
+  DP_TRY(compile_objects(c, true));
+  return dp_write_file_atomic(path, c->codes[0].object.bytes, c->codes[0].object.size);
+}
+
+/* What NVIDIA's tools read: CUDA C, PTX or a cubin. */
+static dp_status write_gpu_text(compiling *c, cg_text kind, const char *path) {
+  const char *name = c->how->target_count ? c->how->targets[0] : NULL;
+  if (c->how->target_count > 1) return dp_fail(DP_INVALID, "GPU code is written for one target, not for %d", c->how->target_count);
+  if (name && !gpu_target(name))
+    return cg_find_cpu(name) ? dp_fail(DP_INVALID, "target '%s' is no GPU", name) : unknown_target(name);
+  if (name && kind == CG_TEXT_MACHINE && strcmp(name, "ptx") == 0)
+    return dp_fail(DP_INVALID, "a cubin is for one chip: name that as the target, or emit ptx");
+  DP_TRY(need_gpu_program(c));
+  dp_str text = {0}, more = {0};
+  cg_target target = {.cpu = name, .report = c->how->on_report ? &more : NULL};
+  const char *label = name ? name : kind == CG_TEXT_IR ? "CUDA C" : kind == CG_TEXT_MACHINE ? "cubin" : "ptx";
+  double begin = api_seconds();
+  dp_status status = cg_find_backend("cuda")->text(c->gpu_program, &target, kind, &text);
+  if (status.code == DP_OK && text.failed) status = dp_fail(DP_NO_MEMORY, "no memory for GPU code");
+  if (status.code == DP_OK) report(c, label, text.length, begin, &more);
+  if (status.code == DP_OK) status = dp_write_file_atomic(path, text.text, text.length);
+  dp_str_free(&text);
+  dp_str_free(&more);
+  return status;
 }
 
 /* ---- packages */
@@ -139,7 +224,7 @@ static dp_status add_weights(compiling *c, api_package_writer *writer) {
 static dp_status add_model(compiling *c, api_package_writer *writer) {
   DP_TRY(api_package_add(writer, API_PART_MODULE, "", c->module.text, c->module.length));
   for (int i = 0; i < c->count; i++)
-    DP_TRY(api_package_add(writer, API_PART_OBJECT, c->requirements[i].text, c->objects[i].bytes, c->objects[i].size));
+    DP_TRY(api_package_add(writer, c->codes[i].part, c->codes[i].name.text, c->codes[i].object.bytes, c->codes[i].object.size));
   const char *name = c->source.file ? base_name(rt_weights_path(c->source.file)) : NULL;
   if (name && *name) DP_TRY(api_package_add(writer, API_PART_BESIDE, "", name, strlen(name)));
   return c->how->embed ? add_weights(c, writer) : DP_SUCCESS;
@@ -160,9 +245,9 @@ static dp_status check_launcher(const compiling *c, const char *bytes, size_t si
   if (size < sizeof head || memcmp(head.e_ident, ELFMAG, SELFMAG) != 0)
     return dp_fail(DP_INVALID, "'%s' is no ELF file: it cannot begin %s", path, library ? "a library" : "an executable");
   for (int i = 0; i < c->count; i++)
-    if (cg_elf_machine(c->requirements[i].text) != head.e_machine)
+    if (c->codes[i].part == API_PART_OBJECT && cg_elf_machine(c->codes[i].name.text) != head.e_machine)
       return dp_fail(DP_INVALID, "'%s' is for another machine than target '%s': name the one of a dipper built there (--launcher), "
-                     "or emit an object", path, c->how->target_count > 0 ? c->how->targets[i] : "of this machine");
+                     "or emit an object", path, c->codes[i].target ? c->codes[i].target : "of this machine");
   return DP_SUCCESS;
 }
 
@@ -170,7 +255,7 @@ static dp_status write_package(compiling *c, const char *path) {
   char *launcher;
   size_t size;
   if (!c->how->launcher) return dp_fail(DP_INVALID, "no launcher was named");
-  DP_TRY(compile_objects(c));
+  DP_TRY(compile_objects(c, false));
   DP_TRY(dp_read_file(c->how->launcher, &launcher, &size));
   api_package_writer *writer = NULL;
   dp_status status = check_launcher(c, launcher, size);
@@ -185,35 +270,33 @@ static dp_status write_package(compiling *c, const char *path) {
 
 static void free_all(compiling *c) {
   for (int i = 0; i < c->count; i++) {
-    cg_object_free(&c->objects[i]);
-    dp_str_free(&c->requirements[i]);
+    cg_object_free(&c->codes[i].object);
+    dp_str_free(&c->codes[i].name);
   }
-  free(c->objects);
-  free(c->requirements);
+  free(c->codes);
   tile_program_free(c->program);
+  tile_program_free(c->gpu_program);
   api_close_source(&c->source);
   dp_str_free(&c->module);
+}
+
+static dp_status write_kind(compiling *c, const char *path) {
+  switch (c->how->emit) {
+  case DP_EMIT_OBJECT: return write_object(c, path);
+  case DP_EMIT_EXECUTABLE: case DP_EMIT_LIBRARY: return write_package(c, path);
+  case DP_EMIT_WEIGHTS: return write_weights(c, path);
+  case DP_EMIT_HEADER: return api_write_header(c->source.module, c->program, path);
+  case DP_EMIT_CU: return write_gpu_text(c, CG_TEXT_IR, path);
+  case DP_EMIT_PTX: return write_gpu_text(c, CG_TEXT_ASSEMBLY, path);
+  case DP_EMIT_CUBIN: return write_gpu_text(c, CG_TEXT_MACHINE, path);
+  }
+  return DP_SUCCESS;
 }
 
 dp_status dp_compile(const dp_options *options, const dp_compilation *how, const char *path) {
   compiling c = {.options = options, .how = how};
   dp_status status = make_program(&c);
-  if (status.code == DP_OK) {
-    switch (how->emit) {
-    case DP_EMIT_OBJECT:
-      status = write_object(&c, path);
-      break;
-    case DP_EMIT_EXECUTABLE: case DP_EMIT_LIBRARY:
-      status = write_package(&c, path);
-      break;
-    case DP_EMIT_WEIGHTS:
-      status = write_weights(&c, path);
-      break;
-    case DP_EMIT_HEADER:
-      status = api_write_header(c.source.module, c.program, path);
-      break;
-    }
-  }
+  if (status.code == DP_OK) status = write_kind(&c, path);
   free_all(&c);
   return status;
 }

@@ -75,11 +75,11 @@ static dp_status dump_program(const dp_options *options, api_source *source, dp_
     tile_print(out, program);
   } else {
     const cg_backend *backend = cg_find_backend(options->backend);
-    cg_target target = {options->triple, options->cpu, options->features};
+    cg_target target = {.triple = options->triple, .cpu = options->cpu, .features = options->features};
     if (!backend)
       status = dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
     else
-      status = backend->text(program, &target, what == DP_DUMP_LLVM ? CG_TEXT_IR : CG_TEXT_ASSEMBLY, out);
+      status = backend->text(program, &target, what == DP_DUMP_LLVM ? CG_TEXT_IR : what == DP_DUMP_ASM ? CG_TEXT_ASSEMBLY : CG_TEXT_MACHINE, out);
   }
   tile_program_free(program);
   return status;
@@ -110,7 +110,7 @@ dp_status dp_compile_object(const dp_options *options, dp_text *object) {
   DP_TRY(api_open_source(options, API_TEXT, &source));
   dp_status status = api_schedule(options, &source, &program);
   const cg_backend *backend = cg_find_backend(options->backend);
-  cg_target target = {options->triple, options->cpu, options->features};
+  cg_target target = {.triple = options->triple, .cpu = options->cpu, .features = options->features};
   cg_object bytes = {0};
   if (status.code == DP_OK && !backend)
     status = dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");

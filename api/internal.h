@@ -39,8 +39,16 @@ dp_status api_plan_adapter(const dp_options *options, api_source *source);
 dp_status api_save_adapter(const char *directory, const api_source *source, const rt_binding *binding);
 
 dp_status api_compile(const dp_options *options, const tile_program *program, tile_code **code, bool *compiled, dp_str *note);
+/* The passes, then a schedule. */
 dp_status api_schedule(const dp_options *options, api_source *source, tile_program **program);
+/* A schedule of a module that the passes have been over, for options->backend; the module stays as it is. */
+dp_status api_schedule_again(const dp_options *options, const api_source *source, tile_program **program);
 int api_threads(const dp_options *options);
+/* Puts the back end of options->device into the options, and adds what that is to `name` (may be NULL); where `auto` finds no
+ * GPU, *note says why. */
+dp_status api_choose_device(dp_options *options, dp_str *note, dp_str *name);
+/* Code as far as rt_engine_measure looks at it, before it is compiled. */
+tile_code api_code_to_measure(const dp_options *options);
 /* Where compiled code is kept: malloc'ed, NULL when there is no place. */
 char *api_cache_dir(const dp_options *options);
 double api_seconds(void);
@@ -67,6 +75,7 @@ typedef enum api_part {
   API_PART_METADATA,   /* of that file: rt_save_metadata */
   API_PART_TOKENIZER,  /* tokenizer.json */
   API_PART_WEIGHTS,    /* rt_resident_write's */
+  API_PART_GPU_OBJECT, /* of the module scheduled for a GPU; named by its chip, or "ptx" */
 } api_part;
 
 typedef struct api_package_entry {
@@ -94,6 +103,13 @@ dp_status api_package_write(void *writer, const void *data, size_t size);
 /* Ends the file, or after a failure removes it; frees the writer. Returns the first failure. */
 dp_status api_package_end(api_package_writer *writer, dp_status status);
 
+/* The program of a package's module for options->device (NULL: auto), and its code, into the model. path: the package's, for
+ * messages; packed: its weights are; `key`: of the program for CPUs, which they were packed for. */
+dp_status api_load_packaged(const char *path, const api_package *package, const dp_options *options, bool packed,
+                            dp_model *model, cg_program_key *key);
+/* The parts of a kind: their number; `names` (may be NULL) gets so many at most. */
+int api_package_names(const api_package *package, api_part part, const char **names, int most);
+
 /* The C header of a compiled model. */
 dp_status api_write_header(const ir_module *module, const tile_program *program, const char *path);
 
@@ -118,7 +134,7 @@ struct dp_model {
   dp_chat_template *chat;
   dp_model_info info;
   rt_trace *trace; /* while it is being traced */
-  dp_str note;
+  dp_str note, device;
   api_package packages[2]; /* of a model compiled ahead of time: itself, and its weights; mapped as long as it lives */
 };
 

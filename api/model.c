@@ -19,7 +19,7 @@ dp_status api_compile(const dp_options *options, const tile_program *program, ti
   const cg_backend *backend = cg_find_backend(options->backend);
   if (!backend)
     return dp_fail(DP_NOT_FOUND, "this build has no back end '%s'", options->backend ? options->backend : "llvm");
-  cg_target target = {options->triple, options->cpu, options->features};
+  cg_target target = {.triple = options->triple, .cpu = options->cpu, .features = options->features};
   char *cache = api_cache_dir(options);
   dp_status status = cg_build(backend, program, &target, cache, code, compiled, note);
   free(cache);
@@ -61,6 +61,7 @@ dp_status api_start_model(const dp_options *options, const api_image *image, dp_
   const char *unused = model->source.binding ? rt_binding_note(model->source.binding) : NULL;
   if (unused) dp_str_addf(&model->note, "%s%s", model->note.length ? "; " : "", unused);
   model->info.note = model->note.text;
+  model->info.device = model->device.text ? model->device.text : "cpu";
   return DP_SUCCESS;
 }
 
@@ -78,20 +79,27 @@ static dp_status open(const dp_options *options, dp_model *model) {
   return DP_SUCCESS;
 }
 
-/* The back end that serves a device. */
-static dp_status choose_device(dp_options *options, dp_str *note) {
+tile_code api_code_to_measure(const dp_options *options) {
+  const cg_backend *backend = cg_find_backend(options->backend);
+  return (tile_code){.device = backend ? backend->device : NULL};
+}
+
+dp_status api_choose_device(dp_options *options, dp_str *note, dp_str *name) {
   const char *device = options->device;
   if (!device || strcmp(device, "cpu") == 0) return DP_SUCCESS;
   if (strcmp(device, "cuda") != 0 && strcmp(device, "auto") != 0)
     return dp_fail(DP_INVALID, "a device is cpu, cuda or auto, not '%s'", device);
   options->backend = "cuda";
+  options->device = NULL;
   const cg_backend *cuda = cg_find_backend("cuda");
   dp_str unused = {0};
-  dp_status status = cuda->devices(&unused);
+  int none;
+  dp_status status = cuda->choose(NULL, 0, &none, name);
   if (status.code == DP_OK) status = cuda->fingerprint(NULL, &unused); /* is there a compiler? */
   dp_str_free(&unused);
   if (status.code == DP_OK || strcmp(device, "cuda") == 0) return status;
   dp_str_addf(note, "on the CPU: %s", dp_status_text(&status));
+  dp_str_free(name);
   options->backend = NULL;
   dp_status_free(&status);
   return DP_SUCCESS;
@@ -111,7 +119,7 @@ dp_status dp_model_open(const dp_options *options, dp_model **model) {
   dp_model *fresh = calloc(1, sizeof *fresh);
   if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory for a model");
   dp_options chosen = *options;
-  dp_status status = choose_device(&chosen, &fresh->note);
+  dp_status status = api_choose_device(&chosen, &fresh->note, &fresh->device);
   if (status.code == DP_OK) status = open(&chosen, fresh);
   bool on_gpu = chosen.backend && strcmp(chosen.backend, "cuda") == 0, automatic = options->device && strcmp(options->device, "auto") == 0;
   if (status.code != DP_OK && on_gpu && automatic) status = open_elsewhere(&chosen, status, fresh);
@@ -132,6 +140,7 @@ void api_close_model(dp_model *model) {
   dp_chat_template_free(model->chat);
   api_close_source(&model->source);
   dp_str_free(&model->note);
+  dp_str_free(&model->device);
   for (size_t i = 0; i < DP_COUNT(model->packages); i++) api_close_package(&model->packages[i]);
 }
 

@@ -69,6 +69,17 @@ void api_close_package(api_package *package) {
   *package = (api_package){0};
 }
 
+int api_package_names(const api_package *package, api_part part, const char **names, int most) {
+  int count = 0;
+  for (int i = 0; i < package->count; i++) {
+    if (package->entries[i].part != part) continue;
+    if (names && count == most) break;
+    if (names) names[count] = package->entries[i].name;
+    count++;
+  }
+  return count;
+}
+
 /* ---- writing */
 
 struct api_package_writer {

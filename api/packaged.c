@@ -1,5 +1,6 @@
 /* api/packaged.c: opening a model that was compiled ahead of time: the graph IR is read back from its text, scheduled as the
- * compiler did, and the object must be of that very program; then the weights, packed and mapped, or any file that binds. */
+ * compiler did, and the object must be of that very program (packaged_code.c); then the weights, packed and mapped, or any
+ * file that binds. */
 #include "api/internal.h"
 #include "dipper/aot.h"
 
@@ -15,6 +16,7 @@ typedef struct opening {
   const dp_options *options;
   dp_model *model;
   const api_package *self, *weights; /* weights: the one with packed weights; NULL: they are bound */
+  cg_program_key key;                /* of the program that they were packed for */
 } opening;
 
 static const api_package_entry *find_part(const api_package *package, api_part part) {
@@ -152,28 +154,6 @@ static dp_status open_weights(opening *o) {
   return find_part(o->weights, API_PART_WEIGHTS) ? open_metadata(o) : dp_fail(DP_INVALID, "'%s' carries no weights", path);
 }
 
-/* ---- code */
-
-/* Of the objects that this CPU runs the one that uses most of it. */
-static const api_package_entry *choose_object(const api_package *package) {
-  const api_package_entry *best = NULL;
-  int best_rank = -1, rank;
-  for (int i = 0; i < package->count; i++) {
-    const api_package_entry *e = &package->entries[i];
-    if (e->part != API_PART_OBJECT || !cg_runs_here(e->name, &rank) || rank <= best_rank) continue;
-    best = e, best_rank = rank;
-  }
-  return best;
-}
-
-static dp_status load_code(opening *o) {
-  const api_package_entry *object = choose_object(o->self);
-  if (!object)
-    return dp_fail(DP_UNSUPPORTED, "none of the code in '%s' runs on this CPU: compile for it too (dipper compile --target)", o->path);
-  cg_object bytes = {(void *)(uintptr_t)data_of(o->self, object), object->size};
-  return cg_load_object(o->model->program, &bytes, &o->model->code);
-}
-
 /* ---- text */
 
 static dp_status open_text(opening *o) {
@@ -190,9 +170,7 @@ static dp_status open_text(opening *o) {
 static dp_status start(opening *o) {
   if (!o->weights) return api_start_model(o->options, NULL, o->model);
   const api_package_entry *part = find_part(o->weights, API_PART_WEIGHTS);
-  cg_program_key key;
-  DP_TRY(cg_find_program_key(o->model->program, &key));
-  api_image image = {data_of(o->weights, part), part->size, {key.first, key.second}};
+  api_image image = {data_of(o->weights, part), part->size, {o->key.first, o->key.second}};
   return api_start_model(o->options, &image, o->model);
 }
 
@@ -203,9 +181,7 @@ static dp_status open(opening *o) {
   DP_TRY(read_module(o));
   DP_TRY(open_weights(o));
   double bound = api_seconds();
-  dp_options as_compiled = {.threads = o->options->threads}; /* the cache's type is in the module */
-  DP_TRY(api_schedule(&as_compiled, &o->model->source, &o->model->program));
-  DP_TRY(load_code(o));
+  DP_TRY(api_load_packaged(o->beside, o->self, o->options, o->weights != NULL, o->model, &o->key));
   double loaded = api_seconds();
   DP_TRY(open_text(o));
   DP_TRY(start(o));

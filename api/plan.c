@@ -85,17 +85,20 @@ typedef struct change {
 } change;
 
 /* The reference is opened behind the trainer, by options of the same step. */
-static dp_status reference_bytes(const dp_run *run, const dp_training *training, int64_t *bytes) {
+static dp_status reference_bytes(const dp_run *run, dp_training *training) {
   dp_options options = training->model;
   dp_model model = {0};
   options.weights = run->model.weights;
-  dp_status status = api_scorer_prepare(&options, false, &model);
+  dp_status status = api_scorer_prepare(&options, ~0u, false, &model);
   if (status.code == DP_OK) {
     rt_engine_options engine = api_engine_options(&options, training->sequences);
-    rt_engine_sizes sizes = rt_engine_measure(model.program, NULL, model.source.binding, &engine);
+    tile_code code = api_code_to_measure(&options);
+    rt_engine_sizes sizes = rt_engine_measure(model.program, &code, model.source.binding, &engine);
+    rt_engine_sizes there = rt_engine_measure_device(model.program, &code, model.source.binding, &engine);
     dp_training as_stored = {.model = options};
     int64_t parts[] = {rt_engine_sizes_sum(&sizes), sizes.logits, sizes.loading, api_random_bytes(&as_stored, sizes.weights / 4)};
-    *bytes = api_sum_bytes(parts, DP_COUNT(parts));
+    training->reserve = api_sum_bytes(parts, DP_COUNT(parts));
+    training->device_reserve = rt_bytes_plus(rt_engine_sizes_sum(&there), there.logits);
   }
   api_close_model(&model);
   return status;
@@ -112,7 +115,7 @@ dp_status api_follow_recipe(const dp_run *run, const ir_recipe *recipe, dp_train
   training->seed = recipe->seed;
   /* So many that documents of 64 tokens fill a step; of shorter ones more steps are made. */
   training->sequences = rt_bytes_plus(sequences, training->model.step_tokens / TILE_CHUNK);
-  return recipe->objective == IR_DPO ? reference_bytes(run, training, &training->reserve) : DP_SUCCESS;
+  return recipe->objective == IR_DPO ? reference_bytes(run, training) : DP_SUCCESS;
 }
 
 static void apply_change(const change *c, const api_source *source) {
@@ -181,14 +184,15 @@ static dp_status prepare(const dp_run *run, const change *c, bool compile, plann
 static dp_status measure(const dp_run *run, const planned *base, dp_trainer *t, planned *out) {
   dp_training training = {.model = run->model};
   DP_TRY(api_follow_recipe(run, &out->recipe, &training));
-  tile_code *code = t->model.code, scratch = {.scratch_bytes = base ? base->scratch : code->scratch_bytes};
+  tile_code *code = t->model.code, scratch = api_code_to_measure(&run->model);
+  scratch.scratch_bytes = base ? base->scratch : code->scratch_bytes;
   if (!base) rt_memory_trim();
   t->model.code = &scratch;
   api_plan_trainer(&training, t, base ? base->plan.program : rt_memory_resident(), &out->plan);
   t->model.code = code;
   out->scratch = scratch.scratch_bytes;
   if (base) out->plan.available = base->plan.available;
-  out->plan.fits = out->plan.peak <= out->plan.available;
+  api_judge_plan(&out->plan);
   out->plan.steps = out->recipe.accumulate > 0 ? out->recipe.accumulate : 1;
   add_work(t->model.program, out->recipe.objective, out->plan.tokens, out->recipe.length, &out->plan);
   return DP_SUCCESS;
@@ -253,7 +257,7 @@ static bool fits_with(advising *a, const change *c) {
   dp_str_add(&a->text, a->found++ ? "; or " : "it fits with ");
   add_statements(a, c, &a->text);
   dp_str_add(&a->text, ": ");
-  api_add_bytes(&a->text, made.plan.peak);
+  api_add_bytes(&a->text, made.plan.device_peak ? made.plan.device_peak : made.plan.peak);
   return true;
 }
 
@@ -300,13 +304,14 @@ static void advise(advising *a) {
   if (!a->found || (!steps && !made_again)) try_freeze(a, block);
   if (a->found) return;
   const dp_run_plan *p = &a->base->plan;
-  int64_t fixed[] = {p->weights, p->gradients, p->optimizer, p->program};
-  dp_str_add(&a->text, "no smaller batch or length helps: weights, gradients, moments and the program alone take ");
+  int64_t fixed[] = {p->weights, p->gradients, p->optimizer, p->device_peak ? 0 : p->program};
+  dp_str_addf(&a->text, "no smaller batch or length helps: weights, gradients, moments%s alone take ",
+              p->device_peak ? "" : " and the program");
   api_add_bytes(&a->text, api_sum_bytes(fixed, DP_COUNT(fixed)));
   dp_str_add(&a->text, "; take a smaller model, or freeze more of it");
 }
 
-dp_status dp_plan_recipe(const dp_run *run, dp_run_plan *plan, dp_text *advice) {
+static dp_status plan_on_device(const dp_run *run, dp_run_plan *plan, dp_text *advice) {
   planned base;
   advising a = {.run = run, .base = &base};
   DP_TRY(plan_run(run, &base));
@@ -315,6 +320,14 @@ dp_status dp_plan_recipe(const dp_run *run, dp_run_plan *plan, dp_text *advice) 
   *plan = base.plan;
   if (!advice) return DP_SUCCESS;
   return api_take_text(&a.text, advice);
+}
+
+dp_status dp_plan_recipe(const dp_run *run, dp_run_plan *plan, dp_text *advice) {
+  dp_run chosen = *run;
+  dp_str why = {0};
+  DP_TRY(api_choose_device(&chosen.model, &why, NULL));
+  dp_str_free(&why);
+  return plan_on_device(&chosen, plan, advice);
 }
 
 dp_status api_advise(const dp_run *run, dp_status failure) {

@@ -27,7 +27,12 @@ static void note(const running *r, const char *text) {
 
 typedef struct moments {
   rt_save_tensor *tensors;
-  struct moment { float *const *slots; int64_t floats; } *of;
+  struct moment {
+    const rt_engine *engine;
+    tile_state state;
+    int first_slot;
+    int64_t floats;
+  } * of;
   int count;
   dp_arena *arena;
 } moments;
@@ -36,9 +41,11 @@ typedef struct moments {
 static dp_status fill_slots(const void *context, int64_t first, int64_t count, void *dst) {
   const struct moment *m = context;
   int64_t rows = m->floats / TILE_LANES;
-  for (int64_t i = first, n; i < first + count; i += n, dst = (float *)dst + n * TILE_LANES) {
+  const int64_t row_bytes = TILE_LANES * (int64_t)sizeof(float);
+  for (int64_t i = first, n; i < first + count; i += n, dst = (char *)dst + n * row_bytes) {
     n = rows - i % rows < first + count - i ? rows - i % rows : first + count - i;
-    memcpy(dst, m->slots[i / rows] + i % rows * TILE_LANES, sizeof(float) * (size_t)(n * TILE_LANES));
+    DP_TRY(
+        rt_engine_read(m->engine, m->state, m->first_slot + (int)(i / rows), i % rows * row_bytes, n * row_bytes, dst));
   }
   return DP_SUCCESS;
 }
@@ -54,9 +61,8 @@ static dp_status list_moments(const rt_engine *engine, moments *m) {
   for (int w = 0; w < p->weight_count; w++)
     for (int state = TILE_MOMENT1; state <= TILE_MOMENT2; state++) {
       const tile_weight *weight = &p->weights[w];
-      float *const *slots = rt_engine_state(engine, (tile_state)state);
-      if (!slots || !slots[weight->first_slot]) continue;
-      m->of[m->count] = (struct moment){slots + weight->first_slot, tile_slot_floats(weight)};
+      if (!rt_engine_keeps(engine, (tile_state)state, weight->first_slot)) continue;
+      m->of[m->count] = (struct moment){engine, (tile_state)state, weight->first_slot, tile_slot_floats(weight)};
       m->tensors[m->count] = (rt_save_tensor){
           .name = dp_arena_printf(m->arena, "%s.%s", weight->name, state == TILE_MOMENT1 ? "exp_avg" : "exp_avg_sq"),
           .dtype = IR_f32, .rank = 3,
@@ -67,14 +73,27 @@ static dp_status list_moments(const rt_engine *engine, moments *m) {
   return DP_SUCCESS;
 }
 
-static dp_status read_moments(const rt_checkpoint *checkpoint, const rt_engine *engine) {
+static dp_status read_moment(const rt_checkpoint *checkpoint, const rt_save_tensor *tensor, const struct moment *m,
+                             rt_engine *engine, float *piece, int64_t most) {
+  int64_t slots = tensor->dims[0];
+  for (int64_t s = 0; s < slots; s++)
+    for (int64_t at = 0, some; at < m->floats; at += some) {
+      some = m->floats - at < most ? m->floats - at : most;
+      DP_TRY(rt_checkpoint_read_part(checkpoint, tensor->name, s * m->floats + at, some, piece, slots * m->floats));
+      DP_TRY(rt_engine_write(engine, m->state, m->first_slot + (int)s, 4 * at, 4 * some, piece));
+    }
+  return DP_SUCCESS;
+}
+
+static dp_status read_moments(const rt_checkpoint *checkpoint, rt_engine *engine) {
+  enum { PIECE = 1 << 18 };
   moments m;
+  float *piece = malloc(sizeof *piece * PIECE);
   dp_status status = list_moments(engine, &m);
-  for (int i = 0; i < m.count && status.code == DP_OK; i++) {
-    int64_t slots = m.tensors[i].dims[0], floats = m.of[i].floats;
-    for (int64_t s = 0; s < slots && status.code == DP_OK; s++)
-      status = rt_checkpoint_read_part(checkpoint, m.tensors[i].name, s * floats, floats, m.of[i].slots[s], slots * floats);
-  }
+  if (status.code == DP_OK && !piece) status = dp_fail(DP_NO_MEMORY, "no memory to read a checkpoint");
+  for (int i = 0; i < m.count && status.code == DP_OK; i++)
+    status = read_moment(checkpoint, &m.tensors[i], &m.of[i], engine, piece, PIECE);
+  free(piece);
   dp_arena_free(m.arena);
   return status;
 }
@@ -319,7 +338,7 @@ static dp_status open_objective(running *r, const dp_training *training) {
   dp_options options = training->model;
   options.weights = r->run->model.weights;
   options.adapter = r->run->model.adapter;
-  return dp_scorer_new(&options, &r->reference);
+  return api_scorer_open(&options, r->trainer->model.program, &r->reference);
 }
 
 static dp_status open_run(running *r, const rt_checkpoint *checkpoint) {
@@ -359,7 +378,7 @@ static dp_status run_steps(running *r) {
   return DP_SUCCESS;
 }
 
-dp_status dp_run_recipe(const dp_run *run) {
+static dp_status run_on_device(const dp_run *run) {
   running r = {.run = run};
   rt_checkpoint *checkpoint = NULL;
   if (!run->model.weights) return dp_fail(DP_INVALID, "no weights were named to begin with");
@@ -381,4 +400,13 @@ dp_status dp_run_recipe(const dp_run *run) {
   rt_weights_close(r.companions);
   free((char *)(uintptr_t)r.recipe.data);
   return status;
+}
+
+dp_status dp_run_recipe(const dp_run *run) {
+  dp_run chosen = *run;
+  dp_str why = {0};
+  dp_status status = api_choose_device(&chosen.model, &why, NULL);
+  if (status.code == DP_OK && why.text && run->on_note) run->on_note(run->user, why.text);
+  dp_str_free(&why);
+  return status.code == DP_OK ? run_on_device(&chosen) : status;
 }

@@ -53,7 +53,7 @@ dp_status api_set_up_engine(const rt_engine_options *engine, dp_model *model) {
   return DP_SUCCESS;
 }
 
-dp_status api_scorer_prepare(const dp_options *options, bool compile, dp_model *model) {
+dp_status api_scorer_prepare(const dp_options *options, unsigned tensor, bool compile, dp_model *model) {
   DP_TRY(api_open_source(options, API_SHAPES, &model->source));
   DP_TRY(api_load_adapter(options, &model->source));
   ir_module **module = &model->source.module;
@@ -64,15 +64,18 @@ dp_status api_scorer_prepare(const dp_options *options, bool compile, dp_model *
   model->source.recipe = NULL;
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(module, NULL, 0, &passes));
+  const cg_backend *backend = cg_find_backend(options->backend);
   tile_target target = {.cores = 2, .task_bytes = 32768};
+  if (backend && backend->numbers) target = *backend->numbers;
+  target.tensor &= tensor;
   DP_TRY(ps_schedule(*module, "score", &target, &model->program));
   if (options->verify_each) DP_TRY(tile_check(model->program, 2 * model->program->row_tile + 1, 2, 2, 0));
   return compile ? api_compile(options, model->program, &model->code, &model->info.compiled, &model->note) : DP_SUCCESS;
 }
 
-static dp_status open(const dp_options *options, dp_model *model) {
+static dp_status open(const dp_options *options, unsigned tensor, dp_model *model) {
   if (options->path && !options->weights) return dp_fail(DP_INVALID, "no weights were named");
-  DP_TRY(api_scorer_prepare(options, true, model));
+  DP_TRY(api_scorer_prepare(options, tensor, true, model));
   DP_TRY(api_open_text(options, model));
   DP_TRY(api_make_weights(options, &model->source));
   rt_engine_options engine = api_engine_options(options, 0);
@@ -81,16 +84,26 @@ static dp_status open(const dp_options *options, dp_model *model) {
   return DP_SUCCESS;
 }
 
-dp_status dp_scorer_new(const dp_options *options, dp_scorer **scorer) {
+static dp_status open_scorer(const dp_options *options, unsigned tensor, dp_scorer **scorer) {
   dp_scorer *s = calloc(1, sizeof *s);
   if (!s) return dp_fail(DP_NO_MEMORY, "no memory for a scorer");
-  dp_status status = open(options, &s->model);
+  dp_options chosen = *options;
+  dp_status status = api_choose_device(&chosen, &s->model.note, &s->model.device);
+  if (status.code == DP_OK) status = open(&chosen, tensor, &s->model);
   if (status.code != DP_OK) {
     dp_scorer_free(s);
     return status;
   }
   *scorer = s;
   return DP_SUCCESS;
+}
+
+dp_status dp_scorer_new(const dp_options *options, dp_scorer **scorer) { return open_scorer(options, ~0u, scorer); }
+
+dp_status api_scorer_open(const dp_options *options, const tile_program *program, dp_scorer **scorer) {
+  unsigned stored = 0;
+  for (int w = 0; w < program->weight_count; w++) stored |= program->weights[w].storage;
+  return open_scorer(options, stored, scorer);
 }
 
 void dp_scorer_free(dp_scorer *scorer) {

@@ -63,17 +63,88 @@ static dp_status check_is_language_model(const dp_model *model) {
                  (long long)model->info.columns, (long long)model->info.vocabulary);
 }
 
-/* Feeds a prompt of any length; the logits are those of its last token. */
-static dp_status feed_prompt(dp_session *session, const int32_t *ids, size_t count, const dp_generation *g,
-                             dp_logits *logits, bool *stopped) {
-  size_t step = (size_t)session->model->info.step_tokens;
-  for (size_t at = 0; at < count; at += step) {
+/* Who picks: the step itself, where a sampler is not needed; else the sampler. */
+typedef struct picker {
+  dp_session *session;
+  rt_draw draw;
+  dp_sampler *sampler; /* NULL: the step */
+  /* Where a launch takes several turns, picks that nobody has asked for yet: the sequence holds the tokens before the last of
+   * them. */
+  rt_pick picks[RT_MOST_TURNS];
+  int made, taken;
+  int32_t ends[16]; /* that end the turns too; others than these are found later */
+  int end_count;
+} picker;
+
+static void note_ends(picker *p) {
+  const dp_model *model = p->session->model;
+  for (int32_t id = 0; model->tokenizer && id < model->info.vocabulary && p->end_count < (int)DP_COUNT(p->ends); id++)
+    if (dp_tokenizer_is_end(model->tokenizer, id)) p->ends[p->end_count++] = id;
+}
+
+/* Forgets what was picked ahead and not asked for. */
+static void drop_ahead(picker *p) {
+  int64_t length = rt_sequence_length(p->session->sequence);
+  if (p->taken < p->made) rt_sequence_truncate(p->session->model->engine, p->session->sequence, length - (p->made - p->taken));
+  p->made = p->taken = 0;
+}
+
+static dp_status pick_by_sampler(picker *p, const dp_logits *logits, rt_pick *pick) {
+  dp_sampler_at(p->sampler, rt_sequence_length(p->session->sequence));
+  DP_TRY(dp_sampler_pick(p->sampler, logits->data, (int)logits->columns, &pick->id, NULL));
+  /* the loss that the trainer gives the token, to the last bit, with its sign turned */
+  pick->log_probability = logits->data[pick->id] - cg_log_sum_exp(logits->data, logits->columns);
+  return DP_SUCCESS;
+}
+
+static dp_status check_pick(const picker *p, const rt_pick *pick) {
+  if (pick->log_probability == pick->log_probability) return DP_SUCCESS;
+  return dp_fail(DP_INVALID, "the logits of the token at position %lld hold NaN or infinity, or nothing but -inf",
+                 (long long)(rt_sequence_length(p->session->sequence) - (p->made - p->taken)));
+}
+
+/* Feeds tokens and picks the one behind them. */
+static dp_status feed_and_pick(picker *p, const int32_t *ids, size_t count, rt_pick *pick) {
+  dp_logits logits;
+  if (p->sampler) {
+    DP_TRY(dp_session_feed(p->session, ids, count, DP_WANT_LAST, &logits));
+    return pick_by_sampler(p, &logits, pick);
+  }
+  rt_request request = {.sequence = p->session->sequence, .tokens = ids, .count = (int64_t)count, .want = RT_WANT_LAST,
+                        .draw = &p->draw};
+  DP_TRY(rt_engine_pick(p->session->model->engine, &request, 1, pick, NULL));
+  return check_pick(p, pick);
+}
+
+/* Feeds a prompt of any length and picks the token behind it. */
+static dp_status feed_prompt(picker *p, const int32_t *ids, size_t count, const dp_generation *g, rt_pick *pick, bool *stopped) {
+  size_t step = (size_t)p->session->model->info.step_tokens, at = 0;
+  for (; count - at > step; at += step) {
     *stopped = !goes_on(g);
     if (*stopped) return DP_SUCCESS;
-    size_t some = count - at < step ? count - at : step;
-    DP_TRY(dp_session_feed(session, ids + at, some, at + some == count ? DP_WANT_LAST : DP_WANT_NONE, logits));
+    DP_TRY(dp_session_feed(p->session, ids + at, step, DP_WANT_NONE, NULL));
   }
-  return DP_SUCCESS;
+  *stopped = !goes_on(g);
+  return *stopped ? DP_SUCCESS : feed_and_pick(p, ids + at, count - at, pick);
+}
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The token behind `id`, of at most `most` that will be asked for. *room: false when the context has none for it. */
+static dp_status pick_next(picker *p, int32_t id, int64_t most, rt_pick *pick, bool *room) {
+  rt_engine *engine = p->session->model->engine;
+  if (p->taken == p->made) {
+    int64_t free_tokens = rt_engine_free_tokens(engine, p->session->sequence), turns = rt_engine_turns(engine);
+    *room = free_tokens >= 1;
+    if (!*room) return DP_SUCCESS;
+    if (p->sampler || turns == 1) return feed_and_pick(p, &id, 1, pick);
+    rt_request request = {.sequence = p->session->sequence, .tokens = &id, .count = 1, .want = RT_WANT_LAST, .draw = &p->draw};
+    rt_decoding decoding = {(int)smaller(smaller(turns, free_tokens), most), p->ends, p->end_count};
+    p->made = p->taken = 0;
+    DP_TRY(rt_engine_decode(engine, &request, 1, &decoding, p->picks, &p->made));
+  }
+  *pick = p->picks[p->taken++];
+  return check_pick(p, pick);
 }
 
 typedef struct stream {
@@ -91,48 +162,60 @@ static bool hand_out(stream *s) {
   return go_on;
 }
 
-static dp_status generate(dp_session *session, const int32_t *prompt, size_t count, stream *s, dp_sampler *sampler,
-                          dp_generation_stats *stats) {
+/* Tells of a token; whether to go on. */
+static dp_status hand_out_token(stream *s, const rt_pick *pick, bool *go_on) {
   const dp_generation *g = s->generation;
-  dp_model *model = session->model;
-  dp_logits logits;
+  *go_on = goes_on(g);
+  if (g->on_token) *go_on &= g->on_token(g->user, pick->id, (double)pick->log_probability);
+  if (!s->decodes) return DP_SUCCESS;
+  DP_TRY(dp_stream_decoder_push(&s->decoder, pick->id, &s->text));
+  *go_on &= hand_out(s);
+  return DP_SUCCESS;
+}
+
+static dp_status generate(picker *p, const int32_t *prompt, size_t count, stream *s, dp_generation_stats *stats) {
+  const dp_generation *g = s->generation;
+  dp_model *model = p->session->model;
+  rt_pick pick;
   double begin = api_seconds();
-  DP_TRY(feed_prompt(session, prompt, count, g, &logits, &stats->stopped));
+  DP_TRY(feed_prompt(p, prompt, count, g, &pick, &stats->stopped));
   double decoding = api_seconds();
   stats->prompt_tokens = (int64_t)count;
   stats->prefill_s = decoding - begin;
   if (stats->stopped) return DP_SUCCESS;
   while (g->max_tokens < 0 || stats->new_tokens < g->max_tokens) {
-    int32_t id;
-    DP_TRY(dp_sampler_pick(sampler, logits.data, (int)logits.columns, &id, NULL));
-    if (s->decodes && dp_tokenizer_is_end(model->tokenizer, id)) {
+    bool go_on;
+    if (s->decodes && dp_tokenizer_is_end(model->tokenizer, pick.id)) {
       stats->finished = true;
       break;
     }
     stats->new_tokens++;
-    bool go_on = goes_on(g);
-    if (g->on_token) { /* the loss that the trainer gives the token, to the last bit, with its sign turned */
-      float log_probability = logits.data[id] - cg_log_sum_exp(logits.data, logits.columns);
-      go_on &= g->on_token(g->user, id, (double)log_probability);
-    }
-    if (s->decodes) {
-      DP_TRY(dp_stream_decoder_push(&s->decoder, id, &s->text));
-      go_on &= hand_out(s);
-    }
+    DP_TRY(hand_out_token(s, &pick, &go_on));
     stats->decode_s = api_seconds() - decoding;
     if (!go_on) {
       stats->stopped = true;
       break;
     }
     if (g->max_tokens >= 0 && stats->new_tokens == g->max_tokens) break;
-    if (rt_engine_free_tokens(model->engine, session->sequence) < 1) break;
-    DP_TRY(dp_session_feed(session, &id, 1, DP_WANT_LAST, &logits));
+    bool room = true;
+    DP_TRY(pick_next(p, pick.id, g->max_tokens < 0 ? INT64_MAX : g->max_tokens - stats->new_tokens, &pick, &room));
+    if (!room) break;
   }
   if (s->decodes) {
     DP_TRY(dp_stream_decoder_flush(&s->decoder, &s->text));
     if (!hand_out(s)) stats->stopped = true;
   }
   return DP_SUCCESS;
+}
+
+static dp_sampler_params sampler_of(const dp_generation *g) {
+  dp_sampler_params params = dp_sampler_defaults();
+  params.temp = g->temperature;
+  params.top_k = g->top_k;
+  params.top_p = g->top_p > 0 ? g->top_p : 1;
+  params.min_p = g->min_p;
+  params.seed = g->seed;
+  return params;
 }
 
 dp_status dp_generate(dp_session *session, const int32_t *prompt, size_t count, const dp_generation *g,
@@ -149,17 +232,17 @@ dp_status dp_generate(dp_session *session, const int32_t *prompt, size_t count, 
                    "the prompt has %zu tokens, and the context of %lld has room for %lld; ask for a larger one", count,
                    (long long)model->info.context, (long long)room);
   if (g->max_tokens == 0) return DP_SUCCESS;
-  dp_sampler_params params = dp_sampler_defaults();
-  params.temp = g->temperature;
-  params.top_k = g->top_k;
-  params.top_p = g->top_p > 0 ? g->top_p : 1;
-  params.min_p = g->min_p;
-  params.seed = g->seed;
+  dp_sampler_params params = sampler_of(g);
   dp_sampler *sampler;
   DP_TRY(dp_sampler_new(&params, (int)model->info.vocabulary, &sampler));
+  dp_sampler_draw_by(sampler, cg_pick);
+  bool in_step = dp_sampler_is_plain(&params) && rt_engine_picks(model->engine);
+  picker p = {.session = session, .draw = {params.temp, params.seed}, .sampler = in_step ? NULL : sampler};
+  if (in_step && rt_engine_turns(model->engine) > 1) note_ends(&p);
   stream s = {.generation = g, .decodes = model->tokenizer != NULL};
   if (s.decodes) s.decoder = dp_stream_decoder_new(model->tokenizer, false);
-  dp_status status = generate(session, prompt, count, &s, sampler, stats);
+  dp_status status = generate(&p, prompt, count, &s, stats);
+  drop_ahead(&p);
   dp_str_free(&s.text);
   dp_sampler_free(sampler);
   return status;

@@ -143,12 +143,18 @@ dp_status api_schedule(const dp_options *options, api_source *source, tile_progr
   source->recipe = NULL;
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(&source->module, NULL, 0, &passes));
+  DP_TRY(ps_add_pick(source->module));
+  return api_schedule_again(options, source, program);
+}
+
+dp_status api_schedule_again(const dp_options *options, const api_source *source, tile_program **program) {
   /* The split of columns into tasks is made for a few cores whatever this machine has: the same code for all. */
   const cg_backend *backend = cg_find_backend(options->backend);
   tile_target target = {.cores = 2, .task_bytes = 32768};
   if (backend && backend->numbers) target = *backend->numbers;
   if (!source->module->graphs) return dp_fail(DP_INVALID, "model %s has no graph", source->module->name);
-  DP_TRY(ps_schedule(source->module, source->module->graphs->name, &target, program));
+  const char *graphs[] = {source->module->graphs->name, "pick"};
+  DP_TRY(ps_schedule_all(source->module, graphs, ir_find_graph(source->module, "pick") ? 2 : 1, &target, program));
   if (!options->verify_each) return DP_SUCCESS;
   dp_status status = tile_check(*program, 2 * (*program)->row_tile + 1, 2, 2, TILE_CHUNK + 1);
   if (status.code == DP_OK) status = tile_check(*program, 1, 1, 1, TILE_CHUNK - 1);

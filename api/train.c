@@ -79,10 +79,16 @@ static dp_status make_program(const dp_training *training, const bool *no_decay,
   ps_options passes = {.verify_each = options->verify_each, .stress_reparse = options->verify_each};
   DP_TRY(ps_run(module, NULL, 0, &passes));
   DP_TRY(add_update(&t->optimizer, no_decay, t));
-  tile_target target = {.cores = 2, .task_bytes = 32768, .wide_columns = training->wide_columns};
-  const char *const entries[] = {[TRAINER_FORWARD] = (*module)->graphs->name, [TRAINER_TRAIN] = "train",
+  DP_TRY(ps_add_pick(*module));
+  const cg_backend *backend = cg_find_backend(options->backend);
+  tile_target target = {.cores = 2, .task_bytes = 32768};
+  if (backend && backend->numbers) target = *backend->numbers;
+  target.wide_columns = training->wide_columns;
+  const char *entries[TRAINER_SCORE + 2] = {[TRAINER_FORWARD] = (*module)->graphs->name, [TRAINER_TRAIN] = "train",
                                  [TRAINER_NORM] = "norm", [TRAINER_UPDATE] = "update", [TRAINER_SCORE] = "score"};
-  DP_TRY(ps_schedule_all(*module, entries, training->scores ? TRAINER_SCORE + 1 : TRAINER_SCORE, &target, &t->model.program));
+  int count = training->scores ? TRAINER_SCORE + 1 : TRAINER_SCORE;
+  if (ir_find_graph(*module, "pick")) entries[count++] = "pick"; /* what samples from it finds it by name */
+  DP_TRY(ps_schedule_all(*module, entries, count, &target, &t->model.program));
   if (!options->verify_each) return DP_SUCCESS;
   DP_TRY(tile_check(t->model.program, 2 * t->model.program->row_tile + 1, 2, 2, 0));
   return tile_check(t->model.program, 1, 1, 1, 0);
@@ -139,11 +145,33 @@ dp_status api_trainer_open(const dp_training *training, api_source *source, dp_t
   return DP_SUCCESS;
 }
 
-dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer) {
+static dp_status new_trainer(const dp_training *training, dp_trainer **trainer) {
   api_source source;
   DP_TRY(api_open_source(&training->model, API_TRAINING, &source));
   dp_status status = api_trainer_open(training, &source, trainer);
   api_close_source(&source);
+  return status;
+}
+
+static void add_note(dp_model *model, const char *text) {
+  if (text) dp_str_addf(&model->note, "%s%s", model->note.length ? "; " : "", text);
+  model->info.note = model->note.text;
+}
+
+dp_status dp_trainer_new(const dp_training *training, dp_trainer **trainer) {
+  dp_training how = *training;
+  dp_str note = {0}, device = {0};
+  dp_status status = api_choose_device(&how.model, &note, &device);
+  if (status.code == DP_OK) status = new_trainer(&how, trainer);
+  if (status.code == DP_OK) {
+    dp_model *model = &(*trainer)->model;
+    add_note(model, note.text);
+    model->device = device;
+    model->info.device = device.text ? device.text : "cpu";
+  } else {
+    dp_str_free(&device);
+  }
+  dp_str_free(&note);
   return status;
 }
 
@@ -156,7 +184,7 @@ void dp_trainer_free(dp_trainer *t) {
 
 dp_model *dp_trainer_model(dp_trainer *t) { return &t->model; }
 
-void dp_trainer_clear(dp_trainer *t) { rt_engine_clear(t->model.engine, TILE_GRADIENT); }
+dp_status dp_trainer_clear(dp_trainer *t) { return rt_engine_clear(t->model.engine, TILE_GRADIENT); }
 
 static dp_status run(dp_trainer *t, int entry, const dp_example *examples, int count, const float **scores) {
   rt_logits rows;
@@ -171,7 +199,7 @@ dp_status dp_trainer_add(dp_trainer *t, const dp_example *examples, int count, c
 }
 
 dp_status dp_trainer_score(dp_trainer *t, const dp_example *examples, int count, const float **scores) {
-  if (t->model.program->entry_count <= TRAINER_SCORE) return dp_fail(DP_INVALID, "the trainer was not made for scores");
+  if (tile_find_entry(t->model.program, "score") < 0) return dp_fail(DP_INVALID, "the trainer was not made for scores");
   return run(t, TRAINER_SCORE, examples, count, scores);
 }
 
@@ -199,32 +227,47 @@ dp_status dp_trainer_update(dp_trainer *t, int64_t tokens, double lr, double *no
 
 /* ---- where numbers end */
 
-static void find_broken_state(const rt_engine *engine, tile_state state, dp_str *out) {
+/* The first of the slot's numbers that is none; at -1: there is none. */
+static dp_status find_broken_slot(const rt_engine *engine, tile_state state, int slot, int64_t floats, int64_t *at) {
+  enum { PIECE = 1 << 14 };
+  float *piece = malloc(sizeof *piece * PIECE);
+  dp_status status = piece ? DP_SUCCESS : dp_fail(DP_NO_MEMORY, "no memory to look for what is no number");
+  *at = -1;
+  for (int64_t first = 0; first < floats && *at < 0 && status.code == DP_OK; first += PIECE) {
+    int64_t some = floats - first < PIECE ? floats - first : PIECE;
+    status = rt_engine_read(engine, state, slot, 4 * first, 4 * some, piece);
+    for (int64_t j = 0; j < some && *at < 0 && status.code == DP_OK; j++)
+      if (!isfinite(piece[j])) *at = first + j;
+  }
+  free(piece);
+  return status;
+}
+
+static dp_status find_broken_state(const rt_engine *engine, tile_state state, dp_str *out) {
   const tile_program *p = rt_engine_program(engine);
-  float *const *slots = rt_engine_state(engine, state);
-  for (int w = 0; w < p->weight_count && slots; w++) {
+  for (int w = 0; w < p->weight_count; w++) {
     const tile_weight *weight = &p->weights[w];
     if (state == TILE_VALUE && weight->form != TILE_VECTOR && (weight->storage & ~(1u << IR_f32))) continue;
-    for (int i = 0; i < weight->count * weight->inner && slots[weight->first_slot + i]; i++)
-      for (int64_t j = 0; j < tile_slot_floats(weight); j++) {
-        if (isfinite(slots[weight->first_slot + i][j])) continue;
-        dp_str_addf(out, "; the first such number is in %s'%s'", state == TILE_VALUE ? "weight " : "the gradient of ", weight->name);
-        if (weight->count > 1) dp_str_addf(out, ", layer %d", weight->first_layer + i / weight->inner);
-        return;
-      }
+    for (int i = 0; i < weight->count * weight->inner && rt_engine_keeps(engine, state, weight->first_slot + i); i++) {
+      int64_t at;
+      DP_TRY(find_broken_slot(engine, state, weight->first_slot + i, tile_slot_floats(weight), &at));
+      if (at < 0) continue;
+      dp_str_addf(out, "; the first such number is in %s'%s'", state == TILE_VALUE ? "weight " : "the gradient of ",
+                  weight->name);
+      if (weight->count > 1) dp_str_addf(out, ", layer %d", weight->first_layer + i / weight->inner);
+      return DP_SUCCESS;
+    }
   }
+  return DP_SUCCESS;
 }
 
 /* In the order in which they come up: weights, values on the way, sums into gradients. */
 dp_status api_find_broken(dp_trainer *t, const dp_example *examples, int count, dp_str *where) {
   rt_broken broken;
-  find_broken_state(t->model.engine, TILE_VALUE, where);
+  DP_TRY(find_broken_state(t->model.engine, TILE_VALUE, where));
   if (where->length) return DP_SUCCESS;
   DP_TRY(api_walk_examples(t->model.engine, TRAINER_TRAIN, examples, count, &broken));
-  if (!broken.made_by) {
-    find_broken_state(t->model.engine, TILE_GRADIENT, where);
-    return DP_SUCCESS;
-  }
+  if (!broken.made_by) return find_broken_state(t->model.engine, TILE_GRADIENT, where);
   dp_str_addf(where, "; the first such number, %g, is made by '%s'", (double)broken.number, broken.made_by);
   if (broken.value && strcmp(broken.value, broken.made_by) != 0) dp_str_addf(where, " (as '%s')", broken.value);
   if (broken.layer >= 0) dp_str_addf(where, " in layer %lld%s", (long long)broken.layer, broken.back ? " of the backward pass" : "");

@@ -33,8 +33,11 @@ dp_status api_walk_examples(rt_engine *engine, int entry, const dp_example *exam
 rt_engine_options api_engine_options(const dp_options *options, int64_t sequences);
 /* An engine, and what it says of itself. */
 dp_status api_set_up_engine(const rt_engine_options *engine, dp_model *model);
-/* Text to code of a scorer; of weights at random shapes alone. compile false: to the tile program. */
-dp_status api_scorer_prepare(const dp_options *options, bool compile, dp_model *model);
+/* Text to code of a scorer; of weights at random shapes alone. compile false: to the tile program. tensor: of which storage
+ * types products may be a matrix unit's, as far as the target has them (tile_program.tensor). */
+dp_status api_scorer_prepare(const dp_options *options, unsigned tensor, bool compile, dp_model *model);
+/* A scorer with the numerics of `program`, in which weights may be stored otherwise than in its own. */
+dp_status api_scorer_open(const dp_options *options, const tile_program *program, dp_scorer **scorer);
 
 /* Takes what is in *source, whether it succeeds or not. */
 dp_status api_trainer_open(const dp_training *training, api_source *source, dp_trainer **trainer);
@@ -50,6 +53,7 @@ void api_plan_trainer(const dp_training *training, const dp_trainer *trainer, in
 int64_t api_random_bytes(const dp_training *training, int64_t parameters);
 int64_t api_sum_bytes(const int64_t *parts, size_t count);
 void api_add_bytes(dp_str *out, int64_t bytes);
+void api_judge_plan(dp_run_plan *plan); /* does it fit? */
 /* DP_NO_MEMORY with the figures when it does not fit. */
 dp_status api_check_plan(const dp_run_plan *plan);
 /* Takes a failure for want of memory; adds what would make the run fit. */

@@ -25,6 +25,8 @@ import sys
 import tempfile
 import time
 
+import cuda_compile
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 LLAMA = os.path.join(ROOT, "models", "llama.dip")
@@ -157,6 +159,17 @@ def compile_times(b):
                               "--cache-dir", "", "--prefill", 8, "--decode", 1, "--repeat", 1, "--ctx", 64, "--json")
             if result:
                 b.add("Compile, empty cache", model + ".dip", "s", "dipper", [result["compile_s"]], lower=True)
+
+
+def cuda_compile_times(b):
+    """Processor seconds: NVRTC's own threads share the machine with whatever else it does."""
+    program = os.path.join(os.path.dirname(os.path.abspath(b.arguments.dipper)), "gpu-bench")
+    try:
+        for row, compiler in cuda_compile.rows(program, 2):
+            b.add(f"Compile CUDA C, {row['arch']}", row["model"], "s", "dipper", [row["lowest_cpu_s"], row["highest_cpu_s"]], lower=True)
+            b.note(f"CUDA C: processor seconds, {compiler}")
+    except (OSError, subprocess.SubprocessError) as error:
+        b.note(f"CUDA C: not compiled: {error}")
 
 
 # ---- sentences and tokens
@@ -331,6 +344,7 @@ def main():
                 tokenizers(b, number, arguments.minilm, text)
             print(f"round {number + 1} done", file=sys.stderr)
     compile_times(b)
+    cuda_compile_times(b)
     if not arguments.torch_python:
         b.note("PyTorch, sentence-transformers, onnxruntime, tokenizers: not measured, no --torch-python")
     elif not arguments.quick:

@@ -5,15 +5,17 @@
 #include <string.h>
 
 extern const cg_backend cg_interp;
-extern const cg_backend cg_cuda;
+extern const cg_backend cg_cuda, cg_cuda_objects;
 #ifdef DIPPER_HAVE_LLVM
 extern const cg_backend cg_llvm;
 #endif
 
-#ifdef DIPPER_OBJECTS_ONLY /* a launcher: it loads objects, and has no back end */
+#ifdef DIPPER_OBJECTS_ONLY /* a launcher: it loads objects, and has no back end that compiles */
 int cg_backend_count(void) { return 0; }
 const cg_backend *cg_backend_at(int index) { return (void)index, NULL; }
-const cg_backend *cg_find_backend(const char *name) { return (void)name, NULL; }
+const cg_backend *cg_find_backend(const char *name) {
+  return name && strcmp(name, cg_cuda_objects.name) == 0 ? &cg_cuda_objects : NULL;
+}
 #else
 /* Those whose code this process runs. The first is the default. */
 static const cg_backend *const backends[] = {

@@ -10,6 +10,7 @@ typedef struct cg_target {
   const char *triple;   /* NULL: the host's */
   const char *cpu;      /* NULL: the host's, or generic for another triple; of GPUs sm_80, sm_90a, sm_100a: NULL: sm_80 */
   const char *features; /* "+avx2,-fma"; NULL: the cpu's own */
+  dp_str *report; /* what compiling tells of registers, memory and spills is added to it, for people; NULL: it is not told */
 } cg_target;
 
 /* A compiled program as bytes (an object file), malloc'ed. What the cache keeps and ahead-of-time compilation writes. */
@@ -44,7 +45,7 @@ dp_status cg_cpu_requirement(const cg_cpu *cpu, dp_str *out); /* cpu NULL: all t
 bool cg_runs_here(const char *requirement, int *rank);
 uint16_t cg_elf_machine(const char *requirement); /* the ELF machine; 0: unknown */
 
-typedef enum cg_text { CG_TEXT_IR, CG_TEXT_ASSEMBLY } cg_text;
+typedef enum cg_text { CG_TEXT_IR, CG_TEXT_ASSEMBLY, CG_TEXT_MACHINE } cg_text; /* the last: an ELF file, for other tools */
 
 typedef struct cg_backend {
   const char *name, *doc;
@@ -58,9 +59,16 @@ typedef struct cg_backend {
   /* A line for each device that it has code run on. NULL: the host alone. */
   dp_status (*devices)(dp_str *out);
   const tile_target *numbers; /* that a schedule for it is made with; NULL: those of a few cores */
+  const tile_device *device; /* of the code that it loads; NULL: that works in the host's memory */
+  /* Targets that code is made for ahead of time, by name; NULL behind the last. No function: CPUs, cg_cpu_at. */
+  const char *(*target_at)(int index);
+  /* Of code for `count` such targets that which serves the first device best: its index; -1: none does. Adds to `device`
+   * (may be NULL) what that is. DP_NOT_FOUND, DP_UNSUPPORTED: there is no device that can be used, and why. */
+  dp_status (*choose)(const char *const *targets, int count, int *index, dp_str *device);
 } cg_backend;
 
-/* "llvm" (when built in), "interp", "cuda". NULL when there is none of that name; name NULL: the default. */
+/* "llvm" (when built in), "interp", "cuda". NULL when there is none of that name; name NULL: the default. Of what begins
+ * compiled models: "cuda" alone, which loads and compiles nothing. */
 const cg_backend *cg_find_backend(const char *name);
 /* Those whose code this process can run. */
 int cg_backend_count(void);
@@ -69,6 +77,11 @@ const cg_backend *cg_backend_at(int index);
 /* The graph op log_sum_exp of one row, with the bits that every back end gives it. Of a build for a machine without fused
  * multiply-add those of one with it. */
 float cg_log_sum_exp(const float *x, int64_t count);
+
+/* The token that the graph `pick` draws of logits[count], with the same bits: the greatest of logits + temperature * gumbel, the
+ * lowest id on ties; `place` is the position that it will have. NaN counts as -inf: whether logits are numbers is the caller's to
+ * know. */
+int32_t cg_pick(const float *logits, int64_t count, float temperature, uint64_t seed, int64_t place);
 
 /* A code for `program`: from the cache directory when it has a sound entry, else compiled and put there (cache_dir NULL:
  * no cache). An entry that is damaged or of another program is rebuilt; a cache that cannot be written is no failure:

@@ -591,8 +591,18 @@ static bool ir_shape_number(ir_shaping *s) {
 }
 
 static bool ir_shape_element(ir_shaping *s) {
-  if (!expect(s, 0, IR_f32, 2) || !expect(s, 1, IR_i32, 1) || !same_dim(s, 1, 0, 0, 0)) return false;
-  return set_result(s, &(ir_type){.dtype = IR_f32, .rank = 2, .dims = {operand(s, 0)->dims[0], ir_static_dim(1, NULL)}});
+  const ir_type *x = operand(s, 0), *ids = operand(s, 1);
+  bool made = ids->rank == 2 && !ids->dims[1].symbol && ids->dims[1].add == 1;
+  if (!expect(s, 0, x->dtype, 2) || !expect(s, 1, IR_i32, made ? 2 : 1) || !same_dim(s, 1, 0, 0, 0)) return false;
+  return set_result(s, &(ir_type){.dtype = x->dtype, .rank = 2, .dims = {x->dims[0], ir_static_dim(1, NULL)}});
+}
+
+static bool ir_shape_gumbel(ir_shaping *s) {
+  int64_t count = find_attr(s, "count")->i;
+  for (int i = 0; i < 3; i++)
+    if (!expect(s, i, IR_i32, 1) || !same_dim(s, i, 0, 0, 0)) return false;
+  if (count < 1 || count > MOST_INDICES) FAIL(s, "gumbel: count is %lld but must be 1 or more", (long long)count);
+  return set_result(s, &(ir_type){.dtype = IR_f32, .rank = 2, .dims = {operand(s, 0)->dims[0], ir_static_dim(count, NULL)}});
 }
 
 static bool ir_shape_one_hot(ir_shaping *s) {
@@ -744,6 +754,18 @@ static bool check_window(ir_shaping *s, int i, bool causal) {
   if (!expect(s, i, IR_f32, 0)) return false;
   if (!causal) FAIL(s, "%s: a window needs causal", name_of(s));
   return true;
+}
+
+static bool ir_shape_best(ir_shaping *s) {
+  int64_t run = find_attr(s, "run")->i;
+  if (!expect(s, 0, IR_f32, 2)) return false;
+  const ir_type *x = operand(s, 0);
+  if (x->dims[1].symbol || x->dims[1].add > MOST_INDICES) FAIL(s, "best_of_runs: x is %s: too many columns", type_text(s, x));
+  if (run < 1 || run % 64 != 0) FAIL(s, "best_of_runs: run is %lld but must be a multiple of 64", (long long)run);
+  ir_type values = {.dtype = IR_f32, .rank = 2, .dims = {x->dims[0], ir_static_dim((x->dims[1].add + run - 1) / run, NULL)}};
+  ir_type places = values;
+  places.dtype = IR_i32;
+  return set_two_results(s, &values, &places);
 }
 
 static bool ir_shape_attend_rows(ir_shaping *s) {

@@ -55,6 +55,13 @@ int64_t tile_row_tiles(const tile_program *program, int64_t rows) {
   return (rows + program->row_tile - 1) / program->row_tile;
 }
 
+bool tile_is_of_outputs(const char *input) {
+  static const char *const names[] = {"out_rows", "seed", "seed2", "place", "temperature"};
+  for (size_t i = 0; i < DP_COUNT(names); i++)
+    if (strcmp(input, names[i]) == 0) return true;
+  return false;
+}
+
 int64_t tile_layer(const tile_section *section, int64_t iteration) {
   return section->base + (section->reverse ? section->iterations - 1 - iteration : iteration);
 }
@@ -79,6 +86,17 @@ ir_dtype tile_state_type(const tile_weight *weight, tile_state state) {
   return state == TILE_VALUE && weight->storage == 1u << IR_bf16 ? IR_bf16 : IR_f32;
 }
 
+bool tile_keeps(const tile_program *program, int weight, tile_state state) {
+  for (int k = 0; k < program->kind_count; k++)
+    for (int i = 0; i < program->kinds[k].op_count; i++) {
+      const tile_op *op = &program->kinds[k].ops[i];
+      bool adds = tile_adds_to_gradient(op->code) && state == TILE_GRADIENT;
+      bool touches = (op->code == TILE_parameter || op->code == TILE_assign) && op->part == (int)state;
+      if ((adds || touches) && op->ref == weight) return true;
+    }
+  return false;
+}
+
 tile_entry tile_entry_at(const tile_program *program, int index) {
   if (index < program->entry_count) return program->entries[index];
   return (tile_entry){.name = program->name, .count = program->section_count, .output = -1};
@@ -88,6 +106,26 @@ int tile_find_entry(const tile_program *program, const char *name) {
   for (int i = 0; i < program->entry_count; i++)
     if (strcmp(program->entries[i].name, name) == 0) return i;
   return -1;
+}
+
+static int find_input(const tile_program *program, const char *name) {
+  for (int i = 0; i < program->input_count; i++)
+    if (strcmp(program->inputs[i], name) == 0) return i;
+  return -1;
+}
+
+static const tile_buffer *find_output(const tile_program *program, int output) {
+  for (int i = 0; i < program->buffer_count; i++)
+    if (program->buffers[i].output == output) return &program->buffers[i];
+  return NULL;
+}
+
+bool tile_find_turns(const tile_program *program, int entry, tile_turns *turns) {
+  if (entry != tile_find_entry(program, "pick")) return false;
+  int output = program->entries[entry].output;
+  *turns = (tile_turns){find_input(program, "tokens"), find_input(program, "pos"), find_input(program, "place"),
+                        find_output(program, output), find_output(program, output + 1)};
+  return turns->tokens >= 0 && turns->place >= 0 && turns->picked && turns->log_probability;
 }
 
 bool tile_in_entry(const tile_program *program, const tile_entry *entry, int group) {

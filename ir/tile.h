@@ -227,7 +227,7 @@ typedef struct tile_program {
   tile_cache *caches;
   int cache_count, cache_cap;
   int64_t page_bytes;
-  const char **inputs; /* names of the i32 inputs: "tokens", "pos", "targets" (one a token), "out_rows" (one an output row) */
+  const char **inputs; /* names of the i32 inputs: "tokens", "pos", "targets" (one a token); see tile_is_of_outputs */
   int input_count, input_cap;
   int output_count;
   int64_t slab_bytes[TILE_SPACE_COUNT]; /* of TOKENS, OUTPUTS and NUMBERS */
@@ -271,6 +271,13 @@ typedef struct tile_step {
   const int32_t *segment_end;    /* [segments] positions of the sequence when the step is done */
   const int32_t *pages;          /* page tables, one after another */
   char *kv;                      /* pages */
+  /* Of the entry that picks, by code that takes turns: each picked token is the input of the next turn, if its sequences have a
+   * token and an output row each. When every row has picked one of `ends`, there are no more. */
+  int64_t turns;                 /* at most; >= 1 */
+  const int32_t *ends;
+  int64_t end_count;
+  int32_t *turned;               /* turns made; no meaning; then [turns][R] of a token and the bits of its log-probability */
+  uint64_t unread;               /* outputs, a bit each, that nobody reads after the step: a device does not return them */
 } tile_step;
 
 /* What an engine brings to code that has memory of its own: how large steps can become, and the weights, as an image of all
@@ -286,9 +293,29 @@ typedef struct tile_provision {
   void *user;
 } tile_provision;
 
-/* One task: kind's code over (layer, row index, column index). `reuse`: the scratch still holds the prologue's values of
- * this very (step, layer, row, kind). Scratch: of the worker alone, 64-byte aligned, tile_code.scratch_bytes. */
 typedef struct tile_code tile_code;
+
+/* Of code that runs whole steps on a device: memory of its own. Weights are copied there from the host when a step, or
+ * `reserve`, first names them; what training keeps of them, caches and slabs are there alone, zero at first: a step's
+ * are NULL, but for the slab of NUMBERS: what no kind stores of it goes over with a step, and what kinds store and none
+ * loads comes back. Bytes of a slot lie as tile_weight and tile_state say. Called by the thread that runs steps. */
+typedef struct tile_device {
+  dp_status (*begin)(const tile_code *code);                        /* an engine: nothing that another left is held */
+  bool (*holds)(const tile_code *code, tile_state state, int slot); /* false of a value: the host's is as good */
+  dp_status (*fetch)(const tile_code *code, tile_state state, int slot, int64_t at, int64_t bytes, void *to);
+  dp_status (*store)(const tile_code *code, tile_state state, int slot, int64_t at, int64_t bytes, const void *from);
+  dp_status (*clear)(const tile_code *code, tile_state state);
+  /* All that steps of so many rows and pages of the cache take, now; without results of entry 0. */
+  dp_status (*reserve)(const tile_code *code, const tile_step *step, int64_t pages);
+  /* Without code that was loaded (self NULL) of the first device: 0 when there is none. */
+  int64_t (*worker_bytes)(const tile_code *code, const tile_program *program,
+                          int64_t max_tokens); /* scratch, counters */
+  int64_t (*available)(const tile_code *code);
+  int64_t (*taken)(const tile_code *code);
+} tile_device;
+
+/* One task: kind's code over (layer, row index, column index). `reuse`: the scratch still holds the prologue's values
+ * of this very (step, layer, row, kind). Scratch: of the worker alone, 64-byte aligned, tile_code.scratch_bytes. */
 struct tile_code {
   void (*run)(const tile_code *code, int kind, const tile_step *step, int64_t layer, int64_t row, int64_t col,
               void *scratch, int64_t reuse);
@@ -297,6 +324,8 @@ struct tile_code {
   /* Where not NULL: before the steps of an engine it takes the weights, and memory for such steps; what another engine brought
    * is gone. Then of a step weights, cache and slabs are not read. */
   dp_status (*provide)(const tile_code *code, const tile_provision *provision);
+  const tile_device *device; /* NULL: it works in the host's memory */
+  bool takes_turns; /* run_step does several turns of the entry that picks, and leaves in `turned` what it has picked */
   void (*free)(tile_code *code);
   size_t scratch_bytes;
   void *self; /* the back end's */
@@ -310,13 +339,23 @@ int tile_add_op(tile_program *program, tile_kind *kind, tile_op op); /* returns 
 /* Rows of task (space, index): first token (or output) row and number of tokens. */
 int tile_batch_tasks(const tile_kind *kind); /* column tasks a batch */
 int64_t tile_row_tiles(const tile_program *program, int64_t rows);
+/* Has the input of that name a number an output row ("out_rows", "seed", ...), not one a token? */
+bool tile_is_of_outputs(const char *input);
 int64_t tile_layer(const tile_section *section, int64_t iteration);
 /* Entry `index`; of a program without a list of entries all sections are entry 0. */
 tile_entry tile_entry_at(const tile_program *program, int index);
 int tile_find_entry(const tile_program *program, const char *name); /* -1 when there is none */
+/* Of an entry that picks: where a turn finds its tokens and positions and leaves its picks. */
+typedef struct tile_turns {
+  int tokens, pos, place; /* inputs, -1: none */
+  const tile_buffer *picked, *log_probability;
+} tile_turns;
+bool tile_find_turns(const tile_program *program, int entry, tile_turns *turns); /* false: it does not pick */
 bool tile_in_entry(const tile_program *program, const tile_entry *entry, int group);
 int64_t tile_slot_floats(const tile_weight *weight); /* of a slot's memory as f32, padding included */
 ir_dtype tile_state_type(const tile_weight *weight, tile_state state); /* of its elements: f32 or bf16 */
+bool tile_keeps(const tile_program *program, int weight,
+                tile_state state); /* does any kind touch that of it? Not of values */
 int64_t tile_buffer_bytes(const tile_program *program, const tile_buffer *buffer); /* of a row tile's slab */
 /* The slab rows that a space's rows lie in: TOKENS, OUTPUTS or NUMBERS. */
 tile_space tile_slab_space(tile_space space);

@@ -272,6 +272,16 @@ static dp_status check_value_op(const place *at, bool in_loop) {
   case TILE_round_random:
     EXPECT(op->column_tile && x->column_tile && y->column_tile, "it is no column tile");
     return DP_SUCCESS;
+  case TILE_noise:
+    for (int i = 0; i < 3; i++) {
+      int input = i == 0 ? op->ref : i == 1 ? op->index : op->part;
+      EXPECT(input >= 0 && input < at->program->input_count, "there is no input %d", input);
+    }
+    EXPECT(!op->one_row, "noise is [rows, %d]", op->cols);
+    return DP_SUCCESS;
+  case TILE_best:
+    EXPECT(op->cols == 2 && !op->column_tile && x->cols <= 1 << 24, "it is the greatest and its column: [rows, 2]");
+    return DP_SUCCESS;
   case TILE_hot:
     EXPECT(x->cols == 1, "it takes one number a row, not %d", x->cols);
     return DP_SUCCESS;
@@ -395,7 +405,7 @@ static dp_status check_tiling(const place *at) {
                        op->code == TILE_window || op->code == TILE_known || op->code == TILE_seen_by || op->code == TILE_mma_back;
   for (int i = 0; i < operand_counts[op->code]; i++) {
     const tile_op *operand = &at->kind->ops[op->operands[i]];
-    bool whole_piece = at->kind->space == TILE_STATES && (op->code == TILE_sum || op->code == TILE_store);
+    bool whole_piece = op->code == TILE_best || (at->kind->space == TILE_STATES && (op->code == TILE_sum || op->code == TILE_store));
     EXPECT(!operand->column_tile || is_tiled(at->kind, op) || whole_piece, "%%%d is a column tile's, the result is not",
            op->operands[i]);
     EXPECT(!op->one_row || (operand->one_row && !rows_per_task), "one row, made of %%%d with many", op->operands[i]);

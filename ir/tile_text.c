@@ -227,6 +227,16 @@ static void add_details(dp_str *out, const tile_program *p, const tile_kind *kin
     add_input(out, p, op->ref);
     if (op->part) dp_str_add(out, " as bits");
     break;
+  case TILE_noise:
+    for (int i = 0; i < 3; i++) {
+      if (i) dp_str_addc(out, ',');
+      add_input(out, p, i == 0 ? op->ref : i == 1 ? op->index : op->part);
+    }
+    add_columns(out, op, "columns");
+    break;
+  case TILE_best:
+    add_columns(out, op, "columns");
+    break;
   case TILE_choose:
     add_buffer(out, p, op->ref);
     dp_str_addf(out, " columns 0+:%" PRId64, op->dim);
@@ -405,7 +415,8 @@ void tile_print(dp_str *out, const tile_program *program) {
   for (int i = 0; i < program->kind_count; i++) tile_print_kind(out, program, i);
   for (int i = 0; i < program->section_count; i++) {
     for (int e = 0; program->entry_count > 1 && e < program->entry_count; e++)
-      if (program->entries[e].first == i) dp_str_addf(out, "\n  entry %d: %s\n", e, program->entries[e].name);
+      if (program->entries[e].first == i)
+        dp_str_addf(out, "\n  entry %d: %s, sections %d to %d\n", e, program->entries[e].name, i, i + program->entries[e].count - 1);
     print_section(out, program, i);
   }
 }

@@ -69,6 +69,13 @@ dp_status ps_add_update(ir_module *module, const ps_update *update);
  * (1 - lr * decay), `root` (1 / the root of the second moment's correction), `key` and `key2` of random rounding (whole numbers
  * below 2^24, others each update). */
 
+/* Adds to a module whose first graph returns logits over the vocabulary a graph `pick`, which goes on where that ends: of each
+ * asked row it returns a token, the greatest of logits + temperature * gumbel (greedy at 0), and the log of its probability
+ * under the logits, to the last bit the score that `score` gives it with its sign turned; NaN where the logits hold NaN or +inf
+ * or nothing but -inf. A number for each asked row of the inputs `temperature` (the bits of f32), `seed`, `seed2` and `place`, the
+ * position that the token will have. Behind the other passes: it is made of groups already. Other modules stay as they are. */
+dp_status ps_add_pick(ir_module *module);
+
 #define PASS(name, doc) dp_status pass_##name(ir_module *module);
 #include "passes/passes.def"
 #undef PASS

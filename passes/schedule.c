@@ -184,11 +184,39 @@ static dp_status schedule_results(ps_schedule_state *s, const ir_op *end) {
   return DP_SUCCESS;
 }
 
+/* A graph that takes rows of numbers goes on where the first one ends: they are what that returns. */
+static bool takes_result(const ir_value *arg) { return arg->type.dtype == IR_f32 && arg->type.rank == 2; }
+
+static bool goes_on(const ir_block *block) {
+  for (int i = 0; i < block->arg_count; i++)
+    if (takes_result(block->args[i])) return true;
+  return false;
+}
+
+static dp_status take_result(ps_schedule_state *s, const ir_value *arg, bool *taken) {
+  const tile_program *p = s->program;
+  *taken = takes_result(arg);
+  if (!*taken) return DP_SUCCESS;
+  tile_space space;
+  DP_TRY(ps_space(&arg->type, &space));
+  int output = p->entry_count ? p->entries[0].output : -1;
+  for (int i = 0; i < p->buffer_count; i++) {
+    const tile_buffer *b = &p->buffers[i];
+    if (output < 0 || b->output != output || b->space != space || b->cols != ps_columns(&arg->type)) continue;
+    s->values[arg->id] = (ps_value){.place = PS_BUFFER, .ref = i, .full = -1, .column = -1, .upper = -1};
+    return DP_SUCCESS;
+  }
+  return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph is not what the first graph returns", arg->name ? arg->name : "");
+}
+
 static dp_status take_inputs(ps_schedule_state *s, const ir_block *block) {
   tile_program *p = s->program;
   for (int i = 0; i < block->arg_count; i++) {
     const ir_value *arg = block->args[i];
     const ir_type *type = &arg->type;
+    bool taken;
+    DP_TRY(take_result(s, arg, &taken));
+    if (taken) continue;
     if (type->dtype != IR_i32 || type->rank != 1 || !arg->name)
       return dp_fail(DP_UNSUPPORTED, "input '%s' of the graph must be a list of i32", arg->name ? arg->name : "");
     tile_space space;
@@ -334,13 +362,38 @@ static dp_status make_entry(ps_schedule_state *s, const ir_graph *graph) {
   open_section(s, 1, false);
   DP_TRY(schedule_groups(s, graph->block));
   DP_TRY(schedule_results(s, graph->block->last));
+  if (goes_on(graph->block)) first = s->program->entries[0].first;
   add_entry(s, graph, first);
   if (s->program->output_count > outputs) s->program->entries[s->program->entry_count - 1].output = outputs;
   return DP_SUCCESS;
 }
 
+/* What goes on where the first graph ends stands behind it, before all others. */
+static void order_graphs(const ir_graph *const *graphs, int count, int *order) {
+  int placed = 0;
+  order[placed++] = 0;
+  for (int others = 0; others < 2; others++)
+    for (int i = 1; i < count; i++)
+      if (goes_on(graphs[i]->block) != (others == 1)) order[placed++] = i;
+}
+
+/* Entries are numbered as the graphs are. */
+static dp_status make_entries(ps_schedule_state *s, const ir_graph *const *graphs, int count) {
+  tile_program *p = s->program;
+  int *order = DP_NEW_ARRAY(s->arena, int, count), more = 0;
+  for (int i = 0; i < count; i++) more += goes_on(graphs[i]->block);
+  if (more > 1 || goes_on(graphs[0]->block))
+    return dp_fail(DP_UNSUPPORTED, "one graph may go on where the first one ends, not %d", more);
+  order_graphs(graphs, count, order);
+  for (int i = 0; i < count; i++) DP_TRY(make_entry(s, graphs[order[i]]));
+  tile_entry *made = DP_NEW_ARRAY(s->arena, tile_entry, count);
+  for (int i = 0; i < count; i++) made[order[i]] = p->entries[i];
+  for (int i = 0; i < count; i++) p->entries[i] = made[i];
+  return DP_SUCCESS;
+}
+
 static dp_status make_program(ps_schedule_state *s, const ir_graph *const *graphs, int count) {
-  for (int i = 0; i < count; i++) DP_TRY(make_entry(s, graphs[i]));
+  DP_TRY(make_entries(s, graphs, count));
   set_rows(s);
   DP_TRY(lay_out_caches(s->program));
   DP_TRY(ps_remove_copies(s->program));

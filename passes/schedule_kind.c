@@ -65,7 +65,7 @@ int ps_emit(ps_kind *k, tile_op op) {
   for (int i = 0; i < operands; i++) one_row = one_row && ops[op.operands[i]].one_row;
   op.one_row |= one_row || op.code == TILE_constant || op.code == TILE_every;
   bool tiled = tile_scalar_arity(op.code) || op.code == TILE_rotate || op.code == TILE_mma || op.code == TILE_append ||
-               op.code == TILE_mma_back || op.code == TILE_hot;
+               op.code == TILE_mma_back || op.code == TILE_hot || op.code == TILE_noise;
   op.column_tile |= k->columns && tiled && op.cols == k->kind->col_tile;
   for (int i = 0; k->kind->space == TILE_STATES && i < operands && tile_scalar_arity(op.code); i++)
     op.column_tile |= ops[op.operands[i]].column_tile;
@@ -286,7 +286,7 @@ static void mark_ops(const ps_kind *k, const ir_block *body, bool products) {
   for (const ir_op *op = body->first; op; op = op->next)
     if (ps_is_product(op)) mark_whole(op->operands[0]);
   for (ir_op *op = body->first; op != body->last; op = op->next)
-    if (!products || is_leaf(op) || columns_of(k, op) != k->kind->columns) op->mark = WHOLE_ROWS;
+    if (!products || is_leaf(op) || (columns_of(k, op) != k->kind->columns && op->code != IR_OP_best_of_runs)) op->mark = WHOLE_ROWS;
 }
 
 static bool is_rule_less(const ir_op *op) {
@@ -422,6 +422,9 @@ static const ir_op *find_product(const ir_block *body) {
   return NULL;
 }
 
+/* Are its column tiles made one by one: by products, or of runs in which the best is looked for? */
+static bool is_made_in_tiles(const ir_block *body) { return find_product(body) || find_op(body, IR_OP_best_of_runs); }
+
 /* Products with one matrix a head, or with those that each token chose. */
 static void shape_batches(ps_kind *k, const ir_op *product) {
   k->kind->batches = (int)product->operands[1]->type.dims[0].add;
@@ -469,7 +472,7 @@ static dp_status shape_kind(ps_kind *k, const ir_block *body) {
     return DP_SUCCESS;
   }
   DP_TRY(find_space(body, &kind->space));
-  const ir_op *columns = find_op(body, IR_OP_attend_columns);
+  const ir_op *columns = find_op(body, IR_OP_attend_columns), *best = find_op(body, IR_OP_best_of_runs);
   if (!attend) attend = find_op(body, IR_OP_attend_rows);
   if (kind->space == TILE_PARAMETERS) {
     shape_accumulation(k, body);
@@ -489,12 +492,16 @@ static dp_status shape_kind(ps_kind *k, const ir_block *body) {
   } else if (product) {
     if (product->code != IR_OP_matmul) shape_batches(k, product);
     kind->columns = columns_of(k, product);
+  } else if (best) {
+    int64_t run = ir_get_int(best, "run", 0), all = ps_columns(&best->operands[0]->type);
+    kind->columns = all;
+    kind->col_tile = (int)(run < all ? run : round_up(all, TILE_BLOCK));
   } else {
     for (const ir_op *op = body->first; op != body->last; op = op->next)
       if (columns_of(k, op) > kind->columns && !is_rule_less(op)) kind->columns = columns_of(k, op);
     kind->col_tile = (int)round_up(kind->columns, TILE_BLOCK);
   }
-  mark_ops(k, body, product != NULL);
+  mark_ops(k, body, is_made_in_tiles(body));
   if (product) kind->col_tile = (int)column_tile(k, body);
   kind->col_tasks = (int)(kind->batches * ((kind->columns + kind->col_tile - 1) / kind->col_tile));
   return DP_SUCCESS;
@@ -527,6 +534,8 @@ static void store(ps_kind *k, int index, int buffer, int64_t base) {
   } else if (op.column_tile) {
     op.col_step = k->kind->col_tile;
     ps_step_by_member(k, &op, k->kind->columns);
+  } else if (value->code == TILE_pick && k->kind->ops[value->operands[0]].code == TILE_best) {
+    op.col_step = k->kind->col_tasks > 1; /* the run's */
   }
   tile_add_op(k->program, k->kind, op);
 }
@@ -610,7 +619,7 @@ dp_status ps_lower_group(ps_schedule_state *s, const ir_op *group) {
   DP_TRY(shape_kind(&k, body));
   if (made.used) DP_TRY(choose_first(&k, body));
   DP_TRY(lower_ops(&k, body, WHOLE_ROWS));
-  if (find_product(body)) {
+  if (is_made_in_tiles(body)) {
     DP_TRY(load_whole_rows(&k, body));
     for (const ir_op *op = body->first; op; op = op->next) { /* a product may read a stored value as it is */
       int index;

@@ -201,8 +201,42 @@ static dp_status tile_rule_number(ps_kind *k, const ir_op *op) {
 static dp_status tile_rule_element(ps_kind *k, const ir_op *op) {
   int x, id;
   DP_TRY(ps_operand(k, op, 0, &x));
-  DP_TRY(input_number(k, op, 1, &id));
+  if (ps_value_of(k, op->operands[1])->place == PS_INPUT)
+    DP_TRY(input_number(k, op, 1, &id));
+  else
+    DP_TRY(ps_operand(k, op, 1, &id));
   ps_define(k, op, emit(k, TILE_at, 1, x, id));
+  return DP_SUCCESS;
+}
+
+static dp_status tile_rule_gumbel(ps_kind *k, const ir_op *op) {
+  int inputs[3];
+  for (int i = 0; i < 3; i++) {
+    const ps_value *at = ps_value_of(k, op->operands[i]);
+    if (at->place != PS_INPUT) return unsupported(k, op, "its seeds and places must be inputs of the graph");
+    inputs[i] = at->ref;
+  }
+  int64_t cols = ps_cols(k, ps_columns(&op->results[0]->type));
+  tile_op noise = ps_op(k, TILE_noise, cols, 0, 0);
+  noise.ref = inputs[0], noise.index = inputs[1], noise.part = inputs[2];
+  noise.col_step = k->columns ? k->kind->col_tile : 0;
+  ps_define(k, op, emit(k, TILE_gumbel, cols, ps_emit(k, noise), 0));
+  return DP_SUCCESS;
+}
+
+/* Two columns of one value: the greatest, and where it stands. */
+static dp_status tile_rule_best(ps_kind *k, const ir_op *op) {
+  int x;
+  DP_TRY(ps_operand(k, op, 0, &x));
+  tile_op best = ps_op(k, TILE_best, 2, x, 0);
+  best.col_step = k->columns ? k->kind->col_tile : 0;
+  int both = ps_emit(k, best);
+  for (int i = 0; i < 2; i++) {
+    tile_op half = ps_op(k, TILE_pick, 1, both, 0);
+    half.dim = half.outer = half.inner = 1;
+    half.col_base = i;
+    ps_value_of(k, op->results[i])->full = ps_emit(k, half);
+  }
   return DP_SUCCESS;
 }
 

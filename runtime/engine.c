@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ARGUMENTS = 10 /* arrays of a number for each token */, DEFAULT_MAX_TOKENS = 512, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
+enum { ARGUMENTS = 14 /* arrays of a number for each token */, TURNED = 2 * RT_MOST_TURNS /* numbers of a token besides */, DEFAULT_MAX_TOKENS = 512, TURNS_AT_ONCE = 8, MAX_CONTEXT = 1 << 30 /* slots are int32 */ };
 
 struct rt_sequence {
   int64_t length;
@@ -23,7 +23,7 @@ struct rt_sequence {
 
 struct rt_engine {
   const tile_program *program;
-  bool elsewhere; /* the code has memory of its own: weights, cache and activations are not the host's */
+  const tile_code *code;
   rt_executor *executor;
   rt_resident *weights;
   rt_region kv, arena[TILE_SPACE_COUNT], *outputs;
@@ -37,6 +37,9 @@ struct rt_engine {
   /* step arguments, sized for max_tokens */
   int32_t *targets, *coefficients; /* coefficients: the bits of f32 */
   int32_t *tokens, *positions, *out_rows, *slots_of_tokens;
+  int32_t *seeds[2], *places, *temperatures; /* of output rows; temperatures: the bits of f32 */
+  int32_t *turned;  /* [2 + TURNED for each token] where steps take turns themselves */
+  bool takes_turns; /* the code does */
   int32_t *segment_row, *segment_tokens, *segment_pages, *segment_end, *pages;
   const int32_t **inputs;
   float **output_rows;
@@ -77,16 +80,8 @@ static const tile_buffer *output_of(const tile_program *p, int entry) {
 
 /* ---- how much: the account that is planned with, and that memory is taken by */
 
-static bool keeps(const tile_program *p, int weight, tile_state state) {
-  for (int k = 0; k < p->kind_count; k++)
-    for (int i = 0; i < p->kinds[k].op_count; i++) {
-      const tile_op *op = &p->kinds[k].ops[i];
-      bool adds = tile_adds_to_gradient(op->code) && state == TILE_GRADIENT;
-      bool touches = (op->code == TILE_parameter || op->code == TILE_assign) && op->part == (int)state;
-      if ((adds || touches) && op->ref == weight) return true;
-    }
-  return false;
-}
+/* Does code have memory of its own for what steps work in? Of that the host then has the numbers alone. */
+static bool on_device(const tile_code *code) { return code && code->device; }
 
 static int64_t kept_floats(const tile_weight *weight) { return tile_slot_floats(weight) + TILE_LANES; }
 
@@ -94,7 +89,7 @@ static int64_t state_bytes(const tile_program *p, tile_state state) {
   int64_t bytes = 0;
   for (int w = 0; w < p->weight_count; w++) {
     const tile_weight *weight = &p->weights[w];
-    if (!keeps(p, w, state)) continue;
+    if (!tile_keeps(p, w, state)) continue;
     int64_t slots = (int64_t)weight->count * weight->inner;
     bytes = rt_bytes_plus(bytes, rt_bytes_times(slots, rt_bytes_times(4, kept_floats(weight))));
   }
@@ -124,26 +119,54 @@ static rt_engine_options with_defaults(const rt_engine_options *options) {
   return o;
 }
 
-rt_engine_sizes rt_engine_measure(const tile_program *p, const tile_code *code, const rt_binding *binding,
-                                  const rt_engine_options *options) {
-  rt_engine_options o = with_defaults(options);
-  rt_engine_sizes s = {.weights = rt_resident_bytes(p, binding),
-                       .loading = rt_resident_loading_bytes(p, binding, o.workers),
-                       .cache = rt_region_bytes(cache_bytes(p, o.context)),
-                       .arguments = rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS, argument_items(o.max_tokens)),
-                                                                    rt_bytes_times(2, pages_of(o.context)))),
-                       .workers = rt_executor_bytes(p, code, o.workers, o.max_tokens, o.max_tokens)};
+/* What steps work in. */
+static rt_engine_sizes working_sizes(const tile_program *p, const rt_engine_options *o) {
+  rt_engine_sizes s = {.cache = rt_region_bytes(cache_bytes(p, o->context))};
   for (int i = TILE_GRADIENT; i < TILE_STATE_COUNT; i++) {
     int64_t bytes = state_bytes(p, (tile_state)i);
     s.states[i] = bytes ? rt_region_bytes(bytes) : 0;
   }
   for (int i = 0; i < TILE_SPACE_COUNT; i++)
-    if (p->slab_bytes[i]) s.arena[i] = rt_region_bytes(arena_bytes(p, (tile_space)i, o.max_tokens));
+    if (p->slab_bytes[i]) s.arena[i] = rt_region_bytes(arena_bytes(p, (tile_space)i, o->max_tokens));
+  return s;
+}
+
+static void add_results(const tile_program *p, int64_t max_tokens, rt_engine_sizes *s) {
   for (int i = 0; i < p->buffer_count; i++) {
     if (p->buffers[i].output < 0) continue;
-    int64_t *to = belongs_to_entry_0(p, i) ? &s.logits : &s.results;
-    *to = rt_bytes_plus(*to, rt_region_bytes(output_bytes(p, i, o.max_tokens)));
+    int64_t *to = belongs_to_entry_0(p, i) ? &s->logits : &s->results;
+    *to = rt_bytes_plus(*to, rt_region_bytes(output_bytes(p, i, max_tokens)));
   }
+}
+
+rt_engine_sizes rt_engine_measure_device(const tile_program *p, const tile_code *code, const rt_binding *binding,
+                                         const rt_engine_options *options) {
+  rt_engine_options o = with_defaults(options);
+  if (!on_device(code)) return (rt_engine_sizes){0};
+  rt_engine_sizes s = working_sizes(p, &o);
+  s.weights = rt_resident_bytes(p, binding);
+  s.workers = code->device->worker_bytes(code, p, o.max_tokens);
+  add_results(p, o.max_tokens, &s);
+  return s;
+}
+
+rt_engine_sizes rt_engine_measure(const tile_program *p, const tile_code *code, const rt_binding *binding,
+                                  const rt_engine_options *options) {
+  rt_engine_options o = with_defaults(options);
+  rt_engine_sizes s = {.weights = rt_resident_bytes(p, binding),
+                       .loading = rt_resident_loading_bytes(p, binding, o.workers),
+                       .arguments =
+                           rt_bytes_times(4, rt_bytes_plus(rt_bytes_times(ARGUMENTS + (code && code->takes_turns ? TURNED : 0), argument_items(o.max_tokens)),
+                                                           rt_bytes_times(2, pages_of(o.context)))),
+                       .workers = rt_executor_bytes(p, code, o.workers, o.max_tokens, o.max_tokens)};
+  rt_engine_sizes working = working_sizes(p, &o);
+  s.arena[TILE_NUMBERS] = working.arena[TILE_NUMBERS];
+  if (!on_device(code)) {
+    s.cache = working.cache;
+    memcpy(s.states, working.states, sizeof s.states);
+    memcpy(s.arena, working.arena, sizeof s.arena);
+  }
+  add_results(p, o.max_tokens, &s);
   return s;
 }
 
@@ -168,8 +191,18 @@ rt_engine_sizes rt_engine_get_sizes(const rt_engine *e) {
   return s;
 }
 
+int64_t rt_engine_device_bytes(const rt_engine *e) { return on_device(e->code) ? e->code->device->taken(e->code) : 0; }
+
+static dp_status reserve_on_device(const rt_engine *e, bool cache) {
+  tile_step step = {.weights = rt_resident_slots(e->weights), .weight_types = rt_resident_types(e->weights)};
+  static const tile_space of_tokens[] = {TILE_TOKENS, TILE_SEGMENTS, TILE_OUTPUTS};
+  for (size_t i = 0; i < DP_COUNT(of_tokens); i++) step.rows[of_tokens[i]] = e->max_tokens;
+  return e->code->device->reserve(e->code, &step, cache ? e->page_total : 0);
+}
+
 dp_status rt_engine_commit(rt_engine *e, bool cache) {
   const tile_program *p = e->program;
+  if (on_device(e->code)) DP_TRY(reserve_on_device(e, cache));
   for (int i = 0; i < TILE_STATE_COUNT; i++) DP_TRY(rt_region_commit(&e->state_memory[i], "gradients and moments"));
   for (int i = 0; i < TILE_SPACE_COUNT; i++) DP_TRY(rt_region_commit(&e->arena[i], "activations"));
   for (int i = 0; i < p->buffer_count; i++)
@@ -185,7 +218,8 @@ static dp_status set_up_cache(rt_engine *e) {
   e->page_total = pages_of(e->context);
   char what[80];
   snprintf(what, sizeof what, "the KV cache of a context of %lld tokens", (long long)e->context);
-  if (!e->elsewhere) DP_TRY(rt_region_map_free(&e->kv, cache_bytes(p, e->context), what, "; ask for a smaller context"));
+  if (!on_device(e->code))
+    DP_TRY(rt_region_map_free(&e->kv, cache_bytes(p, e->context), what, "; ask for a smaller context"));
   e->free_pages = calloc((size_t)e->page_total + 1, sizeof *e->free_pages);
   if (!e->free_pages) return dp_fail(DP_NO_MEMORY, "no memory for the table of pages");
   for (int64_t i = 0; i < e->page_total; i++) e->free_pages[i] = (int32_t)(e->page_total - 1 - i);
@@ -193,33 +227,38 @@ static dp_status set_up_cache(rt_engine *e) {
   return DP_SUCCESS;
 }
 
+static dp_status find_input(const rt_engine *e, const char *name, const int32_t **list) {
+  const struct {
+    const char *name;
+    int32_t *list;
+  } inputs[] = {{"tokens", e->tokens},     {"pos", e->positions},   {"targets", e->targets}, {"coefficients", e->coefficients},
+                {"out_rows", e->out_rows}, {"seed", e->seeds[0]},   {"seed2", e->seeds[1]},  {"place", e->places},
+                {"temperature", e->temperatures}};
+  for (size_t i = 0; i < DP_COUNT(inputs); i++) {
+    if (strcmp(inputs[i].name, name) != 0) continue;
+    *list = inputs[i].list;
+    return DP_SUCCESS;
+  }
+  return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", name);
+}
+
 static dp_status set_up_step(rt_engine *e) {
   const tile_program *p = e->program;
   size_t n = (size_t)argument_items(e->max_tokens);
   int32_t **arrays[ARGUMENTS] = {&e->tokens, &e->targets, &e->coefficients, &e->positions, &e->out_rows, &e->slots_of_tokens,
-                                 &e->segment_tokens, &e->segment_row, &e->segment_pages, &e->segment_end};
+                                 &e->segment_tokens, &e->segment_row, &e->segment_pages, &e->segment_end,
+                                 &e->seeds[0], &e->seeds[1], &e->places, &e->temperatures};
   for (size_t i = 0; i < DP_COUNT(arrays); i++)
     if (!(*arrays[i] = calloc(n, sizeof(int32_t)))) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
+  e->turned = calloc(e->takes_turns ? 2 + TURNED * n : 1, sizeof *e->turned);
+  if (!e->turned) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
   e->pages = calloc((size_t)e->page_total + 1, sizeof *e->pages);
   e->inputs = calloc((size_t)p->input_count + 1, sizeof *e->inputs);
   e->output_rows = calloc((size_t)p->output_count + 1, sizeof *e->output_rows);
   if (!e->pages || !e->inputs || !e->output_rows) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
-  for (int i = 0; i < p->input_count; i++) {
-    if (strcmp(p->inputs[i], "tokens") == 0)
-      e->inputs[i] = e->tokens;
-    else if (strcmp(p->inputs[i], "pos") == 0)
-      e->inputs[i] = e->positions;
-    else if (strcmp(p->inputs[i], "targets") == 0)
-      e->inputs[i] = e->targets;
-    else if (strcmp(p->inputs[i], "coefficients") == 0)
-      e->inputs[i] = e->coefficients;
-    else if (strcmp(p->inputs[i], "out_rows") == 0)
-      e->inputs[i] = e->out_rows;
-    else
-      return dp_fail(DP_UNSUPPORTED, "the graph has an input '%s' that the engine does not know", p->inputs[i]);
-  }
+  for (int i = 0; i < p->input_count; i++) DP_TRY(find_input(e, p->inputs[i], &e->inputs[i]));
   for (int i = 0; i < TILE_SPACE_COUNT; i++) {
-    if (p->slab_bytes[i] == 0 || e->elsewhere) continue;
+    if (p->slab_bytes[i] == 0 || (on_device(e->code) && i != TILE_NUMBERS)) continue;
     DP_TRY(rt_region_map_free(&e->arena[i], arena_bytes(p, (tile_space)i, e->max_tokens), "activations",
                               "; ask for fewer tokens a step"));
   }
@@ -243,11 +282,11 @@ static dp_status set_up_state(rt_engine *e, tile_state state) {
                                                       "the masters"};
   if (!slots) return dp_fail(DP_NO_MEMORY, "no memory for the table of %s", names[state]);
   int64_t bytes = state_bytes(p, state), at = 0;
-  if (!bytes) return DP_SUCCESS;
+  if (!bytes || on_device(e->code)) return DP_SUCCESS;
   DP_TRY(rt_region_map_free(&e->state_memory[state], bytes, names[state], ""));
   for (int w = 0; w < p->weight_count; w++) {
     const tile_weight *weight = &p->weights[w];
-    for (int i = 0; i < weight->count * weight->inner && keeps(p, w, state); i++, at += kept_floats(weight))
+    for (int i = 0; i < weight->count * weight->inner && tile_keeps(p, w, state); i++, at += kept_floats(weight))
       slots[weight->first_slot + i] = (float *)(void *)e->state_memory[state].data + at;
   }
   return DP_SUCCESS;
@@ -258,13 +297,36 @@ static dp_status set_up_states(rt_engine *e) {
   return DP_SUCCESS;
 }
 
+static dp_status set_up_masters(rt_engine *e, const rt_binding *binding) {
+  const tile_program *p = e->program;
+  dp_status status = DP_SUCCESS;
+  for (int w = 0; w < p->weight_count && status.code == DP_OK; w++) {
+    const tile_weight *weight = &p->weights[w];
+    if (!tile_keeps(p, w, TILE_MASTER)) continue;
+    int64_t bytes = 4 * tile_slot_floats(weight);
+    float *copy = on_device(e->code) ? calloc(1, (size_t)bytes) : NULL;
+    if (on_device(e->code) && !copy) return dp_fail(DP_NO_MEMORY, "no memory for the master of '%s'", weight->name);
+    for (int i = 0; i < weight->count * weight->inner && status.code == DP_OK; i++) {
+      int slot = weight->first_slot + i;
+      status = rt_resident_master(p, binding, w, i, copy ? copy : e->states[TILE_MASTER][slot]);
+      if (status.code == DP_OK && copy) status = rt_engine_write(e, TILE_MASTER, slot, 0, bytes, copy);
+    }
+    free(copy);
+  }
+  return status;
+}
+
+const tile_code *rt_engine_code(const rt_engine *e) { return e->code; }
+
 float *const *rt_engine_state(const rt_engine *e, tile_state state) {
   if (state == TILE_VALUE) return (float *const *)rt_resident_slots(e->weights);
   return e->states[state];
 }
 
-void rt_engine_clear(rt_engine *e, tile_state state) {
+dp_status rt_engine_clear(rt_engine *e, tile_state state) {
+  if (on_device(e->code)) return e->code->device->clear(e->code, state);
   if (e->state_memory[state].data) memset(e->state_memory[state].data, 0, e->state_memory[state].size);
+  return DP_SUCCESS;
 }
 
 float *rt_engine_number(rt_engine *e, const char *name) {
@@ -278,12 +340,13 @@ float *rt_engine_number(rt_engine *e, const char *name) {
 const tile_program *rt_engine_program(const rt_engine *e) { return e->program; }
 
 /* Weights on the host, or given to the code. */
-static dp_status set_up_weights(rt_engine *e, const tile_code *code, const rt_binding *binding, const rt_engine_options *options) {
+static dp_status set_up_weights(rt_engine *e, const rt_binding *binding, const rt_engine_options *options) {
   rt_resident_options packing = {.workers = options->workers};
   tile_provision provision = {.context = e->context, .max_tokens = e->max_tokens};
   if (options->image)
     DP_TRY(rt_resident_map(e->program, options->image_key, options->image, options->image_bytes, &e->weights));
-  if (e->elsewhere) return rt_resident_provide(e->program, binding, e->weights, code, provision, &packing, &e->weights);
+  if (e->code->provide)
+    return rt_resident_provide(e->program, binding, e->weights, e->code, provision, &packing, &e->weights);
   return options->image ? DP_SUCCESS : rt_resident_new(e->program, binding, &packing, &e->weights);
 }
 
@@ -296,19 +359,21 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
   rt_engine *e = calloc(1, sizeof *e);
   if (!e) return dp_fail(DP_NO_MEMORY, "no memory for an engine");
   e->program = program;
-  e->elsewhere = code && code->provide;
+  e->code = code;
+  e->takes_turns = code->takes_turns;
   e->context = options->context;
   e->max_tokens = with_defaults(options).max_tokens;
   e->vocabulary = table_rows(program, "tokens");
   e->positions_limit = table_rows(program, "pos");
   e->whole_sequences = sees_whole_sequences(program);
-  dp_status status = set_up_cache(e);
+  dp_status status = on_device(code) ? code->device->begin(code) : DP_SUCCESS;
+  if (status.code == DP_OK) status = set_up_cache(e);
   if (status.code == DP_OK) status = set_up_step(e);
   if (status.code == DP_OK)
     status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
   if (status.code == DP_OK) status = set_up_states(e);
-  if (status.code == DP_OK) status = set_up_weights(e, code, binding, options);
-  if (status.code == DP_OK) status = rt_resident_masters(program, binding, e->states[TILE_MASTER]);
+  if (status.code == DP_OK) status = set_up_weights(e, binding, options);
+  if (status.code == DP_OK) status = set_up_masters(e, binding);
   if (status.code != DP_OK) {
     rt_engine_free(e);
     return status;
@@ -336,6 +401,11 @@ void rt_engine_free(rt_engine *e) {
   free(e->tokens);
   free(e->positions);
   free(e->out_rows);
+  free(e->seeds[0]);
+  free(e->seeds[1]);
+  free(e->places);
+  free(e->temperatures);
+  free(e->turned);
   free(e->slots_of_tokens);
   free(e->segment_row);
   free(e->segment_tokens);
@@ -399,7 +469,13 @@ int64_t rt_engine_free_tokens(const rt_engine *e, const rt_sequence *s) {
 
 /* ---- steps */
 
-static dp_status check_requests(rt_engine *e, int entry, const rt_request *requests, int count) {
+/* Is it entry 0, with more behind it or not? Others are of training: of whole sequences. */
+static bool goes_on_from_0(const tile_program *p, int entry) {
+  return tile_entry_at(p, entry).first == tile_entry_at(p, 0).first;
+}
+
+/* ahead: tokens that each sequence may grow by besides. */
+static dp_status check_requests(rt_engine *e, int entry, const rt_request *requests, int count, int64_t ahead) {
   int64_t tokens = 0, pages = 0;
   e->steps++;
   for (int i = 0; i < count; i++) {
@@ -409,19 +485,21 @@ static dp_status check_requests(rt_engine *e, int entry, const rt_request *reque
     r->sequence->step = e->steps;
     if (r->count > e->max_tokens || (tokens += r->count) > e->max_tokens)
       return dp_fail(DP_INVALID, "the step has more than the %lld tokens that fit", (long long)e->max_tokens);
-    if (r->sequence->length + r->count > e->context)
+    int64_t more = r->count + ahead;
+    if (r->sequence->length + more > e->context)
       return dp_fail(DP_INVALID, "the context of %lld tokens is full: a sequence of %lld and %lld more do not fit",
-                     (long long)e->context, (long long)r->sequence->length, (long long)r->count);
-    if (r->sequence->length + r->count > e->positions_limit)
+                     (long long)e->context, (long long)r->sequence->length, (long long)more);
+    if (r->sequence->length + more > e->positions_limit)
       return dp_fail(DP_INVALID, "the model knows %lld positions: a sequence of %lld and %lld more do not fit",
-                     (long long)e->positions_limit, (long long)r->sequence->length, (long long)r->count);
-    if ((entry || e->whole_sequences) && r->sequence->length > 0)
+                     (long long)e->positions_limit, (long long)r->sequence->length, (long long)more);
+    if ((e->whole_sequences || !goes_on_from_0(e->program, entry)) && r->sequence->length > 0)
       return dp_fail(DP_INVALID, "the model's tokens see those after them: a sequence cannot go on in a later step");
     for (int64_t t = 0; t < r->count; t++)
       if (r->tokens[t] < 0 || r->tokens[t] >= e->vocabulary)
         return dp_fail(DP_INVALID, "token id %d is out of range: the vocabulary has %lld tokens", (int)r->tokens[t],
                        (long long)e->vocabulary);
-    pages += (r->sequence->length + r->count + TILE_CHUNK - 1) / TILE_CHUNK - r->sequence->page_count;
+    int64_t need = (r->sequence->length + more + TILE_CHUNK - 1) / TILE_CHUNK - r->sequence->page_count;
+    if (need > 0) pages += need;
   }
   if (pages > e->free_count)
     return dp_fail(DP_INVALID, "the context of %lld tokens is full: %lld more need %lld pages, and %lld are free",
@@ -433,15 +511,27 @@ dp_status rt_engine_step(rt_engine *e, const rt_request *requests, int count, rt
   return rt_engine_run(e, 0, requests, count, logits);
 }
 
-/* The requests as the arguments of a step; pages are given to their sequences. */
-static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *requests, int count, tile_step *out) {
-  DP_TRY(check_requests(e, entry, requests, count));
+/* An output row, and how the token behind it is drawn. */
+static void lay_out_row(rt_engine *e, const rt_request *r, int64_t position, int64_t row, int64_t output) {
+  const rt_draw greedy = {0}, *draw = r->draw ? r->draw : &greedy;
+  e->out_rows[output] = (int32_t)row;
+  memcpy(&e->temperatures[output], &draw->temperature, sizeof draw->temperature);
+  for (int i = 0; i < 2; i++) {
+    uint32_t word = (uint32_t)(draw->seed >> 32 * i);
+    memcpy(&e->seeds[i][output], &word, sizeof word);
+  }
+  e->places[output] = (int32_t)(position + 1);
+}
+
+/* The requests as the arguments of a step; pages are given to their sequences, for `ahead` tokens more too. */
+static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *requests, int count, int64_t ahead, tile_step *out) {
+  DP_TRY(check_requests(e, entry, requests, count, ahead));
   const tile_program *p = e->program;
   int64_t rows = 0, outputs = 0, segments = 0, pages = 0;
   for (int i = 0; i < count; i++) {
     const rt_request *r = &requests[i];
     rt_sequence *s = r->sequence;
-    int64_t need = (s->length + r->count + TILE_CHUNK - 1) / TILE_CHUNK;
+    int64_t need = (s->length + r->count + ahead + TILE_CHUNK - 1) / TILE_CHUNK;
     while (s->page_count < need) s->pages[s->page_count++] = e->free_pages[--e->free_count];
     int64_t first_page = pages;
     memcpy(e->pages + pages, s->pages, sizeof *s->pages * (size_t)s->page_count);
@@ -463,7 +553,7 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
       }
       e->segment_tokens[segments - 1]++;
       bool wanted = r->want == RT_WANT_ALL || (r->want == RT_WANT_LAST && t == r->count - 1);
-      if (wanted) e->out_rows[outputs++] = (int32_t)rows;
+      if (wanted) lay_out_row(e, r, s->length + t, rows, outputs++);
     }
     s->length += r->count;
   }
@@ -480,7 +570,10 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
                     .segment_pages = e->segment_pages,
                     .segment_end = e->segment_end,
                     .pages = e->pages,
-                    .kv = e->kv.data};
+                    .kv = e->kv.data,
+                    .turns = 1};
+  const tile_buffer *returned = output_of(p, entry);
+  step.unread = returned ? ~((uint64_t)1 << returned->output) : UINT64_MAX;
   for (int i = 0; i < TILE_SPACE_COUNT; i++) step.arena[i] = e->arena[i].data;
   for (int i = 0; i < TILE_STATE_COUNT; i++) step.states[i] = rt_engine_state(e, (tile_state)i);
   *out = step;
@@ -493,12 +586,16 @@ static void forget_step(rt_engine *e, const rt_request *requests, int count) {
     rt_sequence_truncate(e, requests[i].sequence, requests[i].sequence->length - requests[i].count);
 }
 
+static dp_status run_step(rt_engine *e, const tile_step *step, const rt_request *requests, int count) {
+  dp_status status = rt_executor_run(e->executor, step);
+  if (status.code != DP_OK) forget_step(e, requests, count);
+  return status;
+}
+
 dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int count, rt_logits *logits) {
   tile_step step;
-  DP_TRY(lay_out_step(e, entry, requests, count, &step));
-  dp_status status = rt_executor_run(e->executor, &step);
-  if (status.code != DP_OK) forget_step(e, requests, count);
-  DP_TRY(status);
+  DP_TRY(lay_out_step(e, entry, requests, count, 0, &step));
+  DP_TRY(run_step(e, &step, requests, count));
   const tile_buffer *output = output_of(e->program, entry);
   if (logits && output)
     *logits = (rt_logits){e->output_rows[output->output], step.rows[output->space == TILE_TOKENS ? TILE_TOKENS : TILE_OUTPUTS],
@@ -506,9 +603,121 @@ dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int
   return DP_SUCCESS;
 }
 
+/* ---- picks */
+
+bool rt_engine_picks(const rt_engine *e) { return tile_find_entry(e->program, "pick") >= 0; }
+
+/* An output's numbers of row `row`. */
+static float number_at(const rt_engine *e, int output, int64_t row) {
+  for (int i = 0; i < e->program->buffer_count; i++)
+    if (e->program->buffers[i].output == output) return e->output_rows[output][row * e->program->buffers[i].stride];
+  return 0;
+}
+
+int rt_engine_turns(const rt_engine *e) { return e->takes_turns && rt_engine_picks(e) ? TURNS_AT_ONCE : 1; }
+
+/* Runs the entry that picks; picks[turns][rows] are then those of the turns made. */
+static dp_status run_turns(rt_engine *e, tile_step *step, const rt_request *requests, int count, rt_pick *picks,
+                           bool wants_logits) {
+  int output = e->program->entries[step->entry].output;
+  int64_t rows = step->rows[TILE_OUTPUTS];
+  const uint64_t logits = (uint64_t)1 << output_of(e->program, 0)->output, picked = (uint64_t)3 << output;
+  step->unread = ~((wants_logits ? logits : 0) | (e->takes_turns ? 0 : picked));
+  if (e->takes_turns) step->turned = e->turned;
+  DP_TRY(run_step(e, step, requests, count));
+  if (!e->takes_turns) {
+    for (int64_t i = 0; i < rows; i++)
+      picks[i] = (rt_pick){(int32_t)number_at(e, output, i), number_at(e, output + 1, i)};
+    return DP_SUCCESS;
+  }
+  for (int64_t i = 0; i < rows * e->turned[0]; i++) {
+    picks[i].id = e->turned[2 + 2 * i];
+    memcpy(&picks[i].log_probability, &e->turned[3 + 2 * i], sizeof picks[i].log_probability);
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status find_pick_entry(const rt_engine *e, int *entry) {
+  *entry = tile_find_entry(e->program, "pick");
+  return *entry >= 0 ? DP_SUCCESS
+                     : dp_fail(DP_UNSUPPORTED, "the graph returns no logits over its tokens: none can be picked");
+}
+
+dp_status rt_engine_pick(rt_engine *e, const rt_request *requests, int count, rt_pick *picks, rt_logits *logits) {
+  tile_step step;
+  int entry;
+  DP_TRY(find_pick_entry(e, &entry));
+  DP_TRY(lay_out_step(e, entry, requests, count, 0, &step));
+  DP_TRY(run_turns(e, &step, requests, count, picks, logits != NULL));
+  const tile_buffer *all = output_of(e->program, 0);
+  if (logits) *logits = (rt_logits){e->output_rows[all->output], step.rows[TILE_OUTPUTS], all->cols, all->stride};
+  return DP_SUCCESS;
+}
+
+static bool is_end(const rt_decoding *d, int32_t id) {
+  for (int i = 0; i < d->end_count; i++)
+    if (d->ends[i] == id) return true;
+  return false;
+}
+
+/* Have all sequences picked an end in the first turns? */
+static bool all_have_ended(const rt_decoding *d, int count, const rt_pick *picks, int turns) {
+  for (int i = 0; i < count; i++) {
+    bool ended = false;
+    for (int t = 0; t < turns; t++) ended |= is_end(d, picks[t * count + i].id);
+    if (!ended) return false;
+  }
+  return true;
+}
+
+/* Turn by turn, a step each. */
+static dp_status decode_by_steps(rt_engine *e, rt_request *requests, int count, const rt_decoding *d, int turns, rt_pick *picks,
+                                 int *made) {
+  for (*made = 0; *made < turns;) {
+    DP_TRY(rt_engine_pick(e, requests, count, picks + *made * count, NULL));
+    for (int i = 0; i < count; i++) requests[i].tokens = &picks[*made * count + i].id;
+    if (all_have_ended(d, count, picks, ++*made)) break;
+  }
+  return DP_SUCCESS;
+}
+
+/* As many as the model has positions for, and one, which is refused then. */
+static int possible_turns(const rt_engine *e, const rt_request *requests, int count, int turns) {
+  for (int i = 0; i < count; i++) {
+    int64_t left = e->positions_limit - requests[i].sequence->length;
+    if (left < turns) turns = left > 1 ? (int)left : 1;
+  }
+  return turns;
+}
+
+dp_status rt_engine_decode(rt_engine *e, rt_request *requests, int count, const rt_decoding *d, rt_pick *picks, int *made) {
+  tile_step step;
+  int entry;
+  *made = 0;
+  DP_TRY(find_pick_entry(e, &entry));
+  if (d->turns < 1 || d->turns > RT_MOST_TURNS)
+    return dp_fail(DP_INVALID, "%d tokens at once: 1 to %d are possible", d->turns, RT_MOST_TURNS);
+  for (int i = 0; i < count; i++)
+    if (requests[i].count != 1 || requests[i].want == RT_WANT_NONE)
+      return dp_fail(DP_INVALID, "request %d of a decoding is not of one token and what follows it", i);
+  int turns = possible_turns(e, requests, count, d->turns);
+  if (!e->takes_turns) {
+    DP_TRY(check_requests(e, entry, requests, count, turns - 1));
+    return decode_by_steps(e, requests, count, d, turns, picks, made);
+  }
+  DP_TRY(lay_out_step(e, entry, requests, count, turns - 1, &step));
+  step.turns = turns;
+  step.ends = d->ends;
+  step.end_count = d->end_count;
+  DP_TRY(run_turns(e, &step, requests, count, picks, false));
+  *made = e->turned[0];
+  for (int i = 0; i < count; i++) requests[i].sequence->length += *made - 1;
+  return DP_SUCCESS;
+}
+
 dp_status rt_engine_find_broken(rt_engine *e, int entry, const rt_request *requests, int count, rt_broken *broken) {
   tile_step step;
-  DP_TRY(lay_out_step(e, entry, requests, count, &step));
+  DP_TRY(lay_out_step(e, entry, requests, count, 0, &step));
   rt_find_broken(e->executor, e->program, &step, broken);
   return DP_SUCCESS;
 }

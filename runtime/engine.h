@@ -34,9 +34,14 @@ typedef struct rt_engine_sizes {
   int64_t arguments;                /* of a step */
   int64_t workers;                  /* scratch, counters */
 } rt_engine_sizes;
-/* code: for the workers' scratch; NULL: without it. */
+/* code: for the workers' scratch, and for whether it runs on a device; NULL: without scratch, and in the host's memory.
+ */
 rt_engine_sizes rt_engine_measure(const tile_program *program, const tile_code *code, const rt_binding *binding,
                                   const rt_engine_options *options);
+/* The bytes on the device that the code runs on, about, without those for its arguments; all 0 where it runs on none.
+ */
+rt_engine_sizes rt_engine_measure_device(const tile_program *program, const tile_code *code, const rt_binding *binding,
+                                         const rt_engine_options *options);
 int64_t rt_engine_sizes_sum(const rt_engine_sizes *sizes); /* without loading and logits: what training touches */
 
 /* Packs the weights (all workers at it) and sets up memory. `program` and `code` must outlive the engine; the binding
@@ -44,10 +49,11 @@ int64_t rt_engine_sizes_sum(const rt_engine_sizes *sizes); /* without loading an
 dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,
                         const rt_engine_options *options, rt_engine **engine);
 void rt_engine_free(rt_engine *engine); /* NULL is fine; frees its sequences too */
-/* What the engine has taken. */
+/* What the engine has taken of the host's memory; and of a device's: all that its code has. */
 rt_engine_sizes rt_engine_get_sizes(const rt_engine *engine);
-/* Takes all that training touches from the system now, with `cache` the cache too: DP_NO_MEMORY, where it would otherwise
- * end the process in the middle of a step. */
+int64_t rt_engine_device_bytes(const rt_engine *engine);
+/* Takes all that training touches from the system and the device now, with `cache` the cache too: DP_NO_MEMORY, where
+ * it would otherwise end the process in the middle of a step. */
 dp_status rt_engine_commit(rt_engine *engine, bool cache);
 
 dp_status rt_sequence_new(rt_engine *engine, rt_sequence **sequence);
@@ -58,6 +64,12 @@ void rt_sequence_truncate(rt_engine *engine, rt_sequence *sequence, int64_t leng
 
 typedef enum rt_want { RT_WANT_NONE, RT_WANT_LAST, RT_WANT_ALL } rt_want;
 
+/* How a token is drawn: the greatest of logits + temperature * gumbel, whose noise is of the seed and the token's position. */
+typedef struct rt_draw {
+  float temperature; /* 0: greedy, the lowest id on ties */
+  uint64_t seed;
+} rt_draw;
+
 typedef struct rt_request {
   rt_sequence *sequence; /* at most once in a step */
   const int32_t *tokens;
@@ -65,6 +77,7 @@ typedef struct rt_request {
   rt_want want;  /* rows of logits */
   const int32_t *targets; /* [count], where the graph has such an input: the ids to come, negative: not counted; NULL: none */
   const float *coefficients; /* [count], where the graph has such an input: of each token's score in what is minimized; NULL: 1 */
+  const rt_draw *draw; /* of rt_engine_pick, for the rows wanted; NULL: greedy */
 } rt_request;
 
 /* Rows of f32 logits, or what else the graph returns, in the order of requests and tokens (of a graph that returns a row
@@ -80,16 +93,52 @@ dp_status rt_engine_step(rt_engine *engine, const rt_request *requests, int coun
 /* The same of any entry of the program; of entry 0 is rt_engine_step. Of one without tokens (an update) count is 0. */
 dp_status rt_engine_run(rt_engine *engine, int entry, const rt_request *requests, int count, rt_logits *rows);
 
+/* A step that picks the tokens behind the wanted rows itself. A log-probability that is NaN: the row's logits hold NaN or +inf, or
+ * nothing but -inf, and the id means nothing. */
+typedef struct rt_pick {
+  int32_t id;
+  float log_probability; /* under the logits as they came; what the graph `score` gives the token, with its sign turned */
+} rt_pick;
+bool rt_engine_picks(const rt_engine *engine); /* has the program an entry for it? */
+/* picks: one a wanted row, in the order of rt_engine_step's logits. logits NULL: they stay where the step runs. */
+dp_status rt_engine_pick(rt_engine *engine, const rt_request *requests, int count, rt_pick *picks, rt_logits *logits);
+
+/* Several tokens one after the other of each sequence: the token picked is the next one's input. */
+enum { RT_MOST_TURNS = 16 };
+typedef struct rt_decoding {
+  int turns;           /* 1 to RT_MOST_TURNS */
+  const int32_t *ends; /* when every sequence has picked one of these, there are no more turns */
+  int end_count;
+} rt_decoding;
+/* How many turns are one launch of the engine's code, so that more at a time are for nothing: 1 where it takes a step each. */
+int rt_engine_turns(const rt_engine *engine);
+/* Requests of one token each; picks[turns][count], of which *made turns are there then: fewer where all have ended, or the model
+ * knows no more positions. The sequences have grown by *made tokens:
+ * the request's and all picks but the last. Those that had their end before others did have grown too: truncate them. The same
+ * bits as *made times rt_engine_pick. The requests' tokens are changed. */
+dp_status rt_engine_decode(rt_engine *engine, rt_request *requests, int count, const rt_decoding *decoding, rt_pick *picks,
+                           int *made);
+
 /* The same step by one thread, to find where the first number comes up that is none (NaN, infinity). */
 dp_status rt_engine_find_broken(rt_engine *engine, int entry, const rt_request *requests, int count, rt_broken *broken);
 
 const tile_program *rt_engine_program(const rt_engine *engine);
-/* [slots], NULL where nothing is kept; NULL when the program keeps no such state. Zero at first, but for values. */
+const tile_code *rt_engine_code(const rt_engine *engine);
+/* ---- what training keeps of weights, wherever it lies (engine_state.c): zero at first, but for values and masters. */
+bool rt_engine_keeps(const rt_engine *engine, tile_state state, int slot);
+/* Bytes [at, at + bytes) of a slot. */
+dp_status rt_engine_read(const rt_engine *engine, tile_state state, int slot, int64_t at, int64_t bytes, void *to);
+dp_status rt_engine_write(rt_engine *engine, tile_state state, int slot, int64_t at, int64_t bytes, const void *from);
+dp_status rt_engine_clear(rt_engine *engine, tile_state state); /* to 0; not of values and masters */
+/* Where that lies in the host's memory: [slots], NULL where nothing is kept or a device keeps it; values are what the
+ * engine was made with where a device has its own (rt_engine_holds_elsewhere). NULL when the program keeps no such
+ * state. */
 float *const *rt_engine_state(const rt_engine *engine, tile_state state);
-void rt_engine_clear(rt_engine *engine, tile_state state); /* to 0 */
+bool rt_engine_holds_elsewhere(const rt_engine *engine, tile_state state, int slot);
 /* A number that the runtime gives or reads; NULL when the program has none of that name. */
 float *rt_engine_number(rt_engine *engine, const char *name);
-/* A state as a binding, which points into the engine's memory; `like`: what the engine was made of. */
+/* A state as a binding to be saved, which points into the engine's memory, or fetches what a device keeps as it is
+ * written; `like`: what the engine was made of. */
 dp_status rt_engine_bind(const rt_engine *engine, tile_state state, const ir_module *module, const rt_binding *like,
                          rt_binding **binding);
 /* Gives back the memory of weights made at random that the engine holds as f32: of the binding only rt_engine_bind may then

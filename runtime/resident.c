@@ -247,20 +247,16 @@ dp_status rt_resident_new(const tile_program *program, const rt_binding *binding
 
 int64_t rt_resident_size(const rt_resident *r) { return (int64_t)r->memory.size; }
 
-dp_status rt_resident_masters(const tile_program *p, const rt_binding *binding, float *const *slots) {
-  for (int w = 0; w < p->weight_count; w++) {
-    const tile_weight *weight = &p->weights[w];
-    for (int i = 0; i < weight->count * weight->inner && slots[weight->first_slot]; i++) {
-      const rt_bound *bound = rt_binding_get(binding, weight->weight, i);
-      float *slot = slots[weight->first_slot + i];
-      if (weight->form == TILE_VECTOR)
-        rt_bound_to_f32(bound, slot);
-      else
-        for (int64_t block = 0, blocks = rt_packed_blocks(weight->rows), some; block < blocks; block += some) {
-          some = in_pieces(weight) && blocks - block > BLOCKS ? BLOCKS : blocks - block;
-          DP_TRY(pack_decoded(weight, bound, IR_f32, (char *)slot, block, some));
-        }
-    }
+dp_status rt_resident_master(const tile_program *p, const rt_binding *binding, int index, int i, float *slot) {
+  const tile_weight *weight = &p->weights[index];
+  const rt_bound *bound = rt_binding_get(binding, weight->weight, i);
+  if (weight->form == TILE_VECTOR) {
+    rt_bound_to_f32(bound, slot);
+    return DP_SUCCESS;
+  }
+  for (int64_t block = 0, blocks = rt_packed_blocks(weight->rows), some; block < blocks; block += some) {
+    some = in_pieces(weight) && blocks - block > BLOCKS ? BLOCKS : blocks - block;
+    DP_TRY(pack_decoded(weight, bound, IR_f32, (char *)slot, block, some));
   }
   return DP_SUCCESS;
 }

@@ -18,8 +18,8 @@ dp_status rt_resident_new(const tile_program *program, const rt_binding *binding
 int64_t rt_resident_bytes(const tile_program *program, const rt_binding *binding);
 int64_t rt_resident_loading_bytes(const tile_program *program, const rt_binding *binding, int workers);
 int64_t rt_resident_size(const rt_resident *resident); /* what it took */
-/* The weights as f32, in the same layout, into those slots that are there. */
-dp_status rt_resident_masters(const tile_program *program, const rt_binding *binding, float *const *slots);
+/* Matrix or vector `index` of a tile weight as f32, in the layout of its slot: tile_slot_floats of them. */
+dp_status rt_resident_master(const tile_program *program, const rt_binding *binding, int weight, int index, float *slot);
 void rt_resident_free(rt_resident *resident); /* NULL is fine */
 
 /* An image: packed weights as bytes of a file that other processes map and share. `key`: of the program that they are

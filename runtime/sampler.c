@@ -18,6 +18,8 @@ struct dp_sampler {
   dp_sampler_params params;
   int vocab_size;
   uint64_t state[4];
+  int64_t place; /* of the next pick */
+  dp_draw *draw; /* where nothing is cut off; NULL: as else */
   scored *kept;  /* [vocab_size] */
   uint8_t *seen; /* [vocab_size] */
 };
@@ -97,7 +99,15 @@ dp_status dp_sampler_saw(dp_sampler *s, int32_t id) {
 void dp_sampler_restart(dp_sampler *s, uint64_t seed) {
   memset(s->seen, 0, (size_t)s->vocab_size);
   s->params.seed = seed;
+  s->place = 0;
   for (int i = 0; i < 4; i++) s->state[i] = splitmix64(&seed);
+}
+
+void dp_sampler_draw_by(dp_sampler *s, dp_draw *draw) { s->draw = draw; }
+void dp_sampler_at(dp_sampler *s, int64_t place) { s->place = place; }
+
+bool dp_sampler_is_plain(const dp_sampler_params *p) {
+  return p->top_k == 0 && p->top_p >= 1 && p->min_p <= 0 && p->repeat_penalty == 1;
 }
 
 /* ---- heaps ------------------------------------------------------------------------------------------------------ */
@@ -252,7 +262,12 @@ dp_status dp_sampler_pick(dp_sampler *s, const float *logits, int n, int32_t *id
   if (n != s->vocab_size) return dp_fail(DP_INVALID, "%d logits for a sampler of %d tokens", n, s->vocab_size);
   float highest;
   DP_TRY(check_logits(logits, n, &highest));
-  *id = s->params.temp > 0 ? pick_random(s, logits, n) : pick_greedy(s, logits, n);
+  const dp_sampler_params *p = &s->params;
+  int64_t place = s->place++;
+  if (s->draw && dp_sampler_is_plain(p))
+    *id = s->draw(logits, n, p->temp, p->seed, place);
+  else
+    *id = s->params.temp > 0 ? pick_random(s, logits, n) : pick_greedy(s, logits, n);
   if (log_prob) *log_prob = log_probability(logits, n, highest, *id);
   return DP_SUCCESS;
 }

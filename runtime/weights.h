@@ -148,7 +148,7 @@ void rt_quantize_row(ir_dtype dtype, const float *src, void *dst, int64_t n);
  * Those who want more speed may look at `plain`: row r is then rt_row_bytes(dtype, cols) bytes at data + r * row_bytes,
  * and nothing is added. */
 typedef struct rt_bound {
-  const uint8_t *data; /* not aligned; in the file, or in the binding's memory (tensor == NULL then); NULL: `int4` */
+  const uint8_t *data; /* not aligned; in the file, or in the binding's memory (tensor == NULL then); NULL: `int4`, `later` */
   ir_dtype dtype;
   bool plain;
   bool packed;     /* f32 in the layout of kernels (ir/packing.h), rows or with `transposed` columns in blocks */
@@ -162,6 +162,7 @@ typedef struct rt_bound {
   float plus;                       /* added to every element of a vector, in f32 */
   const rt_tensor *tensor;          /* NULL when made at random, filled, or made from tensors in another encoding */
   const struct rt_int4_tensor *int4; /* the file's GPTQ or AWQ tensors, of which rows are made as they are asked for */
+  const struct rt_later *later;      /* what brings the elements, while a tensor of them is saved; else nobody may ask for them */
 } rt_bound;
 
 typedef struct rt_binding rt_binding;

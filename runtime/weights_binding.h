@@ -5,6 +5,14 @@
 
 #include "runtime/weights.h"
 
+/* Elements that lie elsewhere, on a device: `bytes` of them, brought where they are to be looked at. */
+typedef struct rt_later {
+  dp_status (*bring)(const struct rt_later *later, void *to);
+  int64_t bytes;
+  const void *from;
+  int slot, state; /* for `bring` */
+} rt_later;
+
 typedef struct rt_bound_weight {
   rt_bound *layers;    /* in the binding's arena; NULL when not there; a tied weight's are those it is tied to */
   int64_t layer_count; /* the product of the stack dimensions */

@@ -331,10 +331,43 @@ static dp_status fill_matrix(const saved_tensor *saved, int64_t first, int64_t c
   return DP_SUCCESS;
 }
 
+/* ---- what lies elsewhere is there while its tensor is written */
+
+static void drop(const saved_tensor *saved) {
+  for (int i = 0; i < saved->piece_count; i++)
+    for (int64_t e = 0; e < saved->pieces[i].lead; e++) {
+      rt_bound *bound = (rt_bound *)(uintptr_t)&saved->pieces[i].first[e];
+      if (!bound->later) continue;
+      free((void *)(uintptr_t)bound->data);
+      bound->data = NULL;
+    }
+}
+
+static dp_status bring(const saved_tensor *saved) {
+  for (int i = 0; i < saved->piece_count; i++)
+    for (int64_t e = 0; e < saved->pieces[i].lead; e++) {
+      rt_bound *bound = (rt_bound *)(uintptr_t)&saved->pieces[i].first[e];
+      if (!bound->later || bound->data) continue;
+      void *memory = malloc((size_t)bound->later->bytes);
+      if (!memory) return no_memory(saved);
+      bound->data = memory;
+      DP_TRY(bound->later->bring(bound->later, memory));
+    }
+  return DP_SUCCESS;
+}
+
+static int64_t rows_of_file(const saved_tensor *saved) {
+  if (saved->transposed) return saved->lead * saved->cols;
+  return saved->vector ? saved->rows / saved->width : saved->rows;
+}
+
 static dp_status fill_saved(const void *context, int64_t first, int64_t count, void *dst) {
   saved_tensor *saved = *(saved_tensor *const *)context;
-  return saved->transposed || saved->vector ? fill_from_work(saved, first, count, dst)
-                                            : fill_matrix(saved, first, count, dst);
+  DP_TRY(bring(saved));
+  DP_TRY(saved->transposed || saved->vector ? fill_from_work(saved, first, count, dst)
+                                            : fill_matrix(saved, first, count, dst));
+  if (first + count == rows_of_file(saved)) drop(saved);
+  return DP_SUCCESS;
 }
 
 /* ---- which tensors there are ------------------------------------------------------------------------------------- */
@@ -497,7 +530,10 @@ dp_status rt_save_weights(const char *path, const ir_module *module, const rt_bi
   save_list list = {.arena = dp_arena_new(), .path = path};
   if (!list.arena) return dp_fail(DP_NO_MEMORY, "no memory to write '%s'", path);
   dp_status status = save_list_of(&list, module, binding, dtype);
-  for (int i = 0; i < list.count; i++) free(list.items[i]->work);
+  for (int i = 0; i < list.count; i++) {
+    free(list.items[i]->work);
+    drop(list.items[i]);
+  }
   free(list.slots);
   dp_arena_free(list.arena);
   return status;

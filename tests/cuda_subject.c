@@ -52,7 +52,7 @@ static void run_step(rt_engine *engine, rt_sequence **sequences, const int *toke
       targets[s][i] = i % 5 == 2 ? -1 : (int32_t)((past + i) * 29 % 36);
     }
     requests[count++] =
-        (rt_request){sequences[s], ids[s], tokens[s], s % 2 ? RT_WANT_LAST : RT_WANT_ALL, targets[s], NULL};
+        (rt_request){sequences[s], ids[s], tokens[s], s % 2 ? RT_WANT_LAST : RT_WANT_ALL, targets[s], NULL, NULL};
   }
   check_ok(rt_engine_run(engine, entry, requests, count, &rows), "a step");
   for (int64_t i = 0; i < rows.rows; i++) keep(r, rows.data + i * rows.stride, (size_t)rows.columns);
@@ -242,6 +242,7 @@ void compiles_without_spills(const subject *s, size_t from, size_t to) {
     ck_assert_msg(r.spill_stores == 0 && r.spill_loads == 0, "%s for %s: %lld bytes of spills", s->name,
                   architectures[i], (long long)(r.spill_stores + r.spill_loads));
     ck_assert_mem_eq(cubin.bytes, "\177ELF", 4);
+    ck_assert_int_eq(((const char *)cubin.bytes)[16], 2); /* ET_EXEC: it can be loaded as it is */
     cg_object_free(&cubin);
   }
   dp_str_free(&text);

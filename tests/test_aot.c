@@ -96,6 +96,10 @@ START_TEST(the_object_is_the_one_that_the_jit_loads) {
   check_ok(dp_read_file(in_folder("aot.o"), &file, &length));
   ck_assert_uint_eq(length, text.length);
   ck_assert_mem_eq(file, text.text, length);
+  dp_text_free(&text);
+  check_ok(dp_dump_text(&options, DP_DUMP_MACHINE, NULL, &text));
+  ck_assert_uint_eq(length, text.length);
+  ck_assert_mem_eq(file, text.text, length);
   free(file);
   dp_text_free(&text);
 }

@@ -54,7 +54,8 @@ static dp_status fake_text(const tile_program *program, const cg_target *target,
   return dp_fail(DP_UNSUPPORTED, "none");
 }
 
-static const cg_backend fake = {"fake", "for tests", fake_fingerprint, fake_compile, fake_load, fake_text, NULL, NULL};
+static const cg_backend fake = {.name = "fake", .doc = "for tests", .fingerprint = fake_fingerprint, .compile = fake_compile,
+                                .load = fake_load, .text = fake_text};
 
 /* ---- a fresh directory and a small program for each test */
 

@@ -150,6 +150,7 @@ static const expectation mistakes[] = {
     {"dipper logits $M --weights $W --tokens 1,2,3 --out nowhere/x.npy", 1, "No such file"},
     {"dipper logits $M --weights $W --tokens 1 --ctx 1000000000 --out x.npy", 1, "memory"},
     {"dipper logits $M --weights random:x --tokens 1 --out x.npy", 1, "random:"},
+    {"dipper logits $M --weights random:1:bf17 --tokens 1 --out x.npy", 1, "'bf17' is no type"},
     {"dipper run $M --weights $W -p x", 1, "tokenizer"},
     {"dipper run $M --weights $S -p \"$(head -c 3000 $M)\" --ctx 64", 1, "context of 64"},
     {"dipper ir $M --dump-after=fsue", 1, "fuse"},

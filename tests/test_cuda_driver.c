@@ -112,7 +112,10 @@ static void close_subject(subject *s) {
 static const int32_t prompt[] = {3, 1, 4, 1, 5}, more[] = {9};
 
 static dp_status step(rt_engine *e, rt_sequence *s, int which, float *rows) {
-  rt_request request = {s, which ? more : prompt, which ? 1 : (int64_t)DP_COUNT(prompt), RT_WANT_LAST, NULL, NULL};
+  rt_request request = {.sequence = s,
+                        .tokens = which ? more : prompt,
+                        .count = which ? 1 : (int64_t)DP_COUNT(prompt),
+                        .want = RT_WANT_LAST};
   rt_logits logits;
   DP_TRY(rt_engine_step(e, &request, 1, &logits));
   memcpy(rows, logits.data, sizeof *rows * (size_t)logits.columns);
@@ -590,15 +593,16 @@ START_TEST(advice_is_what_fits) {
   for (int i = 0; i < s.program->slot_count; i++) offsets[i] = 64 * i;
   tile_provision v = {
       .context = 4096, .max_tokens = 64, .weight_types = types, .weight_offsets = offsets, .weight_bytes = 100 << 20};
-  cuda_account a = cuda_measure(s.program, &device, &v);
+  cuda_note note = {.scratch_floats = (uint64_t)cuda_scratch_floats(s.program)};
+  cuda_account a = cuda_measure(s.program, &device, &note, &v);
   int64_t sum = cuda_account_sum(&a), half = a.cache / 2;
   ck_assert_int_eq(types[0], IR_f32);
-  check_says(cuda_refuse_account(s.program, &device, &v, sum - 1),
+  check_says(cuda_refuse_account(s.program, &device, &note, &v, sum - 1),
              "it fits with a cache in f16 (--kv-type f16); or with a context of 4032");
-  check_says(cuda_refuse_account(s.program, &device, &v, sum - half - 1024),
+  check_says(cuda_refuse_account(s.program, &device, &note, &v, sum - half - 1024),
              "it fits with a context of 1984 tokens (--ctx 1984)");
-  check_says(cuda_refuse_account(s.program, &device, &v, sum - a.cache - 1024), "it fits with weights stored as q8_0");
-  check_says(cuda_refuse_account(s.program, &device, &v, 1 << 20), "take a smaller model");
+  check_says(cuda_refuse_account(s.program, &device, &note, &v, sum - a.cache - 1024), "it fits with weights stored as q8_0");
+  check_says(cuda_refuse_account(s.program, &device, &note, &v, 1 << 20), "take a smaller model");
   free(offsets);
   free(types);
   close_subject(&s);

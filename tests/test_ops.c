@@ -248,7 +248,7 @@ static result train(const subject *s, ir_module *module, const char *backend, in
   check_ok(rt_engine_new(s->program, code, s->binding, &options, &engine), backend);
   for (int i = 0; i < SEQUENCES; i++) {
     requests[i] = (rt_request){NULL, b.tokens + i * LATER, TOKENS - FEWER * i, RT_WANT_NONE, b.targets + i * LATER,
-                                b.coefficients + i * LATER};
+                                b.coefficients + i * LATER, NULL};
     check_ok(rt_sequence_new(engine, &requests[i].sequence), backend);
   }
   for (int i = 0; i < (cut ? SEQUENCES : 1); i++)

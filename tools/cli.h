@@ -47,7 +47,7 @@ typedef struct cli_args {
   int64_t steps;
   /* compile */
   const char *launcher; /* and emit, of ir above */
-  bool embed;
+  bool embed, report;
   const char *targets[16];
   int target_count;
   /* embed: texts a step, 0: as many as fit */

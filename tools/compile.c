@@ -13,8 +13,14 @@ static const struct {
 } kinds[] = {
     {"exe", "dipper-launcher", DP_EMIT_EXECUTABLE}, {"so", "libdipper-model.so", DP_EMIT_LIBRARY},
     {"obj", NULL, DP_EMIT_OBJECT},                  {"header", NULL, DP_EMIT_HEADER},
-    {"weights", NULL, DP_EMIT_WEIGHTS},
+    {"weights", NULL, DP_EMIT_WEIGHTS},             {"cu", NULL, DP_EMIT_CU},
+    {"ptx", NULL, DP_EMIT_PTX},                     {"cubin", NULL, DP_EMIT_CUBIN},
 };
+
+static void print_report(void *user, const char *text) {
+  (void)user;
+  fputs(text, stderr);
+}
 
 /* Beside this program (in a build), or where it is installed. */
 static bool find_launcher(const char *name, char path[PATH_MAX]) {
@@ -35,9 +41,9 @@ int cli_compile(const cli_args *args) {
   char found[PATH_MAX];
   size_t kind = 0;
   while (kind < DP_COUNT(kinds) && strcmp(kinds[kind].name, args->emit) != 0) kind++;
-  if (kind == DP_COUNT(kinds)) return cli_usage("compile", "--emit wants exe, so, obj, header or weights, not '%s'", args->emit);
+  if (kind == DP_COUNT(kinds)) return cli_usage("compile", "--emit wants exe, so, obj, header, weights, cu, ptx or cubin, not '%s'", args->emit);
   dp_compilation how = {.emit = kinds[kind].emit, .targets = args->targets, .target_count = args->target_count,
-                        .embed = args->embed, .launcher = args->launcher};
+                        .embed = args->embed, .launcher = args->launcher, .on_report = args->report ? print_report : NULL};
   const char *launcher = kinds[kind].launcher;
   if (args->embed && !launcher) return cli_usage("compile", "--embed is for exe and so");
   if (args->embed && !args->model.weights) return cli_usage("compile", "--embed wants --weights");

@@ -68,25 +68,27 @@ static const cli_command commands[] = {
      .run = cli_embed},
     {.name = "compile",
      .arguments = "MODEL.dip --emit KIND -o FILE [--weights FILE]",
-     .flags = MODEL_FLAGS " --plan --kv-type --threads --target --embed --launcher --emit -o",
+     .flags = MODEL_FLAGS " --plan --kv-type --threads --target --embed --launcher --emit --report -o",
      .required = "--emit -o",
      .summary = "a model to a program that needs neither dipper nor LLVM",
      .description =
          "exe: a command that runs the model as `dipper run` does. so: a shared library with a C interface, header: that\n"
          "interface for this model. obj: the ELF object alone, the one that `dipper run` loads. weights: the weights packed\n"
-         "for the model, which all processes map and share: FILE.weights beside an executable FILE is found by it.\n\n"
+         "for the model, which all processes map and share: FILE.weights beside an executable FILE is found by it. cu, ptx,\n"
+         "cubin: the code for a GPU, for other tools.\n\n"
          "--weights gives the dimensions and the types that the code reads; --embed puts the weights inside. With several\n"
-         "--target the file holds code for each, and takes the best that its machine has. No compiler and no linker is\n"
-         "needed.",
+         "--target the file holds code for each, and takes the best that its machine has: a GPU's, where there is one that it\n"
+         "has code for. No compiler and no linker is needed; for GPUs NVRTC is, here and not where the file runs.",
      .examples = "  dipper compile models/llama.dip --weights model.gguf --embed --emit exe -o chat && ./chat -p Hello\n"
                  "  dipper compile models/llama.dip --weights model.gguf --target x86-64-v3 --target x86-64-v4 --emit exe -o chat\n"
+                 "  dipper compile models/llama.dip --weights model.gguf --target x86-64-v3 --target sm_90a --target ptx --emit exe -o chat\n"
                  "  dipper compile models/llama.dip --weights model.gguf --emit weights -o chat.weights\n",
      .least = 1,
      .most = 1,
      .run = cli_compile},
     {.name = "train",
      .arguments = "RECIPE.dip --weights FILE [--data FILE] [--out DIR]",
-     .flags = MODEL_FLAGS " --adapter --tokenizer --plan --recipe --data --out --resume --steps --threads --memory",
+     .flags = MODEL_FLAGS " --device --adapter --tokenizer --plan --recipe --data --out --resume --steps --threads --memory",
      .required = "--weights",
      .summary = "carry out a recipe: train a model",
      .description =
@@ -94,6 +96,7 @@ static const cli_command commands[] = {
          "go to DIR/step-NNNNNNNN, which transformers and dipper load, and a line of JSON a step to DIR/log.jsonl.\n"
          "--resume goes on from the newest whole one: the weights are then, to the last bit, those of a run that was\n"
          "never interrupted. Ctrl-C stops after the step under way, with a checkpoint. --steps: instead of the recipe's.\n"
+         "--device cuda: weights, gradients and moments live on the GPU; but of `weights bf16` checkpoints are the CPU's.\n"
          "MFU: products of forward and backward, without attention's, in the multiply-add peak measured at the start.",
      .examples = "  dipper train tune.dip --weights SmolLM2-135M-Instruct.Q4_1.gguf --data chat.jsonl --out run\n"
                  "  dipper run models/llama.dip --weights run/step-00000100 --tokenizer SmolLM2-135M-Instruct.Q4_1.gguf -p Hi\n",
@@ -102,13 +105,13 @@ static const cli_command commands[] = {
      .run = cli_train},
     {.name = "plan",
      .arguments = "RECIPE.dip [--weights FILE]",
-     .flags = MODEL_FLAGS " --adapter --tokenizer --plan --recipe --data --steps --threads --memory --json",
+     .flags = MODEL_FLAGS " --device --adapter --tokenizer --plan --recipe --data --steps --threads --memory --json",
      .summary = "a recipe's memory and time, before it runs",
      .description =
          "Prints what a training run will take at its peak, by what for, whether that fits into the memory there is (the\n"
          "machine's, a control group's, --memory's), and about how long a step will last. The code is compiled and kept for the\n"
          "run; no weights are read and no data. Without --weights: for f32 of the text's shapes. When it does not fit: which\n"
-         "statements would make it fit, and exit status 1.",
+         "statements would make it fit, and exit status 1. --device cuda: of the GPU's memory and of the host's.",
      .examples = "  dipper plan tune.dip --weights SmolLM2-135M-Instruct.Q4_1.gguf\n"
                  "  dipper plan tune.dip --memory 2G --json\n",
      .least = 1,

@@ -23,8 +23,8 @@ int cli_check(const cli_args *args) {
 static dp_status emit(const cli_args *args, dp_text *text) {
   dp_options options = args->model;
   options.backend = "cuda";
-  if (strcmp(args->emit, "cubin") == 0) return dp_compile_object(&options, text);
-  return dp_dump_text(&options, strcmp(args->emit, "ptx") == 0 ? DP_DUMP_ASM : DP_DUMP_LLVM, NULL, text);
+  dp_dump what = strcmp(args->emit, "cubin") == 0 ? DP_DUMP_MACHINE : strcmp(args->emit, "ptx") == 0 ? DP_DUMP_ASM : DP_DUMP_LLVM;
+  return dp_dump_text(&options, what, NULL, text);
 }
 
 int cli_ir(const cli_args *args) {

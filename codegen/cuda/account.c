@@ -19,6 +19,7 @@ static int64_t activation_bytes(const tile_program *p, int64_t rows) {
 
 static int64_t result_bytes(const tile_program *p) {
   int64_t bytes = 0;
+  if (tile_find_entry(p, "pick") >= 0) bytes += (8 * CUDA_TURNS + 4) * p->row_tile + 32 + 3 * SLACK;
   for (int i = 0; i < p->buffer_count; i++)
     if (p->buffers[i].output >= 0) bytes += p->row_tile * p->buffers[i].stride * 4 + SLACK;
   return bytes;
@@ -29,12 +30,13 @@ static int64_t argument_bytes(const tile_program *p, const tile_provision *v) {
   return 64 * (v->max_tokens + TILE_LANES) + 16 * p->slot_count + 8 * pages_of(v->context) + (64 << 10);
 }
 
-cuda_account cuda_measure(const tile_program *p, const cuda_device *device, const tile_provision *v) {
+cuda_account cuda_measure(const tile_program *p, const cuda_device *device, const cuda_note *note,
+                          const tile_provision *v) {
   return (cuda_account){.weights = v->weight_bytes + SLACK,
                         .cache = pages_of(v->context) * p->page_bytes + SLACK,
                         .activations = activation_bytes(p, v->max_tokens),
                         .results = result_bytes(p),
-                        .scratch = cuda_scratch_floats(p) * 4 * device->processors + SLACK,
+                        .scratch = (int64_t)note->scratch_floats * 4 * device->processors + SLACK,
                         .counters = 8 * cuda_counter_count(p, cuda_counter_tiles(p, v->max_tokens)) + SLACK,
                         .arguments = argument_bytes(p, v)};
 }
@@ -138,8 +140,9 @@ static void advise(advice *a) {
     dp_str_add(&a->text, "; no smaller context or weights of fewer bits make it fit: take a smaller model");
 }
 
-dp_status cuda_refuse_account(const tile_program *p, const cuda_device *device, const tile_provision *v, int64_t left) {
-  advice a = {.program = p, .provision = v, .account = cuda_measure(p, device, v), .left = left};
+dp_status cuda_refuse_account(const tile_program *p, const cuda_device *device, const cuda_note *note,
+                              const tile_provision *v, int64_t left) {
+  advice a = {.program = p, .provision = v, .account = cuda_measure(p, device, note, v), .left = left};
   const cuda_account *m = &a.account;
   advise(&a);
   dp_status status = dp_fail(

@@ -1,6 +1,7 @@
-/* codegen/cuda/backend.c: the vtable. The object is a cubin; which GPU it is for is the target's cpu: sm_80, sm_90a,
- * sm_100a; else the first device's, and where there is none sm_80. */
-#include "codegen/cuda/devices.h"
+/* codegen/cuda/backend.c: the vtable. The object is a cubin or PTX with its note (image.h); which GPU it is for is the
+ * target's cpu: sm_80, sm_90a, sm_100a, ptx; else the first device's, and where there is none sm_80. */
+#include "codegen/cuda/device.h"
+#include "codegen/cuda/image.h"
 #include "codegen/cuda/prelude.h"
 #include "codegen/cuda/run.h"
 
@@ -10,14 +11,14 @@
 #include <string.h>
 
 /* Raised whenever the text for the same tile program and prelude changes. */
-static const char version[] = "cuda 3";
+static const char version[] = "cuda 4";
 
 static const char default_arch[] = "sm_80";
 
-static void find_arch(const cg_target *target, char arch[16]) {
+static void find_arch(const cg_target *target, char arch[CUDA_CHIP_NAME]) {
   cuda_device *devices = NULL;
   int count = 0;
-  snprintf(arch, 16, "%s", target && target->cpu ? target->cpu : default_arch);
+  snprintf(arch, CUDA_CHIP_NAME, "%s", target && target->cpu ? target->cpu : default_arch);
   if (target && target->cpu) return;
   dp_status status = cuda_list_devices(&devices, &count);
   if (status.code == DP_OK) cuda_arch(&devices[0], arch);
@@ -36,19 +37,29 @@ static dp_status fingerprint(const cg_target *target, dp_str *out) {
   return cuda_find_compiler(out);
 }
 
-static dp_status compile_text(const tile_program *program, const cg_target *target, cuda_output output,
-                              cg_object *object) {
-  dp_str source = {0};
-  char arch[16];
-  find_arch(target, arch);
+/* For "ptx" of the oldest chip's, which the driver of any later one takes. */
+static dp_status compile_text(const tile_program *program, const cg_target *target, const char *arch, cuda_output output,
+                              cg_object *image) {
+  dp_str source = {0}, log = {0};
   dp_status status = cuda_text(program, &source);
-  if (status.code == DP_OK) status = cuda_compile(source.text, arch, output, object, NULL);
+  if (status.code == DP_OK)
+    status = cuda_compile_logged(source.text, strcmp(arch, "ptx") == 0 ? default_arch : arch, output, image, NULL, &log);
+  if (status.code == DP_OK && target && target->report) cuda_report(log.text ? log.text : "", target->report);
   dp_str_free(&source);
+  dp_str_free(&log);
   return status;
 }
 
 static dp_status compile(const tile_program *program, const cg_target *target, cg_object *object) {
-  return compile_text(program, target, CUDA_CUBIN, object);
+  cuda_note needs = {.threads = CUDA_THREADS, .shared_bytes = (uint64_t)cuda_shared_bytes(program),
+                     .scratch_floats = (uint64_t)cuda_scratch_floats(program)};
+  find_arch(target, needs.chip);
+  if (target && target->report) cuda_report_needs(&needs, target->report);
+  cg_object image;
+  DP_TRY(compile_text(program, target, needs.chip, strcmp(needs.chip, "ptx") == 0 ? CUDA_PTX : CUDA_CUBIN, &image));
+  dp_status status = cuda_make_object(program, &needs, &image, object);
+  cg_object_free(&image);
+  return status;
 }
 
 /* The compiler is told of whatever the devices are: what is missing is one of them, or both. */
@@ -71,17 +82,40 @@ static dp_status devices(dp_str *out) {
 
 static dp_status text(const tile_program *program, const cg_target *target, cg_text kind, dp_str *out) {
   if (kind == CG_TEXT_IR) return cuda_text(program, out);
-  cg_object ptx;
-  DP_TRY(compile_text(program, target, CUDA_PTX, &ptx));
-  dp_str_addn(out, ptx.bytes, strnlen(ptx.bytes, ptx.size));
-  cg_object_free(&ptx);
+  char arch[CUDA_CHIP_NAME];
+  find_arch(target, arch);
+  cg_object image;
+  DP_TRY(compile_text(program, target, arch, kind == CG_TEXT_MACHINE ? CUDA_CUBIN : CUDA_PTX, &image));
+  dp_str_addn(out, image.bytes, kind == CG_TEXT_MACHINE ? image.size : strnlen(image.bytes, image.size));
+  cg_object_free(&image);
   return DP_SUCCESS;
 }
 
-/* Tasks as small as they come: a block has one at a time, and there are more blocks than a matrix has columns of tasks.
- */
-static const tile_target numbers = {
-    .cores = 132, .task_bytes = 16384, .row_tile = 64, .tensor = 1u << IR_f16 | 1u << IR_bf16};
+/* ---- a program that is not loaded: what it would take on the first device */
+
+/* All 0 where there is none. */
+static cuda_device first_device(void) {
+  cuda_device *list = NULL, first = {0};
+  int count = 0;
+  dp_status status = cuda_list_devices(&list, &count);
+  if (status.code == DP_OK) first = list[0];
+  dp_status_free(&status);
+  free(list);
+  return first;
+}
+
+static int64_t worker_bytes(const tile_code *code, const tile_program *program, int64_t max_tokens) {
+  (void)code;
+  cuda_device first = first_device();
+  return cuda_worker_bytes(program, &first, cuda_scratch_floats(program), max_tokens);
+}
+
+static int64_t available(const tile_code *code) {
+  (void)code;
+  return first_device().memory;
+}
+
+static const tile_device device = {.worker_bytes = worker_bytes, .available = available};
 
 const cg_backend cg_cuda = {
     .name = "cuda",
@@ -91,5 +125,8 @@ const cg_backend cg_cuda = {
     .load = cuda_load,
     .text = text,
     .devices = devices,
-    .numbers = &numbers,
+    .numbers = &cuda_numbers,
+    .device = &device,
+    .target_at = cuda_chip_at,
+    .choose = cuda_choose,
 };

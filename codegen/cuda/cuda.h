@@ -8,18 +8,22 @@
  *   value.c     one element of a value as expressions over its operands
  *   weight.c    ops on weights, caches and gradients
  *   step.c      an entry to a kernel: a walk through its bundles
- *   launch.c    the arguments of a launch, from a step
  *   nvrtc.c     CUDA C to PTX or a cubin by NVRTC
+ *   report.c    what ptxas says of registers, memory and spills, for people
  *   prelude/    the part of the text that is the same for all programs
  *
- * And what runs it:
+ * And what runs it, which compiled models have without the rest:
  *
+ *   image.c     the object: a note and a cubin or PTX; which chip's code serves a device
+ *   device.c    devices, and the vtable of a program that compiles nothing
  *   driver.c    libcuda: a context, a stream, errors
  *   memory.c    the device's memory, pinned memory, copies
  *   account.c   how much of it an engine takes, and what would fit
+ *   launch.c    the arguments of a launch, from a step
  *   run.c       the steps of an engine
- *   fault.c     where a step was when it failed
- *   devices.c   what there is, for people */
+ *   room.c      the memory that they work in, and the weights
+ *   resident.c  what training keeps of weights
+ *   fault.c     where a step was when it failed */
 #ifndef DIPPER_CODEGEN_CUDA_H
 #define DIPPER_CODEGEN_CUDA_H
 
@@ -30,8 +34,10 @@ enum {
   CUDA_RING_BYTES = 65536,  /* of shared memory for weights on their way */
   CUDA_VALUE_BYTES = 34816, /* of shared memory for values: with the ring as much as every chip from sm_80 on has */
   CUDA_NARROW_ROWS = 8,     /* rows up to which a task's values are tried in shared memory */
+  CUDA_BEST_FLOATS = 2 * CUDA_THREADS / 16, /* of a row whose best is looked for: two of each half warp */
   CUDA_SMALL_BYTES = 2048,  /* a value that is in shared memory whatever the rows */
   CUDA_STAGED_COLUMNS = 128, /* from so many on, what a task of few rows reads is brought to shared memory first */
+  CUDA_TURNS = 16,           /* of a launch, that memory is taken for beforehand */
 };
 
 /* What a block began last; of groups the program's index. */
@@ -44,10 +50,15 @@ enum { CUDA_NOT_BEGUN = -1, CUDA_ENDED = -2 }; /* in the place of a group */
 typedef struct cuda_launch {
   tile_step step;
   const int32_t *first_segment;        /* [row tiles of the tokens + 1] */
-  uint32_t *counters, *other_counters; /* [counter_count] each: zero before the first step; then they change places */
+  uint32_t *counters, *other_counters; /* [counter_count] each: zero before the first step; then they change
+                                           places */
   int64_t counter_count, tiles;
   float *scratch; /* [blocks][scratch_floats] */
   int64_t scratch_floats;
+  /* Of the entry that picks. The counters change places after each turn. */
+  uint32_t *meeting;          /* [2]: grows by blocks * turns, and by turns */
+  uint32_t arrived, released; /* what it holds */
+  int32_t *ended;             /* [output rows] */
   cuda_progress *progress; /* [blocks] in memory of the host that the device writes to; NULL: it is not told */
 } cuda_launch;
 
@@ -78,8 +89,14 @@ typedef struct cuda_resources {
  * where there is no NVRTC. */
 dp_status cuda_compile(const char *text, const char *arch, cuda_output output, cg_object *object,
                        cuda_resources *resources);
+/* The same; ptxas' log is added to it. */
+dp_status cuda_compile_logged(const char *text, const char *arch, cuda_output output, cg_object *object,
+                              cuda_resources *resources, dp_str *log);
 dp_status cuda_find_compiler(dp_str *version); /* its version: "NVRTC 13.0" */
 dp_status cuda_describe_compiler(int *major, dp_str *out); /* the same and where it was found, for people */
+
+/* Of ptxas' log a line a kernel and function: registers, shared memory, stack and spills. */
+void cuda_report(const char *log, dp_str *out);
 
 /* ---- inside: text under construction */
 

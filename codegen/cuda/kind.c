@@ -17,7 +17,7 @@ static bool is_product(tile_opcode code) {
 
 static bool always_placed(tile_opcode code) {
   return is_product(code) || code == TILE_carry || code == TILE_sum || code == TILE_greatest || code == TILE_top_k ||
-         code == TILE_place || code == TILE_among || code == TILE_at;
+         code == TILE_place || code == TILE_among || code == TILE_at || code == TILE_best;
 }
 
 bool cu_readable_in_place(const tile_kind *kind, const tile_op *op) {
@@ -135,7 +135,10 @@ static bool can_be_staged(const cu_kind *k, int index) {
          (kind->space == TILE_TOKENS || kind->space == TILE_OUTPUTS);
 }
 
-static int64_t stride_of(const tile_op *op) { return op->cols == 1 ? 1 : round_up(op->cols, 4); }
+static int64_t stride_of(const tile_op *op) {
+  if (op->code == TILE_best) return CUDA_BEST_FLOATS;
+  return op->cols == 1 ? 1 : round_up(op->cols, 4);
+}
 
 static int64_t rows_in_shared(const cu_kind *k, const tile_op *op, int narrow) {
   int64_t rows = op->one_row || op->code == TILE_vector ? 1 : k->kind->max_rows;
@@ -385,6 +388,25 @@ static void assign(cu_kind *k, int index) {
 
 /* ---- choices */
 
+/* All threads look through a row's columns, half warps agree among each other, then one thread asks them all. */
+static void best(cu_kind *k, int index) {
+  cuda *e = k->e;
+  const tile_op *op = &k->kind->ops[index], *x = &k->kind->ops[op->operands[0]];
+  cu_begin_body(k);
+  cu_open(e, "for (int r = 0; r < %s; r++)", cu_rows(k, op));
+  cu_line(e, "Best best = no_best();");
+  cu_open(e, "for (int c = thread_index(); c < %s; c += THREADS)", cu_columns(k, x));
+  const char *value = cu_pull(k, op->operands[0], "r", "c");
+  cu_line(e, "best = better(best, {rank_of(%s), (float)(%s + c)});", value, cu_column(k, op, "r"));
+  cu_close(e);
+  cu_line(e, "leave_best(best, v%d + r * %" PRId64 ");", index, k->stride[index]);
+  cu_close(e);
+  cu_line(e, "block_sync();");
+  cu_line(e, "for (int r = thread_index(); r < %s; r += THREADS) take_best(v%d + r * %" PRId64 ");", cu_rows(k, op), index,
+          k->stride[index]);
+  cu_line(e, "block_sync();");
+}
+
 static void top_k(cu_kind *k, int index) {
   const tile_op *op = &k->kind->ops[index], *x = &k->kind->ops[op->operands[0]];
   int64_t heads = op->cols / op->dim, n = x->cols / heads;
@@ -486,6 +508,7 @@ static void emit_op(cu_kind *k, int index) {
   case TILE_sum:
   case TILE_greatest: reduce(k, index); break;
   case TILE_top_k: top_k(k, index); break;
+  case TILE_best: best(k, index); break;
   case TILE_place: place(k, index); break;
   case TILE_among: among(k, index); break;
   case TILE_loop: begin_chunks(k, index); break;

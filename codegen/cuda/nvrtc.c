@@ -5,14 +5,17 @@
 
 #include <dlfcn.h>
 #include <glob.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
 
 typedef struct nvrtc_program nvrtc_program;
 
 typedef struct nvrtc {
   void *library;
+  char folder[1024]; /* where it lies; "": not known */
   const char *(*error_text)(int result);
   int (*version)(int *major, int *minor);
   int (*create)(nvrtc_program **program, const char *source, const char *name, int headers, const char *const *texts,
@@ -71,6 +74,20 @@ static dp_status open_library(void **library) {
                                "`pip install nvidia-cuda-nvrtc`, or set DIPPER_NVRTC to libnvrtc.so's path");
 }
 
+static void find_folder(nvrtc *n) {
+  struct link_map *map = NULL;
+  const char *slash = dlinfo(n->library, RTLD_DI_LINKMAP, &map) == 0 && map ? strrchr(map->l_name, '/') : NULL;
+  n->folder[0] = 0;
+  if (slash) snprintf(n->folder, sizeof n->folder, "%.*s", (int)(slash - map->l_name), map->l_name);
+}
+
+/* NVRTC asks the loader for its built-in functions by name alone: one that lies beside it is found when it is open. */
+static void open_builtins(const nvrtc *n) {
+  char pattern[1100];
+  snprintf(pattern, sizeof pattern, "%s/libnvrtc-builtins.so.*", n->folder);
+  if (n->folder[0]) open_glob(pattern);
+}
+
 static bool look_up(void *library, const char *name, void *function) {
   void *address = dlsym(library, name);
   memcpy(function, &address, sizeof address);
@@ -79,6 +96,8 @@ static bool look_up(void *library, const char *name, void *function) {
 
 static dp_status open_nvrtc(nvrtc *n) {
   DP_TRY(open_library(&n->library));
+  find_folder(n);
+  open_builtins(n);
   bool complete =
       look_up(n->library, "nvrtcGetErrorString", &n->error_text) && look_up(n->library, "nvrtcVersion", &n->version) &&
       look_up(n->library, "nvrtcCreateProgram", &n->create) &&
@@ -176,7 +195,7 @@ static dp_status take_output(const nvrtc *n, nvrtc_program *program, cuda_output
 }
 
 static dp_status compile(const nvrtc *n, const char *text, const char *arch, cuda_output output, cg_object *object,
-                         cuda_resources *resources) {
+                         cuda_resources *resources, dp_str *log_out) {
   nvrtc_program *program = NULL;
   int result = n->create(&program, text, "step.cu", 0, NULL, NULL);
   if (result != 0) return failed(n, "the text is not taken", result);
@@ -196,17 +215,23 @@ static dp_status compile(const nvrtc *n, const char *text, const char *arch, cud
   else
     status = take_output(n, program, output, object);
   if (resources) read_report(log ? log : "", resources);
+  if (log_out && log) dp_str_add(log_out, log);
   free(log);
   n->destroy(&program);
   return status;
 }
 
-dp_status cuda_compile(const char *text, const char *arch, cuda_output output, cg_object *object,
-                       cuda_resources *resources) {
+dp_status cuda_compile_logged(const char *text, const char *arch, cuda_output output, cg_object *object,
+                              cuda_resources *resources, dp_str *log) {
   nvrtc n;
   *object = (cg_object){0};
   DP_TRY(open_nvrtc(&n));
-  dp_status status = compile(&n, text, arch, output, object, resources);
+  dp_status status = compile(&n, text, arch, output, object, resources, log);
   dlclose(n.library);
   return status;
+}
+
+dp_status cuda_compile(const char *text, const char *arch, cuda_output output, cg_object *object,
+                       cuda_resources *resources) {
+  return cuda_compile_logged(text, arch, output, object, resources, NULL);
 }

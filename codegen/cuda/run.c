@@ -1,207 +1,16 @@
-/* codegen/cuda/run.c: a cubin as code for an engine: steps of inference. The device has memory of its own: weights, put
- * there as an engine provides them, or else when a step first names them; slabs and the cache, which live on the device
- * alone. A step's small arguments go over in one copy, the kernel and the copies of its results are begun behind it,
- * and one wait ends them all: what goes over or comes back lies in pinned memory of the host. */
-#include "codegen/cuda/run.h"
-#include "codegen/cuda/account.h"
+/* codegen/cuda/run.c: a cubin as code for an engine. The device has memory of its own (room.c); what training keeps of
+ * weights is there too (resident.c). A step's small arguments go over in one copy, the kernel and the copies of its
+ * entry's results are begun behind it, and one wait ends them all: what goes over or comes back lies in pinned memory of
+ * the host. */
 #include "codegen/cuda/fault.h"
-#include "codegen/cuda/memory.h"
+#include "codegen/cuda/run_parts.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-  UPLOAD_BYTES = 32 << 20, /* of a window of weights on their way */
-  RESULT_BYTES = 8 << 20,  /* results that come back behind the kernel; more of them come in windows */
-};
-
-typedef struct region {
-  cuda_address at;
-  int64_t bytes;
-} region;
-
-typedef struct cuda_code {
-  tile_code code;
-  const tile_program *program;
-  cuda_gpu *gpu;
-  cuda_kernel **kernels; /* [entries] */
-  const void **seen;     /* [slots] the host's memory that the device's copy was made of */
-  cuda_address *weights; /* [slots] */
-  int64_t *weight_bytes; /* [slots] room; of those that were not provided */
-  bool provided;
-  region image, arena[TILE_SPACE_COUNT], kv, counters, scratch, arguments;
-  region *outputs;
-  int64_t counter_tiles, scratch_floats;
-  int64_t *inputs_at; /* [inputs] places among the arguments */
-  bool second;        /* half of the counters that the next step counts in */
-  char *staged;       /* pinned: the arguments as they will be on the device */
-  int64_t staged_bytes, staged_cap;
-  dp_status staging; /* the first failure */
-  char *results;     /* pinned */
-  int64_t results_cap;
-  cuda_progress *progress; /* pinned, [processors] */
-  cuda_address progress_at;
-} cuda_code;
-
-/* ---- memory */
-
-/* Room for so many bytes; what was there is lost, unless `keep`, whose rest is zero. */
-static dp_status need(cuda_code *c, region *r, int64_t bytes, const char *what, bool keep) {
-  if (bytes <= r->bytes && r->at) return DP_SUCCESS;
-  region larger = {.bytes = keep && r->bytes * 2 > bytes ? r->bytes * 2 : bytes};
-  if (!keep) {
-    cuda_release(c->gpu, r->at);
-    *r = (region){0};
-  }
-  DP_TRY(cuda_allocate(c->gpu, larger.bytes, what, &larger.at));
-  if (keep) {
-    dp_status status = cuda_clear(c->gpu, larger.at + (uint64_t)r->bytes, larger.bytes - r->bytes);
-    if (status.code == DP_OK) status = cuda_move(c->gpu, larger.at, r->at, r->bytes);
-    cuda_release(c->gpu, status.code == DP_OK ? r->at : larger.at);
-    DP_TRY(status);
-  }
-  *r = larger;
-  return DP_SUCCESS;
-}
-
-static void release(cuda_code *c, region *r) {
-  cuda_release(c->gpu, r->at);
-  *r = (region){0};
-}
-
-/* The same in pinned memory of the host; `kept` bytes stay. */
-static dp_status need_pinned(cuda_code *c, char **memory, int64_t *cap, int64_t bytes, int64_t kept) {
-  void *larger;
-  if (bytes <= *cap) return DP_SUCCESS;
-  DP_TRY(cuda_pin(c->gpu, bytes, &larger));
-  if (kept > 0) memcpy(larger, *memory, (size_t)kept);
-  cuda_unpin(c->gpu, *memory);
-  *memory = larger;
-  *cap = bytes;
-  return DP_SUCCESS;
-}
-
-static int64_t slot_bytes(const tile_weight *w, ir_dtype storage) {
-  if (w->form == TILE_VECTOR) return tile_slot_floats(w) * 4;
-  return (w->rows + TILE_BLOCK - 1) / TILE_BLOCK * TILE_BLOCK * ir_packed_row_bytes(storage, w->cols);
-}
-
-/* Of code that weights were not provided to. */
-static dp_status put_weights(cuda_code *c, const tile_step *step) {
-  for (int i = 0; i < c->program->weight_count; i++) {
-    const tile_weight *w = &c->program->weights[i];
-    for (int slot = w->first_slot; slot < w->first_slot + w->count * w->inner; slot++) {
-      if (!step->weights[slot] || c->seen[slot] == step->weights[slot]) continue;
-      region r = {c->weights[slot], c->weight_bytes[slot]};
-      dp_status status = need(c, &r, slot_bytes(w, (ir_dtype)step->weight_types[slot]), "weights", false);
-      c->weights[slot] = r.at;
-      c->weight_bytes[slot] = r.bytes;
-      DP_TRY(status);
-      DP_TRY(cuda_put(c->gpu, r.at, step->weights[slot], slot_bytes(w, (ir_dtype)step->weight_types[slot])));
-      c->seen[slot] = step->weights[slot];
-    }
-  }
-  return DP_SUCCESS;
-}
-
-/* Pages of the cache up to the last one that a sequence of the step has; entries of the page tables. */
-static void count_pages(const tile_step *step, int64_t *pages, int64_t *entries) {
-  *pages = *entries = 0;
-  for (int64_t s = 0; s < step->rows[TILE_SEGMENTS]; s++) {
-    int64_t first = step->segment_pages[s], end = first + (step->segment_end[s] + TILE_CHUNK - 1) / TILE_CHUNK;
-    if (end > *entries) *entries = end;
-    for (int64_t i = first; i < end; i++)
-      if (step->pages[i] >= *pages) *pages = step->pages[i] + 1;
-  }
-}
-
-static dp_status need_counters(cuda_code *c, int64_t rows) {
-  int64_t tiles = cuda_counter_tiles(c->program, rows);
-  if (tiles <= c->counter_tiles) return DP_SUCCESS;
-  int64_t bytes = 2 * cuda_counter_count(c->program, tiles) * 4;
-  c->counter_tiles = 0;
-  DP_TRY(need(c, &c->counters, bytes, "counters", false));
-  DP_TRY(cuda_clear(c->gpu, c->counters.at, bytes));
-  c->counter_tiles = tiles;
-  return DP_SUCCESS;
-}
-
-/* For steps of so many rows a space, and pages of the cache. */
-static dp_status need_memory(cuda_code *c, const int64_t *rows, int64_t pages) {
-  const tile_program *p = c->program;
-  for (int space = 0; space < TILE_SPACE_COUNT; space++) {
-    if (!p->slab_bytes[space]) continue;
-    int64_t slabs = space == TILE_WINDOW ? p->window : space == TILE_NUMBERS ? 1 : tile_row_tiles(p, rows[space]);
-    DP_TRY(need(c, &c->arena[space], slabs * p->slab_bytes[space], "activations", false));
-  }
-  int64_t scratch = c->scratch_floats * 4 * cuda_device_of(c->gpu)->processors;
-  DP_TRY(need(c, &c->scratch, scratch, "scratch memory", false));
-  DP_TRY(need(c, &c->kv, pages * p->page_bytes, "the KV cache", true));
-  int64_t tokens = rows[TILE_TOKENS], outputs = rows[TILE_OUTPUTS];
-  return need_counters(c, tokens > outputs ? tokens : outputs);
-}
-
-static dp_status need_results(cuda_code *c, const int64_t *rows) {
-  const tile_program *p = c->program;
-  for (int i = 0; i < p->buffer_count; i++) {
-    const tile_buffer *b = &p->buffers[i];
-    if (b->output >= 0) DP_TRY(need(c, &c->outputs[b->output], rows[b->space] * b->stride * 4, "results", false));
-  }
-  return DP_SUCCESS;
-}
-
-/* ---- what an engine brings */
-
-static void release_all(cuda_code *c) {
-  region *const regions[] = {&c->image, &c->kv, &c->counters, &c->scratch, &c->arguments};
-  for (size_t i = 0; i < DP_COUNT(regions); i++) release(c, regions[i]);
-  for (int i = 0; i < TILE_SPACE_COUNT; i++) release(c, &c->arena[i]);
-  for (int i = 0; i < c->program->output_count; i++) release(c, &c->outputs[i]);
-  for (int i = 0; i < c->program->slot_count; i++) {
-    if (!c->provided) cuda_release(c->gpu, c->weights[i]);
-    c->weights[i] = 0;
-    c->weight_bytes[i] = 0;
-    c->seen[i] = NULL;
-  }
-  c->counter_tiles = 0;
-  c->provided = false;
-}
-
-/* All at once, so that what does not fit is refused before anything is read. */
-static dp_status reserve(cuda_code *c, const tile_provision *v, const cuda_account *account) {
-  const cuda_device *device = cuda_device_of(c->gpu);
-  int64_t left;
-  DP_TRY(cuda_find_free(c->gpu, &left));
-  left += cuda_bytes_taken(c->gpu) - cuda_bytes_used(c->gpu);
-  if (cuda_account_sum(account) > left) return cuda_refuse_account(c->program, device, v, left);
-  dp_status status = cuda_reserve(c->gpu, cuda_account_sum(account));
-  if (status.code != DP_NO_MEMORY) return status;
-  dp_status_free(&status);
-  return cuda_refuse_account(c->program, device, v, left);
-}
-
-static dp_status take_provision(cuda_code *c, const tile_provision *v) {
-  const tile_program *p = c->program;
-  cuda_account account = cuda_measure(p, cuda_device_of(c->gpu), v);
-  int64_t rows[TILE_SPACE_COUNT] = {[TILE_TOKENS] = v->max_tokens,
-                                    [TILE_SEGMENTS] = v->max_tokens,
-                                    [TILE_OUTPUTS] = v->max_tokens,
-                                    [TILE_PARAMETERS] = 1};
-  const int64_t few[TILE_SPACE_COUNT] = {[TILE_TOKENS] = 1, [TILE_OUTPUTS] = p->row_tile};
-  int64_t room = (v->weight_bytes + 4095) / 4096 * 4096;
-  release_all(c);
-  DP_TRY(reserve(c, v, &account));
-  c->provided = true;
-  DP_TRY(need(c, &c->image, v->weight_bytes, "weights", false));
-  for (int slot = 0; slot < p->slot_count; slot++) c->weights[slot] = c->image.at + (uint64_t)v->weight_offsets[slot];
-  DP_TRY(need_memory(c, rows, (v->context + TILE_CHUNK - 1) / TILE_CHUNK));
-  DP_TRY(need_results(c, few));
-  DP_TRY(need(c, &c->arguments, account.arguments, "a step's arguments", false));
-  DP_TRY(need_pinned(c, &c->staged, &c->staged_cap, account.arguments, 0));
-  return cuda_upload(c->gpu, c->image.at, room < UPLOAD_BYTES ? room : UPLOAD_BYTES, v->next, v->user);
-}
+enum { RESULT_BYTES = 8 << 20 /* results that come back behind the kernel; more of them come in windows */ };
 
 /* ---- failures */
 
@@ -232,7 +41,7 @@ static dp_status settle(cuda_code *c, int entry, dp_status status) {
   if (!cuda_is_lost(c->gpu)) {
     dp_status ended = cuda_wait(c->gpu, "what was begun");
     dp_status_free(&ended);
-    c->counter_tiles = 0;
+    cuda_forget_counters(c);
   }
   return cuda_is_lost(c->gpu) ? give_up(c, entry, status) : status;
 }
@@ -249,7 +58,7 @@ static dp_status provide(const tile_code *code, const tile_provision *provision)
   cuda_code *c = code->self;
   if (cuda_is_lost(c->gpu)) return is_lost();
   int error = cuda_enter(c->gpu);
-  return settle(c, -1, error ? cuda_leave(c->gpu, error, "its context") : leave(c, take_provision(c, provision)));
+  return settle(c, -1, error ? cuda_leave(c->gpu, error, "its context") : leave(c, cuda_take_provision(c, provision)));
 }
 
 /* ---- arguments */
@@ -258,7 +67,7 @@ static dp_status provide(const tile_code *code, const tile_provision *provision)
 static int64_t stage(cuda_code *c, const void *data, int64_t bytes) {
   int64_t at = (c->staged_bytes + 15) / 16 * 16, end = at + bytes;
   if (c->staging.code == DP_OK && end > c->staged_cap)
-    c->staging = need_pinned(c, &c->staged, &c->staged_cap, 2 * end + 4096, c->staged_bytes);
+    c->staging = cuda_need_pinned(c, &c->staged, &c->staged_cap, 2 * end + 4096, c->staged_bytes);
   if (c->staging.code != DP_OK) return 0;
   if (data && bytes) memcpy(c->staged + at, data, (size_t)bytes);
   c->staged_bytes = end;
@@ -269,15 +78,27 @@ static int64_t stage(cuda_code *c, const void *data, int64_t bytes) {
 static void *at_device(cuda_address address) { return (void *)(uintptr_t)address; }
 
 typedef struct places { /* offsets among the arguments */
-  int64_t weights, types, inputs, outputs, positions, slots, row, tokens, pages_of, end, pages, first;
+  int64_t weights, types, inputs, outputs, positions, slots, row, tokens, pages_of, end, pages, first, ends;
 } places;
+
+/* Pages of the cache up to the last one that a sequence of the step has; entries of the page tables. */
+static void count_pages(const tile_step *step, int64_t *pages, int64_t *entries) {
+  *pages = *entries = 0;
+  for (int64_t s = 0; s < step->rows[TILE_SEGMENTS]; s++) {
+    int64_t positions = step->segment_end[s] + (step->turns > 1 ? step->turns - 1 : 0);
+    int64_t first = step->segment_pages[s], end = first + (positions + TILE_CHUNK - 1) / TILE_CHUNK;
+    if (end > *entries) *entries = end;
+    for (int64_t i = first; i < end; i++)
+      if (step->pages[i] >= *pages) *pages = step->pages[i] + 1;
+  }
+}
 
 static dp_status stage_arguments(cuda_code *c, const tile_step *step, int64_t entries, places *at) {
   const tile_program *p = c->program;
   int64_t T = step->rows[TILE_TOKENS], S = step->rows[TILE_SEGMENTS], R = step->rows[TILE_OUTPUTS];
   c->staged_bytes = 0;
   for (int i = 0; i < p->input_count; i++)
-    c->inputs_at[i] = stage(c, step->inputs[i], 4 * (strcmp(p->inputs[i], "out_rows") == 0 ? R : T));
+    c->inputs_at[i] = stage(c, step->inputs[i], 4 * (tile_is_of_outputs(p->inputs[i]) ? R : T));
   *at = (places){.weights = stage(c, c->weights, 8 * (int64_t)p->slot_count),
                  .types = stage(c, step->weight_types, p->slot_count),
                  .positions = stage(c, step->positions, 4 * T),
@@ -287,13 +108,14 @@ static dp_status stage_arguments(cuda_code *c, const tile_step *step, int64_t en
                  .pages_of = stage(c, step->segment_pages, 4 * S),
                  .end = stage(c, step->segment_end, 4 * S),
                  .pages = stage(c, step->pages, 4 * entries),
+                 .ends = stage(c, step->ends, 4 * step->end_count),
                  .first = stage(c, NULL, 4 * (tile_row_tiles(p, T) + 1)),
                  .inputs = stage(c, NULL, 8 * (int64_t)p->input_count),
                  .outputs = stage(c, NULL, 8 * (int64_t)p->output_count)};
   dp_status staging = c->staging;
   c->staging = DP_SUCCESS;
   DP_TRY(staging);
-  DP_TRY(need(c, &c->arguments, c->staged_cap, "a step's arguments", false));
+  DP_TRY(cuda_need(c, &c->arguments, c->staged_cap, "a step's arguments", false));
   cuda_list_segments(p, step, (int32_t *)(void *)(c->staged + at->first));
   cuda_address *inputs = (cuda_address *)(void *)(c->staged + at->inputs);
   cuda_address *outputs = (cuda_address *)(void *)(c->staged + at->outputs);
@@ -320,11 +142,19 @@ static cuda_launch make_launch(cuda_code *c, const tile_step *step, const places
   l.step.segment_end = ARGUMENT(end);
   l.step.pages = ARGUMENT(pages);
   l.first_segment = ARGUMENT(first);
+  l.step.states[TILE_VALUE] = ARGUMENT(weights);
+  for (int i = TILE_GRADIENT; i < TILE_STATE_COUNT; i++)
+    l.step.states[i] = at_device(cuda_resident_table(c->resident, (tile_state)i));
+  l.step.ends = ARGUMENT(ends);
 #undef ARGUMENT
-  for (int i = 0; i < TILE_STATE_COUNT; i++) l.step.states[i] = NULL;
   for (int i = 0; i < TILE_SPACE_COUNT; i++) l.step.arena[i] = at_device(c->arena[i].at);
   l.step.kv = at_device(c->kv.at);
   l.scratch = at_device(c->scratch.at);
+  l.step.turned = at_device(c->turned.at);
+  l.ended = at_device(c->ended.at);
+  l.meeting = at_device(c->meeting.at);
+  l.arrived = c->arrived;
+  l.released = c->released;
   uint32_t *counters = at_device(c->counters.at);
   l.counters = counters + (c->second ? l.counter_count : 0);
   l.other_counters = counters + (c->second ? 0 : l.counter_count);
@@ -333,7 +163,7 @@ static cuda_launch make_launch(cuda_code *c, const tile_step *step, const places
 
 /* ---- a step */
 
-/* Calls `each` for the step's results, one behind another in pinned memory; returns the bytes of all. */
+/* Calls `each` for the step's results that are read, one behind another in pinned memory; *sum: the bytes of all. */
 typedef dp_status each_result(cuda_code *c, const tile_step *step, int output, int64_t at, int64_t bytes);
 static dp_status walk_results(cuda_code *c, const tile_step *step, each_result *each, int64_t *sum) {
   const tile_program *p = c->program;
@@ -341,7 +171,7 @@ static dp_status walk_results(cuda_code *c, const tile_step *step, each_result *
   for (int i = 0; i < p->buffer_count; i++) {
     const tile_buffer *b = &p->buffers[i];
     int64_t bytes = step->rows[b->space] * b->stride * 4;
-    if (b->output < 0 || bytes <= 0) continue;
+    if (!cuda_writes(c, step->entry, b) || (step->unread >> b->output & 1) || bytes <= 0) continue;
     if (each) DP_TRY(each(c, step, b->output, *sum, bytes));
     *sum += (bytes + 63) / 64 * 64;
   }
@@ -363,32 +193,53 @@ static dp_status get_result(cuda_code *c, const tile_step *step, int output, int
   return cuda_get(c->gpu, step->outputs[output], c->outputs[output].at, bytes);
 }
 
+static dp_status find_kernel(cuda_code *c, int64_t entry) {
+  char name[40];
+  if (c->kernels[entry]) return DP_SUCCESS;
+  snprintf(name, sizeof name, "dipper_step_%d", (int)entry);
+  return cuda_find_kernel(c->gpu, name, (int64_t)c->note.shared_bytes, &c->kernels[entry]);
+}
+
 static dp_status begin_step(cuda_code *c, const tile_step *step) {
   int64_t pages, entries;
   places at = {0};
   count_pages(step, &pages, &entries);
-  if (!c->provided) DP_TRY(put_weights(c, step));
-  DP_TRY(need_memory(c, step->rows, pages));
-  DP_TRY(need_results(c, step->rows));
+  DP_TRY(find_kernel(c, step->entry));
+  DP_TRY(cuda_need_memory(c, step, pages));
+  DP_TRY(cuda_need_results(c, (int)step->entry, step->rows));
+  DP_TRY(cuda_give_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
   DP_TRY(stage_arguments(c, step, entries, &at));
   cuda_launch launch = make_launch(c, step, &at);
   int blocks = cuda_device_of(c->gpu)->processors;
   cuda_reset_progress(c->progress, blocks);
-  DP_TRY(
-      cuda_begin_kernel(c->gpu, c->kernels[step->entry], blocks, CUDA_THREADS, cuda_shared_bytes(c->program), &launch));
+  DP_TRY(cuda_begin_kernel(c->gpu, c->kernels[step->entry], blocks, (int)c->note.threads,
+                           (int64_t)c->note.shared_bytes, &launch));
   c->second = !c->second;
   return DP_SUCCESS;
 }
 
+/* What a step that picks has picked, and where it left its counters. */
+static void take_turns(cuda_code *c, const tile_step *step, const char *turned) {
+  memcpy(step->turned, turned, (size_t)cuda_turned_bytes(step));
+  uint32_t made = (uint32_t)step->turned[0];
+  c->arrived += made * (uint32_t)cuda_device_of(c->gpu)->processors;
+  c->released += made;
+  if (made % 2 == 0) c->second = !c->second;
+}
+
 static dp_status end_step(cuda_code *c, const tile_step *step) {
   char what[48];
-  int64_t bytes;
+  int64_t bytes, turned = step->turned ? cuda_turned_bytes(step) : 0;
   snprintf(what, sizeof what, "kernel dipper_step_%d", (int)step->entry);
   DP_TRY(walk_results(c, step, NULL, &bytes));
   bool many = bytes > RESULT_BYTES;
-  if (!many) DP_TRY(need_pinned(c, &c->results, &c->results_cap, bytes, 0));
+  int64_t behind = many ? 0 : bytes;
+  DP_TRY(cuda_need_pinned(c, &c->results, &c->results_cap, behind + turned, 0));
   if (!many) DP_TRY(walk_results(c, step, begin_result, &bytes));
+  if (turned) DP_TRY(cuda_begin_get(c->gpu, c->results + behind, c->turned.at, turned));
   DP_TRY(cuda_wait(c->gpu, what));
+  if (turned) take_turns(c, step, c->results + behind);
+  DP_TRY(cuda_take_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
   return walk_results(c, step, many ? get_result : hand_result, &bytes);
 }
 
@@ -402,16 +253,85 @@ static dp_status run_step(const tile_code *code, const tile_step *step) {
   return settle(c, (int)step->entry, leave(c, status));
 }
 
+/* ---- memory of its own, as tile_device has it */
+
+static dp_status begin(const tile_code *code) {
+  cuda_code *c = code->self;
+  dp_status status = DP_SUCCESS;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  memset(c->seen, 0, sizeof *c->seen * (size_t)c->program->slot_count);
+  for (int state = TILE_GRADIENT; state < TILE_STATE_COUNT && status.code == DP_OK; state++)
+    status = cuda_resident_clear(c->resident, (tile_state)state);
+  return settle(c, -1, status);
+}
+
+static bool holds(const tile_code *code, tile_state state, int slot) {
+  const cuda_code *c = code->self;
+  if (state == TILE_VALUE) return c->provided || c->seen[slot];
+  return cuda_resident_keeps(c->resident, state, slot);
+}
+
+static dp_status fetch(const tile_code *code, tile_state state, int slot, int64_t at, int64_t bytes, void *to) {
+  cuda_code *c = code->self;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  return settle(c, -1, cuda_resident_fetch(c->resident, state, slot, at, bytes, to));
+}
+
+static dp_status store(const tile_code *code, tile_state state, int slot, int64_t at, int64_t bytes, const void *from) {
+  cuda_code *c = code->self;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  return settle(c, -1, cuda_resident_store(c->resident, state, slot, at, bytes, from));
+}
+
+static dp_status clear(const tile_code *code, tile_state state) {
+  cuda_code *c = code->self;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  return settle(c, -1, cuda_resident_clear(c->resident, state));
+}
+
+static dp_status reserve(const tile_code *code, const tile_step *step, int64_t pages) {
+  cuda_code *c = code->self;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  dp_status status = cuda_need_memory(c, step, pages);
+  for (int entry = 1; entry < c->program->entry_count && status.code == DP_OK; entry++)
+    status = cuda_need_results(c, entry, step->rows);
+  return settle(c, -1, status);
+}
+
+static int64_t worker_bytes(const tile_code *code, const tile_program *program, int64_t max_tokens) {
+  const cuda_code *c = code->self;
+  return cuda_worker_bytes(program, cuda_device_of(c->gpu), c->scratch_floats, max_tokens);
+}
+
+static int64_t available(const tile_code *code) {
+  const cuda_code *c = code->self;
+  return cuda_device_of(c->gpu)->memory;
+}
+
+static int64_t taken(const tile_code *code) { return cuda_bytes_of(code->self); }
+
+static const tile_device memory = {.begin = begin,
+                                   .holds = holds,
+                                   .fetch = fetch,
+                                   .store = store,
+                                   .clear = clear,
+                                   .reserve = reserve,
+                                   .worker_bytes = worker_bytes,
+                                   .available = available,
+                                   .taken = taken};
+
 /* ---- life */
 
 static void unload(tile_code *code) {
   cuda_code *c = code->self;
+  cuda_resident_free(c->resident);
   cuda_close(c->gpu);
   free(c->kernels);
   free(c->seen);
   free(c->weights);
   free(c->weight_bytes);
   free(c->outputs);
+  free(c->written);
   free(c->inputs_at);
   free(c);
 }
@@ -420,17 +340,6 @@ static bool trains(const tile_program *p) {
   for (int i = 0; i < p->kind_count; i++)
     if (p->kinds[i].space == TILE_PARAMETERS || p->kinds[i].space == TILE_STATES) return true;
   return false;
-}
-
-static int entries_of(const tile_program *p) { return p->entry_count ? p->entry_count : 1; }
-
-static dp_status find_kernels(cuda_code *c) {
-  for (int i = 0; i < entries_of(c->program); i++) {
-    char name[40];
-    snprintf(name, sizeof name, "dipper_step_%d", i);
-    DP_TRY(cuda_find_kernel(c->gpu, name, cuda_shared_bytes(c->program), &c->kernels[i]));
-  }
-  return DP_SUCCESS;
 }
 
 static dp_status need_progress(cuda_code *c) {
@@ -442,10 +351,18 @@ static dp_status need_progress(cuda_code *c) {
   return cuda_map_pinned(c->gpu, memory, &c->progress_at);
 }
 
-static dp_status set_up(cuda_code *c, const void *image) {
+/* A driver that does not take code says why only by a number. */
+static dp_status check_chip(const cuda_note *note, const cuda_device *device) {
+  if (cuda_chip_serves(note->chip, device->major, device->minor)) return DP_SUCCESS;
+  return dp_fail(DP_UNSUPPORTED, "the GPU code is for %s, and %s has compute capability %d.%d", note->chip, device->name,
+                 device->major, device->minor);
+}
+
+static dp_status set_up(cuda_code *c, const cg_object *object) {
+  const void *image;
   const tile_program *p = c->program;
   size_t slots = (size_t)p->slot_count + 1;
-  c->kernels = calloc((size_t)entries_of(p), sizeof *c->kernels);
+  c->kernels = calloc((size_t)p->entry_count + 1, sizeof *c->kernels);
   c->seen = calloc(slots, sizeof *c->seen);
   c->weights = calloc(slots, sizeof *c->weights);
   c->weight_bytes = calloc(slots, sizeof *c->weight_bytes);
@@ -453,20 +370,29 @@ static dp_status set_up(cuda_code *c, const void *image) {
   c->inputs_at = calloc((size_t)p->input_count + 1, sizeof *c->inputs_at);
   if (!c->kernels || !c->seen || !c->weights || !c->weight_bytes || !c->outputs || !c->inputs_at)
     return dp_fail(DP_NO_MEMORY, "no memory to load code");
+  DP_TRY(cuda_find_results(c));
   DP_TRY(cuda_open(0, &c->gpu));
+  DP_TRY(cuda_open_object(p, object, &c->note, &image));
+  DP_TRY(check_chip(&c->note, cuda_device_of(c->gpu)));
   DP_TRY(cuda_load_module(c->gpu, image));
-  DP_TRY(find_kernels(c));
-  c->scratch_floats = cuda_scratch_floats(p);
+  DP_TRY(cuda_resident_new(p, c->gpu, c->weights, &c->resident));
+  c->scratch_floats = (int64_t)c->note.scratch_floats;
   return need_progress(c);
 }
 
+/* Weights that an update assigns are put when a step names them: where tied ones are one, and the host may fetch them.
+ */
 dp_status cuda_load(const tile_program *program, const cg_object *object, tile_code **code) {
-  if (trains(program)) return dp_fail(DP_UNSUPPORTED, "training on a GPU is not carried out yet: use --backend llvm");
   cuda_code *c = calloc(1, sizeof *c);
   if (!c) return dp_fail(DP_NO_MEMORY, "no memory to load code");
-  c->code = (tile_code){.run_step = run_step, .provide = provide, .free = unload, .self = c};
+  c->code = (tile_code){.run_step = run_step,
+                        .takes_turns = true,
+                        .device = &memory,
+                        .provide = trains(program) ? NULL : provide,
+                        .free = unload,
+                        .self = c};
   c->program = program;
-  dp_status status = set_up(c, object->bytes);
+  dp_status status = set_up(c, object);
   if (status.code == DP_OK)
     *code = &c->code;
   else

@@ -3,6 +3,8 @@
  * tasks; task n is the block's whose index is n modulo their number. All blocks are resident at once and each goes
  * through its tasks in program order, so the first task that is not done is always one that can run: no deadlock.
  *
+ * The entry that picks takes turns: what it picked is the next turn's input (prelude/task.cuh).
+ *
  * Where a group begins, a block asks for the weights of its first task of the group after it: they come while it works
  * and waits. */
 #include "codegen/cuda/cuda.h"
@@ -37,7 +39,7 @@ static const char *counters_at(const walk *w, int group, const char *iteration) 
   const tile_program *p = w->program;
   int section = p->groups[group].section, at = group - p->sections[section].first;
   if (p->sections[section].window) iteration = "0";
-  return dp_arena_printf(w->e->arena, "launch.counters + ((i64)%" PRId64 " + (i64)(%s) * %d) * launch.tiles",
+  return dp_arena_printf(w->e->arena, "block.counters + ((i64)%" PRId64 " + (i64)(%s) * %d) * launch.tiles",
                          cuda_first_instance(p, section) + at, iteration, p->sections[section].count);
 }
 
@@ -178,14 +180,32 @@ static void emit_groups(cuda *e, int index, int end) {
   }
 }
 
+/* An entry may go on where another one ends: their sections' functions are there. */
+static bool is_in_entry_before(const tile_program *p, int index, int section) {
+  for (int i = 0; i < index; i++) {
+    tile_entry entry = tile_entry_at(p, i);
+    if (section >= entry.first && section < entry.first + entry.count) return true;
+  }
+  return false;
+}
+
 void cu_emit_step(cuda *e, int index) {
   const tile_program *p = e->program;
   tile_entry entry = tile_entry_at(p, index);
-  for (int s = entry.first; s < entry.first + entry.count; s++) emit_groups(e, s, entry.first + entry.count);
+  for (int s = entry.first; s < entry.first + entry.count; s++)
+    if (!is_in_entry_before(p, index, s)) emit_groups(e, s, entry.first + entry.count);
   cu_line(e, "\n// entry %d: %s", index, entry.name ? entry.name : "");
   cu_open(e, "STEP_KERNEL(dipper_step_%d)", index);
   cu_line(e, "Block block = open_block(launch);");
+  tile_turns turns;
+  bool picks = tile_find_turns(p, index, &turns);
+  if (picks) cu_open(e, "for (int turn = 0;; turn++)");
   for (int s = entry.first; s < entry.first + entry.count; s++) emit_section(e, s);
+  if (picks) {
+    cu_line(e, "if (!end_turn(launch, block, {%d, %d, %d, %d, %d, %" PRId64 "}, turn)) break;", turns.tokens, turns.pos,
+            turns.place, turns.picked->output, turns.log_probability->output, turns.picked->stride);
+    cu_close(e);
+  }
   cu_line(e, "step_ends(launch, block);");
   cu_close(e);
 }

@@ -99,8 +99,10 @@ static void add_layout_checks(cuda *e) {
   CHECK(cuda_launch, step.rows);
   CHECK(cuda_launch, step.segment_row);
   CHECK(cuda_launch, step.kv);
+  CHECK(cuda_launch, step.turned);
   CHECK(cuda_launch, first_segment);
   CHECK(cuda_launch, scratch_floats);
+  CHECK(cuda_launch, ended);
   CHECK(cuda_launch, progress);
 #undef CHECK
   cu_line(e, "static_assert(sizeof(Launch) == %zu, \"layout\");", sizeof(cuda_launch));

@@ -183,6 +183,12 @@ static const char *element_of_random(cu_kind *k, const tile_op *op, const char *
             k->e->program->weights[op->ref].first_slot, key, key2);
 }
 
+static const char *element_of_noise(cu_kind *k, const tile_op *op, const char *r, const char *c) {
+  const char *row = index_of(k, cu_token(k, r));
+  return CU("noise((u32)(%s + %s), (u32)step.inputs[%d][%s], (u32)step.inputs[%d][%s], (u32)step.inputs[%d][%s])",
+            cu_column(k, op, r), c, op->part, row, op->ref, row, op->index, row);
+}
+
 static const char *element(cu_kind *k, int index, const char *r, const char *c) {
   const tile_op *op = &k->kind->ops[index];
   switch (op->code) {
@@ -203,6 +209,7 @@ static const char *element(cu_kind *k, int index, const char *r, const char *c) 
   case TILE_input:
     return CU(op->part ? "f32_of_bits((u32)step.inputs[%d][%s])" : "(float)step.inputs[%d][%s]", op->ref,
               cu_token(k, r));
+  case TILE_noise: return element_of_noise(k, op, r, c);
   case TILE_hot:
     return CU("%s == (float)(%s + %s) ? 1.0f : 0.0f", cu_pull(k, op->operands[0], r, "0"), cu_column(k, op, r), c);
   case TILE_at: return element_at(k, op, r);

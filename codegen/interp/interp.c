@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char version[] = "interp 6";
+static const char version[] = "interp 7";
 
 /* ---- where values lie: an op's own place, and for a carry a second one where `next` leaves the coming value, so that
  * all carries change at once */
@@ -196,7 +196,7 @@ static dp_status load(const tile_program *program, const cg_object *object, tile
 
 static dp_status text(const tile_program *program, const cg_target *target, cg_text kind, dp_str *out) {
   (void)target;
-  if (kind != CG_TEXT_IR) return dp_fail(DP_UNSUPPORTED, "the interpreter has no assembly");
+  if (kind != CG_TEXT_IR) return dp_fail(DP_UNSUPPORTED, "the interpreter has neither assembly nor machine code");
   tile_print(out, program);
   return DP_SUCCESS;
 }

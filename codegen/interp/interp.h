@@ -47,6 +47,9 @@ void interp_sum_rows(const interp_task *task, int index);
 void interp_scatter_rows(const interp_task *task, int index);
 
 float interp_scalar(tile_opcode code, float x, float y);
+/* Threefry's first word of two words of a counter under two of a key, and what `noise` makes of it. */
+uint32_t interp_random_word(uint32_t x, uint32_t y, uint32_t key, uint32_t key2);
+float interp_noise(uint32_t word);
 float interp_log_sum_exp(const float *x, int64_t count);
 
 /* Bytes of one row of a packed matrix with k columns; a block of TILE_BLOCK rows takes TILE_BLOCK times as many. */

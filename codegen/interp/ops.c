@@ -148,7 +148,7 @@ static void parameter(const interp_task *task, int index) {
 }
 
 /* Threefry-2x32, 13 rounds (Salmon et al., 2011): the first word. */
-static uint32_t random_word(uint32_t x, uint32_t y, uint32_t key, uint32_t key2) {
+uint32_t interp_random_word(uint32_t x, uint32_t y, uint32_t key, uint32_t key2) {
   static const int turns[] = {13, 15, 26, 6, 17, 29, 16, 24};
   const uint32_t keys[] = {key, key2, 0x1BD11BDA ^ key ^ key2};
   x += keys[0], y += keys[1];
@@ -161,13 +161,30 @@ static uint32_t random_word(uint32_t x, uint32_t y, uint32_t key, uint32_t key2)
   return x;
 }
 
+float interp_noise(uint32_t word) {
+  float x = (float)(int32_t)(word >> 1) * 0x1p-31f, shifted = x + 0x1p-32f;
+  return shifted < 1 - 0x1p-24f ? shifted : 1 - 0x1p-24f;
+}
+
+static void noise(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index];
+  const int32_t *const *inputs = task->step->inputs;
+  for (int64_t r = 0; r < task->rows; r++) {
+    int64_t row = token_of(task, r), first = column_of(task, op, r);
+    uint32_t key = (uint32_t)inputs[op->ref][row], key2 = (uint32_t)inputs[op->index][row];
+    uint32_t place = (uint32_t)inputs[op->part][row];
+    for (int64_t c = 0; c < interp_columns(task, op); c++)
+      interp_value(task, index)[r * op->cols + c] = interp_noise(interp_random_word((uint32_t)(first + c), place, key, key2));
+  }
+}
+
 static void random_bits(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
   uint32_t slot = (uint32_t)(task->program->weights[op->ref].first_slot + task->row), keys[2];
   for (int i = 0; i < 2; i++) keys[i] = (uint32_t)interp_element(task, op->operands[i], 0, 0, 1);
   for (int64_t c = 0; c < task->columns; c++) {
     uint32_t element = (uint32_t)(task->col * task->kind->col_tile + c);
-    interp_value(task, index)[c] = (float)(random_word(element, slot, keys[0], keys[1]) & 0xffff);
+    interp_value(task, index)[c] = (float)(interp_random_word(element, slot, keys[0], keys[1]) & 0xffff);
   }
 }
 
@@ -499,6 +516,19 @@ static void top_k(const interp_task *task, int index) {
   }
 }
 
+static void best(const interp_task *task, int index) {
+  const tile_op *op = &task->kind->ops[index], *x = &task->kind->ops[op->operands[0]];
+  int64_t count = x->column_tile ? task->columns : x->cols;
+  for (int64_t r = 0; r < interp_rows(task, op); r++) {
+    const float *row = interp_value(task, op->operands[0]) + (x->one_row ? 0 : r) * x->cols;
+    int64_t first = 0;
+    for (int64_t c = 1; c < count; c++)
+      if (is_ahead(row, c, first)) first = c;
+    interp_value(task, index)[r * 2] = rank_of(row[first]);
+    interp_value(task, index)[r * 2 + 1] = (float)(column_of(task, op, r) + first);
+  }
+}
+
 static void take(const interp_task *task, int index) {
   const tile_op *op = &task->kind->ops[index];
   int64_t n = task->kind->ops[op->operands[0]].cols / (op->cols / op->dim);
@@ -580,7 +610,7 @@ static void (*const functions[TILE_OPCODE_COUNT])(const interp_task *task, int i
     [TILE_seen_by] = seen_by,       [TILE_mma_rows] = interp_mma_rows, [TILE_sum_rows] = interp_sum_rows,
     [TILE_scatter_rows] = interp_scatter_rows, [TILE_parameter] = parameter, [TILE_assign] = assign,
     [TILE_random] = random_bits, [TILE_round_random] = round_random,
-    [TILE_place] = place,
+    [TILE_place] = place,           [TILE_noise] = noise, [TILE_best] = best,
     [TILE_among] = among,           [TILE_pick] = pick,   [TILE_concat] = concat, [TILE_every] = every,
 };
 

@@ -17,7 +17,7 @@
 static const char pipeline[] = "default<O2>";
 
 /* Raised whenever the code generated for the same tile program changes. */
-static const char version[] = "23";
+static const char version[] = "24";
 
 /* ---- targets */
 
@@ -284,7 +284,16 @@ static void annotate(dp_str *out, const tile_program *program, const char *listi
   dp_str_add(out, at);
 }
 
+static dp_status add_object(const tile_program *program, const cg_target *target, dp_str *out) {
+  cg_object object;
+  DP_TRY(compile(program, target, &object));
+  dp_str_addn(out, object.bytes, object.size);
+  cg_object_free(&object);
+  return DP_SUCCESS;
+}
+
 static dp_status text(const tile_program *program, const cg_target *target, cg_text kind, dp_str *out) {
+  if (kind == CG_TEXT_MACHINE) return add_object(program, target, out);
   machine m;
   DP_TRY(open_machine(target, &m));
   ll l = open_module(program, &m);

@@ -92,15 +92,15 @@ static ranking best_lane(ll *l, ranking lanes) {
 }
 
 /* The next column after `last` in the order, of `count` from column `first` of row r on. */
-static ranking next_in_order(ll_kind *k, int x, LLVMValueRef r, LLVMValueRef first, int64_t count, ranking last) {
+static ranking next_in_order(ll_kind *k, int x, LLVMValueRef r, LLVMValueRef first, LLVMValueRef count, ranking last) {
   ll *l = k->l;
   LLVMValueRef start[] = {ll_const(l, -__builtin_inf()), int_splat(l, INT_MAX)};
   ll_loop columns;
-  ll_loop_begin(l, &columns, "rank", ll_int(l, 0), ll_int(l, count), TILE_LANES, start, 2);
+  ll_loop_begin(l, &columns, "rank", ll_int(l, 0), count, TILE_LANES, start, 2);
   LLVMValueRef value = ll_pull(k, x, r, ll_add(l, first, columns.index));
   LLVMValueRef index = LLVMBuildAdd(l->b, ll_splat(l, LLVMBuildTrunc(l->b, columns.index, l->i32, "")), ll_lane_ids(l), "");
   ranking best = {columns.carried[0], columns.carried[1]};
-  best = better(l, best, value, index, LLVMConstInt(l->i32, (unsigned)count, false), last);
+  best = better(l, best, value, index, LLVMBuildTrunc(l->b, count, l->i32, ""), last);
   LLVMValueRef next[] = {best.value, best.index};
   ll_loop_end(l, &columns, next);
   return best_lane(l, (ranking){columns.carried[0], columns.carried[1]});
@@ -116,12 +116,27 @@ void ll_top_k(ll_kind *k, int index) {
   LLVMValueRef start[] = {LLVMConstReal(l->f32, __builtin_inf()), LLVMConstInt(l->i32, (unsigned)-1, true)};
   ll_loop_begin(l, &ranks, "top", ll_int(l, 0), ll_int(l, op->dim), 1, start, 2);
   ranking last = {ranks.carried[0], ranks.carried[1]};
-  ranking best = next_in_order(k, op->operands[0], rows.index, ll_muli(l, over_heads.index, n), n, last);
+  ranking best = next_in_order(k, op->operands[0], rows.index, ll_muli(l, over_heads.index, n), ll_int(l, n), last);
   LLVMValueRef at = ll_add(l, ll_muli(l, over_heads.index, op->dim), ranks.index);
   ll_store(l, LLVMBuildSIToFP(l->b, best.index, l->f32, ""), ll_scratch_at(k, index, rows.index, at), 4);
   LLVMValueRef next[] = {best.value, best.index};
   ll_loop_end(l, &ranks, next);
   ll_loop_end(l, &over_heads, NULL);
+  ll_loop_end(l, &rows, NULL);
+}
+
+/* All come after the one before the first. */
+void ll_best(ll_kind *k, int index) {
+  ll *l = k->l;
+  const tile_op *op = &k->kind->ops[index], *x = &k->kind->ops[op->operands[0]];
+  ranking before = {LLVMConstReal(l->f32, __builtin_inf()), LLVMConstInt(l->i32, (unsigned)-1, true)};
+  ll_loop rows;
+  ll_loop_begin(l, &rows, "best.row", ll_int(l, 0), k->rows, 1, NULL, 0);
+  LLVMValueRef count = x->column_tile ? k->columns : ll_int(l, x->cols), first = ll_column_of(k, op, rows.index);
+  ranking best = next_in_order(k, op->operands[0], rows.index, ll_int(l, 0), count, before);
+  LLVMValueRef column = LLVMBuildAdd(l->b, best.index, LLVMBuildTrunc(l->b, first, l->i32, ""), "");
+  ll_store(l, best.value, ll_scratch_at(k, index, rows.index, ll_int(l, 0)), 4);
+  ll_store(l, LLVMBuildSIToFP(l->b, column, l->f32, ""), ll_scratch_at(k, index, rows.index, ll_int(l, 1)), 4);
   ll_loop_end(l, &rows, NULL);
 }
 
@@ -195,8 +210,10 @@ void ll_column_at(ll_kind *k, int index) {
   LLVMValueRef high = LLVMBuildFCmp(l->b, LLVMRealOLT, number, LLVMConstReal(l->f32, x->cols), "");
   LLVMValueRef inside = LLVMBuildAnd(l->b, low, high, ""), zero = LLVMConstReal(l->f32, 0.0);
   LLVMValueRef column = LLVMBuildFPToSI(l->b, LLVMBuildSelect(l->b, inside, number, zero, ""), l->i64, "");
-  LLVMValueRef value = ll_pull(k, op->operands[0], rows.index, column);
-  value = LLVMBuildSelect(l->b, inside, LLVMBuildExtractElement(l->b, value, ll_lane(l, 0), ""), zero, "");
+  LLVMValueRef vector = LLVMBuildAnd(l->b, column, ll_int(l, -TILE_LANES), ""); /* one that no row ends in */
+  LLVMValueRef lane = LLVMBuildTrunc(l->b, LLVMBuildSub(l->b, column, vector, ""), l->i32, "");
+  LLVMValueRef value = ll_pull(k, op->operands[0], rows.index, vector);
+  value = LLVMBuildSelect(l->b, inside, LLVMBuildExtractElement(l->b, value, lane, ""), zero, "");
   ll_store(l, value, ll_scratch_at(k, index, rows.index, ll_int(l, 0)), 4);
   ll_loop_end(l, &rows, NULL);
 }

@@ -54,6 +54,7 @@ static bool must_be_placed(const tile_kind *kind, int index) {
   switch (op->code) {
   case TILE_mma: case TILE_mma_back: case TILE_at: case TILE_mma_keys: case TILE_mma_values: case TILE_carry: case TILE_sum: case TILE_greatest:
   case TILE_input: case TILE_embed: case TILE_choose: case TILE_top_k: case TILE_take: case TILE_place: case TILE_among:
+  case TILE_best:
     return true;
   case TILE_constant: case TILE_table: case TILE_every: case TILE_loop: case TILE_next: case TILE_store: case TILE_append:
   case TILE_mma_rows: case TILE_sum_rows: case TILE_scatter_rows: case TILE_keys_row: case TILE_assign:
@@ -464,6 +465,7 @@ static void emit_op(ll_kind *k, int index, ll_loop *chunks) {
   case TILE_carry: break; /* made by begin_chunks and end_chunks */
   case TILE_choose: break; /* before the first op */
   case TILE_top_k: ll_top_k(k, index); break;
+  case TILE_best: ll_best(k, index); break;
   case TILE_take: ll_take(k, index); break;
   case TILE_place: ll_place(k, index); break;
   case TILE_among: ll_among(k, index); break;

@@ -151,6 +151,7 @@ void ll_choose(ll_kind *k);                                       /* fills k->ch
  */
 LLVMValueRef ll_note_choices(ll_kind *k, LLVMValueRef ids, LLVMValueRef count, LLVMValueRef list);
 void ll_top_k(ll_kind *k, int index);
+void ll_best(ll_kind *k, int index);
 void ll_take(ll_kind *k, int index);
 void ll_place(ll_kind *k, int index);
 void ll_among(ll_kind *k, int index);

@@ -295,16 +295,10 @@ static LLVMValueRef turned_left(ll *l, LLVMValueRef x, int bits) {
   return LLVMBuildOr(l->b, up, LLVMBuildLShr(l->b, x, same_i32(l, (uint32_t)(32 - bits)), ""), "");
 }
 
-/* Threefry-2x32, 13 rounds (Salmon et al., 2011), of 16 neighbouring elements: the lower half of the first word. */
-static LLVMValueRef random_bits(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+/* Threefry-2x32, 13 rounds (Salmon et al., 2011), 16 times: the first words. */
+static LLVMValueRef random_words(ll *l, LLVMValueRef x, LLVMValueRef y, LLVMValueRef key, LLVMValueRef key2) {
   static const int turns[] = {13, 15, 26, 6, 17, 29, 16, 24};
-  ll *l = k->l;
-  LLVMValueRef keys[3], element = ll_add(l, ll_muli(l, k->col, k->kind->col_tile), c);
-  LLVMValueRef slot = ll_addi(l, k->row, l->program->weights[op->ref].first_slot);
-  for (int i = 0; i < 2; i++) keys[i] = LLVMBuildFPToUI(l->b, ll_pull(k, op->operands[i], r, ll_int(l, 0)), l->v_i32, "");
-  keys[2] = LLVMBuildXor(l->b, LLVMBuildXor(l->b, keys[0], keys[1], ""), same_i32(l, 0x1BD11BDA), "");
-  LLVMValueRef x = LLVMBuildAdd(l->b, ll_splat(l, LLVMBuildTrunc(l->b, element, l->i32, "")), ll_lane_ids(l), "");
-  LLVMValueRef y = ll_splat(l, LLVMBuildTrunc(l->b, slot, l->i32, ""));
+  LLVMValueRef keys[] = {key, key2, LLVMBuildXor(l->b, LLVMBuildXor(l->b, key, key2, ""), same_i32(l, 0x1BD11BDA), "")};
   x = LLVMBuildAdd(l->b, x, keys[0], "");
   y = LLVMBuildAdd(l->b, y, keys[1], "");
   for (uint32_t round = 0; round < 13; round++) {
@@ -315,7 +309,37 @@ static LLVMValueRef random_bits(ll_kind *k, const tile_op *op, LLVMValueRef r, L
     x = LLVMBuildAdd(l->b, x, keys[s % 3], "");
     y = LLVMBuildAdd(l->b, y, LLVMBuildAdd(l->b, keys[(s + 1) % 3], same_i32(l, s), ""), "");
   }
+  return x;
+}
+
+/* Of 16 neighbouring elements the lower half of the first word. */
+static LLVMValueRef random_bits(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef keys[2], element = ll_add(l, ll_muli(l, k->col, k->kind->col_tile), c);
+  LLVMValueRef slot = ll_addi(l, k->row, l->program->weights[op->ref].first_slot);
+  for (int i = 0; i < 2; i++) keys[i] = LLVMBuildFPToUI(l->b, ll_pull(k, op->operands[i], r, ll_int(l, 0)), l->v_i32, "");
+  LLVMValueRef x = LLVMBuildAdd(l->b, ll_splat(l, LLVMBuildTrunc(l->b, element, l->i32, "")), ll_lane_ids(l), "");
+  x = random_words(l, x, ll_splat(l, LLVMBuildTrunc(l->b, slot, l->i32, "")), keys[0], keys[1]);
   return LLVMBuildUIToFP(l->b, LLVMBuildAnd(l->b, x, same_i32(l, 0xffff), ""), l->v_f32, "");
+}
+
+/* What input `index` holds for the row, in all lanes. */
+static LLVMValueRef input_word(ll_kind *k, int index, LLVMValueRef r) {
+  ll *l = k->l;
+  LLVMValueRef inputs = ll_step_ptr(l, k->step, offsetof(tile_step, inputs));
+  LLVMValueRef list = ll_load_constant(l, l->ptr, ll_at(l, inputs, ll_int(l, index * 8)), 8);
+  return ll_splat(l, LLVMBuildTrunc(l->b, ll_load_i32(l, list, ll_token_of(k, r)), l->i32, ""));
+}
+
+static LLVMValueRef noise(ll_kind *k, const tile_op *op, LLVMValueRef r, LLVMValueRef c) {
+  ll *l = k->l;
+  LLVMValueRef first = LLVMBuildTrunc(l->b, ll_add(l, ll_column_of(k, op, r), c), l->i32, "");
+  LLVMValueRef x = LLVMBuildAdd(l->b, ll_splat(l, first), ll_lane_ids(l), "");
+  x = random_words(l, x, input_word(k, op->part, r), input_word(k, op->ref, r), input_word(k, op->index, r));
+  LLVMValueRef m = LLVMBuildSIToFP(l->b, LLVMBuildLShr(l->b, x, same_i32(l, 1), ""), l->v_f32, "");
+  m = LLVMBuildFAdd(l->b, LLVMBuildFMul(l->b, m, ll_const(l, 0x1p-31), ""), ll_const(l, 0x1p-32), "");
+  LLVMValueRef most = ll_const(l, 1 - 0x1p-24);
+  return LLVMBuildSelect(l->b, LLVMBuildFCmp(l->b, LLVMRealOLT, m, most, ""), m, most, "");
 }
 
 static LLVMValueRef rounded_at_random(ll *l, LLVMValueRef x, LLVMValueRef random) {
@@ -376,6 +400,8 @@ static LLVMValueRef pull(ll_kind *k, int index, LLVMValueRef r, LLVMValueRef c) 
     return seen_by(k, op, r, c);
   case TILE_keys_row:
     return keys_row(k, op, c);
+  case TILE_noise:
+    return noise(k, op, r, c);
   case TILE_hot:
     return hot(k, op, r, c);
   case TILE_pick:

@@ -49,8 +49,8 @@ typedef struct dp_options {
   const char *kv_type;   /* the KV cache's elements: "f32" (NULL) or "f16", which rounds them: half the memory */
   const char *cache_dir; /* compiled code; NULL: $DIPPER_CACHE, $XDG_CACHE_HOME/dipper or ~/.cache/dipper; "": none */
   const char *backend;   /* "llvm", "interp"; NULL: the best there is for the CPU */
-  const char *device;    /* where a model is opened: "cpu" (NULL); "cuda", the first GPU; "auto": a GPU where one can be used, else
-                            the CPU, and the model's note says why. It beats `backend` */
+  const char *device;    /* where a model is opened, trained, scored: "cpu" (NULL); "cuda", the first GPU; "auto": a GPU
+                            where one can be used, else the CPU, and the model's note says why. It beats `backend` */
   const char *triple, *cpu, *features; /* code for another machine (to look at); NULL: this one */
   const char *tokenizer;               /* weights whose tokenizer and chat template are taken; NULL: of `weights` */
   const char *plan, *recipe;           /* of the text, by name; NULL: the last for the model, else defaults */
@@ -70,6 +70,7 @@ typedef struct dp_model_info {
   int64_t context, step_tokens;
   int threads;
   bool has_tokenizer, has_chat_template;
+  const char *device; /* what runs its steps: "cpu", or a GPU's name and capability; the model's */
   const char *note; /* what the user may want to know (a cache that cannot be written), or NULL; the model's */
 } dp_model_info;
 
@@ -137,6 +138,8 @@ typedef struct dp_generation {
   int top_k;          /* 0: all */
   float top_p;        /* 1 (or 0): all */
   float min_p;        /* 0: all */
+  /* Without top_k, top_p and min_p the step itself draws, and a token's draw depends on its logits, the seed and its position
+   * alone. On a device 8 tokens are made at a time: callbacks come for each, and what was made after a stop is forgotten. */
   uint64_t seed;
   /* Whole characters as they come; return false to stop. May be NULL. */
   bool (*on_text)(void *user, const char *text, size_t length);
@@ -175,6 +178,7 @@ typedef enum dp_dump {
   DP_DUMP_LLVM, /* the back end's IR */
   DP_DUMP_ASM,
   DP_DUMP_DOT, /* the fused graph for Graphviz */
+  DP_DUMP_MACHINE, /* an ELF file for other tools: an object, of the back end cuda a cubin */
 } dp_dump;
 dp_status dp_dump_text(const dp_options *options, dp_dump what, const char *pass, dp_text *text);
 /* The object file that would be loaded, as bytes. */

@@ -21,9 +21,9 @@ int dipper_model_abi(void);
 enum {
   DIPPER_MODEL_OK = 0,
   DIPPER_MODEL_INVALID = 1,     /* a wrong argument; damaged files; other weights than it was compiled for */
-  DIPPER_MODEL_NOT_FOUND = 2,   /* no weights */
+  DIPPER_MODEL_NOT_FOUND = 2,   /* no weights; no GPU where one must be */
   DIPPER_MODEL_IO = 3,          /* the system could not read */
-  DIPPER_MODEL_UNSUPPORTED = 4, /* no code for this CPU; no tokenizer, no chat template */
+  DIPPER_MODEL_UNSUPPORTED = 4, /* no code for this CPU or GPU; no tokenizer, no chat template */
   DIPPER_MODEL_NO_MEMORY = 5,
   DIPPER_MODEL_BUG = 6,         /* an error of dipper's own */
   DIPPER_MODEL_TOO_SMALL = 7,   /* the caller's array is; the size wanted was set */
@@ -36,6 +36,11 @@ typedef struct dipper_model dipper_model;
  * tokens that the sequence may have, 0: what the weights say, at most 4096. *model is set in any case but for no memory:
  * after a failure it only tells the error, and is closed like another. */
 int dipper_model_open(const char *weights, int32_t threads, int64_t context, dipper_model **model);
+/* The same on a device: "cpu"; "cuda": the first GPU, which must have code in this library; "auto" and NULL, as above: that
+ * GPU where it can be used, else the CPU. */
+int dipper_model_open_on(const char *device, const char *weights, int32_t threads, int64_t context, dipper_model **model);
+/* What runs its steps: "cpu", or a GPU's name, its compute capability and whose code. "" for a model that did not open. */
+const char *dipper_model_device(const dipper_model *model);
 void dipper_model_close(dipper_model *model); /* NULL is fine */
 /* What went wrong in the last call that failed, until the next call; "" when none did. The model's. */
 const char *dipper_model_error(const dipper_model *model);

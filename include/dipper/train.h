@@ -37,6 +37,7 @@ typedef struct dp_training {
   int64_t sequences;    /* of a step, at most: each takes whole pages of 64 tokens of the cache; 0: many */
   int64_t wide_columns; /* logits of so many columns are made for some rows at a time; 0: 8192 */
   int64_t reserve;      /* bytes that the process will want besides: what does not leave them does not fit */
+  int64_t device_reserve; /* the same of a device's memory */
   bool scores;          /* dp_trainer_score will be asked: one more entry is compiled */
 } dp_training;
 
@@ -65,10 +66,10 @@ typedef struct dp_example {
 dp_status dp_trainer_add(dp_trainer *trainer, const dp_example *examples, int count, const float **losses);
 /* The scores alone, of the same bits, by the forward pass only. DP_INVALID when dp_training.scores was not set. */
 dp_status dp_trainer_score(dp_trainer *trainer, const dp_example *examples, int count, const float **scores);
-void dp_trainer_clear(dp_trainer *trainer); /* gradients to 0 */
-/* New weights of what has been added up, divided by `tokens` (those that count, of all calls since the last update), and
- * gradients to 0 again. norm: of all gradients so divided, before it is limited; may be NULL. DP_INVALID when it is no finite
- * number: then nothing was changed. */
+dp_status dp_trainer_clear(dp_trainer *trainer); /* gradients to 0; on the CPU it always succeeds */
+/* New weights of what has been added up, divided by `tokens` (those that count, of all calls since the last update),
+ * and gradients to 0 again. norm: of all gradients so divided, before it is limited; may be NULL. DP_INVALID when it is
+ * no finite number: then nothing was changed. */
 dp_status dp_trainer_update(dp_trainer *trainer, int64_t tokens, double lr, double *norm);
 /* The weights, or their gradients, as safetensors under Hugging Face's names, in f32. Weights of a plan that adapts: `path` is a
  * folder for the adapter, as PEFT has it. */
@@ -81,7 +82,8 @@ dp_status dp_trainer_text(const dp_trainer *trainer, dp_text *text);
 
 /* ---- scores without a trainer: of a reference, a reward model, a text to be judged */
 
-/* The bits are those of a trainer with the same weights, whatever type the file stores them in. Used by one thread at a time. */
+/* The bits are those of a trainer with the same weights, whatever type the file stores them in; but on a GPU, where products
+ * of f16 and bf16 weights are those of matrix units. Used by one thread at a time. */
 typedef struct dp_scorer dp_scorer;
 dp_status dp_scorer_new(const dp_options *options, dp_scorer **scorer); /* step_tokens: of all examples of a call, at most */
 void dp_scorer_free(dp_scorer *scorer);                                 /* NULL is fine */
@@ -126,7 +128,8 @@ dp_status dp_run_recipe(const dp_run *run);
 /* ---- what a run will take, before it runs */
 
 typedef struct dp_run_plan {
-  /* Bytes by cause. */
+  /* Bytes by cause. On a device `weights` to `workers` lie there, and the host has what `host` and the rows from
+   * `program` on say. */
   int64_t weights;     /* as kernels read them; of one that is tied once */
   int64_t gradients;
   int64_t optimizer;   /* two moments of what is trained */
@@ -138,9 +141,13 @@ typedef struct dp_run_plan {
   int64_t reference;   /* of dpo: the model that the run begins with, with an engine of its own */
   int64_t data;        /* an allowance for batches and the index; files are mapped, and are the system's to drop */
   int64_t loading;     /* all that is there while the weights are read */
-  int64_t peak;        /* the sum of the others, or `loading` where that is more */
+  int64_t host; /* with a device: packed weights, results, arguments, and what is fetched of a checkpoint; else 0 */
+  int64_t peak; /* the sum of the others that lie in the host's memory, or `loading` where that is more */
   int64_t available;   /* what this process could have: what it has, and what the system has left; or the limit given */
-  bool fits;           /* peak <= available */
+  int64_t device_reference; /* of dpo, on a device: of its memory */
+  int64_t device_peak;      /* the sum of what lies on a device; 0: on the CPU */
+  int64_t device_available; /* all memory of the device */
+  bool fits;                /* peak <= available, and device_peak <= device_available */
   /* Work. */
   int64_t parameters, trained; /* numbers in weights, tied ones once; of those the trained ones */
   int64_t tokens, steps;       /* of a step at most; steps an update */

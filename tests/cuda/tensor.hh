@@ -1,15 +1,14 @@
 // tests/cuda/tensor.hh: the matrix units of prelude/gpu.cuh on this machine, of host.hh: a warp's lanes meet, and the fragments
 // lie in them as on a GPU. A step of a product is exact but for one rounding, as the interpreter's.
 
-static void no_work(void *const lanes[]) { (void)lanes; }
-static void warp_sync() { host_warp(no_work, NULL); }
+HOST void warp_sync() { host_warp_sync(); }
 
 struct host_load {
   u32 *to;
   const char *row;
   bool turned;
 };
-static void load_for_lanes(void *const lanes[]) {
+HOST void load_for_lanes(void *const lanes[]) {
   for (int i = 0; i < HOST_WARP; i++) {
     host_load *own = (host_load *)lanes[i];
     if (own->turned != ((host_load *)lanes[0])->turned) host_stop("lanes of a warp want different matrices");
@@ -30,11 +29,18 @@ static void load_for_lanes(void *const lanes[]) {
       ((host_load *)lanes[i])->to[m] = (u32)two[0] | (u32)two[1] << 16;
     }
 }
-static void load_matrices(u32 *to, const void *row) {
+// Each lane reads the row that it names.
+HOST void read_row(const void *row, void *code) {
+  host_check(row, 16, HOST_READ, code);
+  ON_TSAN(__tsan_read_range((void *)row, 16);)
+}
+HOST void load_matrices(u32 *to, const void *row) {
+  read_row(row, HOST_HERE);
   host_load own = {to, (const char *)row, false};
   host_warp(load_for_lanes, &own);
 }
-static void load_matrices_turned(u32 *to, const void *row) {
+HOST void load_matrices_turned(u32 *to, const void *row) {
+  read_row(row, HOST_HERE);
   host_load own = {to, (const char *)row, true};
   host_warp(load_for_lanes, &own);
 }
@@ -45,7 +51,7 @@ struct host_multiply {
   u32 b[2];
   float (*number)(u16 bits);
 };
-static void multiply_for_lanes(void *const lanes[]) {
+HOST void multiply_for_lanes(void *const lanes[]) {
   float a[16][16], b[16][8];
   float (*number)(u16) = ((host_multiply *)lanes[0])->number;
   for (int i = 0; i < HOST_WARP; i++) {
@@ -67,11 +73,11 @@ static void multiply_for_lanes(void *const lanes[]) {
     }
 }
 static float number_of_bf16(u16 bits) { return f32_of_bits((u32)bits << 16); }
-static void multiply_f16(float *c, const u32 *a, u32 b0, u32 b1) {
+HOST void multiply_f16(float *c, const u32 *a, u32 b0, u32 b1) {
   host_multiply own = {c, a, {b0, b1}, f32_of_f16};
   host_warp(multiply_for_lanes, &own);
 }
-static void multiply_bf16(float *c, const u32 *a, u32 b0, u32 b1) {
+HOST void multiply_bf16(float *c, const u32 *a, u32 b0, u32 b1) {
   host_multiply own = {c, a, {b0, b1}, number_of_bf16};
   host_warp(multiply_for_lanes, &own);
 }

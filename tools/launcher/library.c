@@ -55,6 +55,10 @@ static int too_small(dipper_model *m) {
 /* ---- life */
 
 int dipper_model_open(const char *weights, int32_t threads, int64_t context, dipper_model **model) {
+  return dipper_model_open_on(NULL, weights, threads, context, model);
+}
+
+int dipper_model_open_on(const char *device, const char *weights, int32_t threads, int64_t context, dipper_model **model) {
   if (!model) return DIPPER_MODEL_INVALID;
   dipper_model *m = *model = calloc(1, sizeof *m);
   Dl_info self;
@@ -62,7 +66,7 @@ int dipper_model_open(const char *weights, int32_t threads, int64_t context, dip
   if (threads < 0 || threads > 1024 || context < 0) return wrong(m, "threads must be 0 to 1024, a context 0 or more");
   if (!dladdr((void *)dipper_model_open, &self) || !self.dli_fname)
     return end(m, failure(DP_NOT_FOUND, "the library's own file is not known"));
-  dp_options options = {.weights = weights, .threads = threads, .context = context};
+  dp_options options = {.device = device, .weights = weights, .threads = threads, .context = context};
   dp_status status = dp_model_open_package(self.dli_fname, NULL, &options, &m->model);
   if (status.code == DP_OK) status = dp_session_new(m->model, &m->session);
   if (status.code == DP_OK) {
@@ -73,6 +77,8 @@ int dipper_model_open(const char *weights, int32_t threads, int64_t context, dip
   }
   return end(m, status);
 }
+
+const char *dipper_model_device(const dipper_model *m) { return m && m->model ? m->info.device : ""; }
 
 void dipper_model_close(dipper_model *m) {
   if (!m) return;

@@ -1,5 +1,5 @@
 /* tools/launcher/main.c: what an executable of `dipper compile` begins with: finds the model at its own end and runs it as
- * `dipper run` does. Linked without frontend and LLVM. */
+ * `dipper run` does. Linked without frontend, LLVM and the compiler for GPUs. */
 #include "dipper/aot.h"
 #include "tools/cli.h"
 
@@ -17,7 +17,7 @@ static const cli_command command = {
     .name = "run",
     .arguments = "[-p PROMPT | --chat] [--weights FILE]",
     .flags = "--weights --tokenizer --threads --ctx -p --chat --raw -n --temp --top-k --top-p --min-p --seed --stats --json "
-             "--tokens --out --chunk",
+             "--device --tokens --out --chunk",
     .most = 0,
 };
 

@@ -16,6 +16,11 @@ struct Step {
   const int *segment_row, *segment_tokens, *segment_pages, *segment_end;
   const int *pages;
   char *kv;
+  i64 turns;
+  const int *ends;
+  i64 end_count;
+  int *turned;
+  u64 unread;
 };
 
 struct Launch {
@@ -27,6 +32,9 @@ struct Launch {
   i64 tiles;
   float *scratch; // of block b from b * scratch_floats on
   i64 scratch_floats;
+  u32 *meeting;          // how often blocks have come to the end of a turn, and how often they went on; growing for ever
+  u32 arrived, released; // the two before this launch
+  int *ended;            // [output rows]: have picked a token that ends
   int *progress; // [blocks][4] of the host: what each block began last; NULL: it is not told
 };
 
@@ -38,10 +46,16 @@ struct Block {
   char *ring;       // shared memory: weights on their way
   float *shared;    // shared memory: values
   float *scratch;   // global memory of this block alone: values that are too large
+  u32 *counters, *other_counters; // of this turn, and those that it clears
   int *chosen;      // shared memory: rows that chose the batch, and before them their number
   int page;         // of each warp's part of the ring: pages that were staged
   const char *begun; // the weights whose first pages are staged, or 0
 };
+
+static void clear_other_counters(const Launch &launch, const Block &block) {
+  for (i64 i = (i64)block.index * THREADS + thread_index(); i < launch.counter_count; i += (i64)block.count * THREADS)
+    block.other_counters[i] = 0;
+}
 
 static Block open_block(const Launch &launch) {
   char *shared = shared_memory();
@@ -57,8 +71,9 @@ static Block open_block(const Launch &launch) {
   block.chosen = (int *)(shared + RING_BYTES);
   block.shared = (float *)(shared + RING_BYTES + CHOSEN_BYTES);
   block.scratch = launch.scratch + (i64)block.index * launch.scratch_floats;
-  for (i64 i = (i64)block.index * THREADS + thread_index(); i < launch.counter_count; i += (i64)block.count * THREADS)
-    launch.other_counters[i] = 0;
+  block.counters = launch.counters;
+  block.other_counters = launch.other_counters;
+  clear_other_counters(launch, block);
   return block;
 }
 
@@ -96,6 +111,73 @@ static OUT_OF_LINE void await(const u32 *counters, int from, int to, int columns
 static void task_done(u32 *counter) {
   block_sync();
   if (thread_index() == 0) add_release(counter);
+}
+
+// ---- turns: a step that picks tokens goes on with them ---------------------------------------------------------------
+
+struct Turns {
+  int tokens, pos, place; // inputs
+  int picked, log_probability, stride; // outputs, floats from row to row
+};
+
+static bool is_end(const Step &step, int id) {
+  for (i64 i = 0; i < step.end_count; i++)
+    if (step.ends[i] == id) return true;
+  return false;
+}
+
+// What row r has picked, and how it goes on: one token of one sequence, in a segment of its own.
+static void take_pick(const Launch &launch, const Turns &t, int r, int turn, bool last) {
+  const Step &step = launch.step;
+  const int id = (int)step.outputs[t.picked][(i64)r * t.stride];
+  int *const pick = step.turned + 2 + ((i64)turn * step.rows[OUTPUTS] + r) * 2;
+  pick[0] = id;
+  pick[1] = (int)bits_of_f32(step.outputs[t.log_probability][(i64)r * t.stride]);
+  launch.ended[r] = is_end(step, id) || (turn > 0 && launch.ended[r]);
+  if (last) return;
+  const int position = step.positions[r] + 1;
+  const_cast<int *>(step.inputs[t.tokens])[r] = id;
+  if (t.pos >= 0) const_cast<int *>(step.inputs[t.pos])[r] = position;
+  const_cast<int *>(step.inputs[t.place])[r] = position + 1;
+  const_cast<int *>(step.positions)[r] = position;
+  const_cast<int *>(step.segment_end)[r] = position + 1;
+  const_cast<int *>(step.slots)[r] = step.pages[step.segment_pages[r] + position / LINE] * LINE + position % LINE;
+}
+
+static bool all_ended(const Launch &launch) {
+  for (i64 r = 0; r < launch.step.rows[OUTPUTS]; r++)
+    if (!launch.ended[r]) return false;
+  return true;
+}
+
+// All blocks come to the end of a turn; when they have, the first one takes its picks and lets them go on. Whether there
+// is another turn.
+static OUT_OF_LINE bool end_turn(const Launch &launch, Block &block, const Turns &turns, int turn) {
+  const Step &step = launch.step;
+  const u32 passed = (u32)turn + 1;
+  const bool last = passed == (u32)step.turns;
+  task_done(launch.meeting);
+  if (block.index == 0) {
+    if (thread_index() == 0)
+      while (read_acquire(launch.meeting) - launch.arrived < passed * (u32)block.count) spin();
+    block_sync();
+    for (int r = thread_index(); r < (int)step.rows[OUTPUTS]; r += THREADS) take_pick(launch, turns, r, turn, last);
+    block_sync();
+    if (thread_index() == 0) {
+      step.turned[0] = (int)passed;
+      step.turned[1] = !last && !all_ended(launch);
+    }
+    task_done(launch.meeting + 1);
+  } else if (thread_index() == 0) {
+    while (read_acquire(launch.meeting + 1) - launch.released < passed) spin();
+  }
+  block_sync();
+  if (!step.turned[1]) return false;
+  u32 *const counters = block.counters;
+  block.counters = block.other_counters;
+  block.other_counters = counters;
+  clear_other_counters(launch, block);
+  return true;
 }
 
 // Begins to bring weights near: up to eight lines of 128 bytes a thread, waiting for nothing.
@@ -338,6 +420,13 @@ static float random_number(u32 element, u32 slot, float key, float key2) {
   return (float)(random_word(element, slot, (u32)key, (u32)key2) & 0xffffu);
 }
 
+// Uniform in (0, 1), near 0 finer.
+static float noise(u32 column, u32 place, u32 key, u32 key2) {
+  const float x = (float)(int)(random_word(column, place, key, key2) >> 1);
+  const float shifted = ADD(MUL(x, 4.656612873077393e-10f), 2.3283064365386963e-10f);
+  return shifted < 0.99999994f ? shifted : 0.99999994f;
+}
+
 static float round_random(float x, float number) {
   const u32 bits = bits_of_f32(x);
   return (bits & 0x7f800000u) == 0x7f800000u ? x : f32_of_bits((bits + (u32)number) & 0xffff0000u);
@@ -377,6 +466,30 @@ static int choice_of(const float *ids, int used, int batch) {
 static float rank_of(float x) { return x == x ? x : -INFINITE; }
 static bool is_ahead(float x, int i, float y, int j) {
   return rank_of(x) > rank_of(y) || (rank_of(x) == rank_of(y) && i < j);
+}
+
+// A value and its column, of which the greater is better, the lower one of equal ones. No column: beyond any.
+struct Best {
+  float value, column;
+};
+static Best no_best() { return {-INFINITE, 1e30f}; }
+static Best better(Best a, Best b) {
+  return b.value > a.value || (b.value == a.value && b.column < a.column) ? b : a;
+}
+
+// Of each half warp the best one, in pairs from `to` on.
+static void leave_best(Best best, float *to) {
+  for (int by = WARP_HALF / 2; by >= 1; by /= 2)
+    best = better(best, {lane_down(best.value, by), lane_down(best.column, by)});
+  if (thread_index() % WARP_HALF != 0) return;
+  to[thread_index() / WARP_HALF * 2] = best.value;
+  to[thread_index() / WARP_HALF * 2 + 1] = best.column;
+}
+
+static void take_best(float *row) {
+  Best best = {row[0], row[1]};
+  for (int i = 1; i < THREADS / WARP_HALF; i++) best = better(best, {row[2 * i], row[2 * i + 1]});
+  row[0] = best.value, row[1] = best.column;
 }
 
 // The indices of the `count` greatest of x[n], the greatest first.
