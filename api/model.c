@@ -94,12 +94,13 @@ dp_status api_choose_device(dp_options *options, dp_str *note, dp_str *name) {
   const cg_backend *cuda = cg_find_backend("cuda");
   dp_str unused = {0};
   int none;
-  dp_status status = cuda->choose(NULL, 0, &none, name);
+  dp_status status = cuda->devices(&unused);
+  if (status.code == DP_OK) status = cuda->choose(NULL, 0, &none, name);
   if (status.code == DP_OK) status = cuda->fingerprint(NULL, &unused); /* is there a compiler? */
   dp_str_free(&unused);
   if (status.code == DP_OK || strcmp(device, "cuda") == 0) return status;
   dp_str_addf(note, "on the CPU: %s", dp_status_text(&status));
-  dp_str_free(name);
+  if (name) dp_str_free(name);
   options->backend = NULL;
   dp_status_free(&status);
   return DP_SUCCESS;

@@ -169,11 +169,11 @@ bool cuda_writes(const cuda_code *c, int64_t entry, const tile_buffer *b) {
   return b->output >= 0 && c->written[entry] >> b->output & 1;
 }
 
-dp_status cuda_need_results(cuda_code *c, int entry, const int64_t *rows) {
+dp_status cuda_need_results(cuda_code *c, uint64_t outputs, const int64_t *rows) {
   const tile_program *p = c->program;
   for (int i = 0; i < p->buffer_count; i++) {
     const tile_buffer *b = &p->buffers[i];
-    if (!cuda_writes(c, entry, b)) continue;
+    if (b->output < 0 || !(outputs >> b->output & 1)) continue;
     DP_TRY(cuda_need(c, &c->outputs[b->output], rows[b->space] * b->stride * 4, "results", false));
   }
   return DP_SUCCESS;
@@ -213,7 +213,7 @@ static dp_status reserve(cuda_code *c, const tile_provision *v, const cuda_accou
 static dp_status need_first_results(cuda_code *c) {
   const tile_program *p = c->program;
   tile_step few = {.rows = {[TILE_TOKENS] = 1, [TILE_OUTPUTS] = p->row_tile}, .turns = CUDA_TURNS};
-  for (int entry = 0; entry == 0 || entry < p->entry_count; entry++) DP_TRY(cuda_need_results(c, entry, few.rows));
+  DP_TRY(cuda_need_results(c, UINT64_MAX, few.rows));
   return tile_find_entry(p, "pick") >= 0 ? need_turns(c, &few) : DP_SUCCESS;
 }
 

@@ -206,7 +206,7 @@ static dp_status begin_step(cuda_code *c, const tile_step *step) {
   count_pages(step, &pages, &entries);
   DP_TRY(find_kernel(c, step->entry));
   DP_TRY(cuda_need_memory(c, step, pages));
-  DP_TRY(cuda_need_results(c, (int)step->entry, step->rows));
+  DP_TRY(cuda_need_results(c, c->written[step->entry], step->rows));
   DP_TRY(cuda_give_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
   DP_TRY(stage_arguments(c, step, entries, &at));
   cuda_launch launch = make_launch(c, step, &at);
@@ -292,9 +292,10 @@ static dp_status clear(const tile_code *code, tile_state state) {
 static dp_status reserve(const tile_code *code, const tile_step *step, int64_t pages) {
   cuda_code *c = code->self;
   if (cuda_is_lost(c->gpu)) return is_lost();
+  uint64_t others = 0;
+  for (int entry = 1; entry < c->program->entry_count; entry++) others |= c->written[entry];
   dp_status status = cuda_need_memory(c, step, pages);
-  for (int entry = 1; entry < c->program->entry_count && status.code == DP_OK; entry++)
-    status = cuda_need_results(c, entry, step->rows);
+  if (status.code == DP_OK) status = cuda_need_results(c, others & ~c->written[0], step->rows);
   return settle(c, -1, status);
 }
 

@@ -47,7 +47,7 @@ dp_status cuda_need(cuda_code *code, region *r, int64_t bytes, const char *what,
 dp_status cuda_need_pinned(cuda_code *code, char **memory, int64_t *cap, int64_t bytes, int64_t kept);
 /* All that a step works in, of so many pages of the cache; weights too, where they were not provided. */
 dp_status cuda_need_memory(cuda_code *code, const tile_step *step, int64_t pages);
-dp_status cuda_need_results(cuda_code *code, int entry, const int64_t *rows);
+dp_status cuda_need_results(cuda_code *code, uint64_t outputs, const int64_t *rows); /* a bit each */
 bool cuda_writes(const cuda_code *code, int64_t entry, const tile_buffer *buffer); /* is it a result of the entry? */
 int64_t cuda_turned_bytes(const tile_step *step);
 /* Of an engine's weights, and of steps as it may ask for. */
