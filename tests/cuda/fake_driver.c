@@ -226,7 +226,7 @@ EXPORT int cuInit(unsigned flags) {
 EXPORT int cuDriverGetVersion(int *version) {
   BEGIN(cuDriverGetVersion);
   const char *other = word("driver");
-  return *version = other ? atoi(other + 1) : 13000, 0;
+  return *version = !other ? 13000 : *other == '=' ? atoi(other + 1) : 11040, 0;
 }
 EXPORT int cuGetErrorString(int error, const char **text) {
   return *text = error == ILLEGAL_ADDRESS && error_text[0] ? error_text

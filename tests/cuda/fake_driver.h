@@ -1,6 +1,6 @@
 /* tests/cuda/fake_driver.h: what a test asks of the stand-in, by dlsym. FAKE_CUDA says what is wrong, words with commas
  * between them: "none" (there is no device), "old" (compute capability 7.5), "8.6" (that capability; else it is 9.0),
- * "driver=VERSION" (11040: of CUDA 11.4), "memory=BYTES", "hang" (kernels do not end), "NAME:N=ERROR" (the N-th call of a
+ * "driver=VERSION" (11040, as without a number: of CUDA 11.4), "memory=BYTES", "hang" (kernels do not end), "NAME:N=ERROR" (the N-th call of a
  * function fails, counted from fake_cuda_begin on). */
 #ifndef DIPPER_TESTS_FAKE_DRIVER_H
 #define DIPPER_TESTS_FAKE_DRIVER_H
