@@ -134,7 +134,8 @@ dp_status dp_list_devices(dp_text *text) {
   dp_options here = {0};
   dp_str_addf(&out, "cpu: %d threads, back end %s\n", api_threads(&here), cg_find_backend(NULL)->name);
   dp_status status = cg_find_backend("cuda")->devices(&out);
-  if (status.code != DP_OK) dp_str_addf(&out, "%s\n", dp_status_text(&status));
+  if (status.code != DP_OK) dp_str_addf(&out, "%s\n--device auto: the CPU\n", dp_status_text(&status));
+  if (status.code == DP_OK) dp_str_add(&out, "--device auto: gpu 0\n");
   dp_status_free(&status);
   return api_take_text(&out, text);
 }

@@ -86,7 +86,8 @@ dp_status api_choose_device(dp_options *options, dp_str *note, dp_str *name) {
   const cg_backend *cuda = cg_find_backend("cuda");
   dp_str unused = {0};
   int none;
-  dp_status status = cuda->choose(NULL, 0, &none, name);
+  dp_status status = cuda->devices(&unused);
+  if (status.code == DP_OK) status = cuda->choose(NULL, 0, &none, name);
   if (status.code == DP_OK) status = cuda->fingerprint(NULL, &unused); /* is there a compiler? */
   dp_str_free(&unused);
   if (status.code == DP_OK || strcmp(device, "cuda") == 0) return status;
@@ -97,6 +98,16 @@ dp_status api_choose_device(dp_options *options, dp_str *note, dp_str *name) {
   return DP_SUCCESS;
 }
 
+/* With "auto", what a GPU does not take the CPU is asked for; a mistake of the user's fails there again. */
+static dp_status open_elsewhere(dp_options *options, dp_status failure, dp_model *model) {
+  api_close_model(model);
+  *model = (dp_model){0};
+  dp_str_addf(&model->note, "on the CPU: %s", dp_status_text(&failure));
+  dp_status_free(&failure);
+  options->backend = NULL;
+  return open(options, model);
+}
+
 dp_status dp_model_open(const dp_options *options, dp_model **model) {
   DP_TRY(api_need(options, "dp_model_open", "options"));
   DP_TRY(api_need(model, "dp_model_open", "place for the model"));
@@ -105,6 +116,8 @@ dp_status dp_model_open(const dp_options *options, dp_model **model) {
   dp_options chosen = *options;
   dp_status status = api_choose_device(&chosen, &fresh->note, &fresh->device);
   if (status.code == DP_OK) status = open(&chosen, fresh);
+  bool on_gpu = chosen.backend && strcmp(chosen.backend, "cuda") == 0, automatic = options->device && strcmp(options->device, "auto") == 0;
+  if (status.code != DP_OK && on_gpu && automatic) status = open_elsewhere(&chosen, status, fresh);
   if (status.code != DP_OK) {
     dp_model_free(fresh);
     return status;

@@ -191,14 +191,34 @@ static dp_status open(opening *o) {
   return DP_SUCCESS;
 }
 
+/* Did a GPU take the code, and then not the model: as when its memory does not suffice? Mistakes are told. */
+static bool may_go_elsewhere(const opening *o, dp_status why) {
+  const char *device = o->options->device;
+  bool on_gpu = o->model->code && o->model->code->device;
+  return why.code != DP_OK && on_gpu && !(device && strcmp(device, "cuda") == 0) && why.code != DP_INVALID && why.code != DP_BUG;
+}
+
+static dp_status open_elsewhere(opening o, dp_status why) {
+  dp_options options = *o.options;
+  options.device = "cpu";
+  api_close_model(o.model);
+  *o.model = (dp_model){0};
+  dp_str_addf(&o.model->note, "on the CPU: %s", dp_status_text(&why));
+  dp_status_free(&why);
+  o.options = &options;
+  return open(&o);
+}
+
 dp_status dp_model_open_package(const char *path, const char *beside, const dp_options *options, dp_model **model) {
   DP_TRY(api_need(path, "dp_model_open_package", "path"));
   DP_TRY(api_need(options, "dp_model_open_package", "options"));
   DP_TRY(api_need(model, "dp_model_open_package", "place for the model"));
   dp_model *fresh = calloc(1, sizeof *fresh);
   if (!fresh) return dp_fail(DP_NO_MEMORY, "no memory for a model");
-  opening o = {.path = path, .beside = beside ? beside : path, .options = options, .model = fresh};
+  const opening asked = {.path = path, .beside = beside ? beside : path, .options = options, .model = fresh};
+  opening o = asked;
   dp_status status = open(&o);
+  if (may_go_elsewhere(&o, status)) status = open_elsewhere(asked, status);
   if (status.code != DP_OK) {
     dp_model_free(fresh);
     return status;

@@ -284,6 +284,19 @@ typedef struct tile_step {
   uint64_t unread;               /* outputs, a bit each, that nobody reads after the step: a device does not return them */
 } tile_step;
 
+/* What an engine brings to code that has memory of its own: how large steps can become, and the weights, as an image of all
+ * slots in the layout of tile_weight. */
+typedef struct tile_provision {
+  int64_t context, max_tokens;    /* positions of all sequences together; new tokens of a step */
+  const uint8_t *weight_types;    /* [slot_count] ir_dtype */
+  const int64_t *weight_offsets;  /* [slot_count] in the image: multiples of 64 */
+  int64_t weight_bytes;           /* of the image */
+  /* The image piece by piece, in order: at most `room` bytes (a multiple of 64) into `to`, which belong from *offset on; 0 bytes:
+   * that was all. Gaps are zeros. */
+  dp_status (*next)(void *user, char *to, int64_t room, int64_t *offset, int64_t *bytes);
+  void *user;
+} tile_provision;
+
 typedef struct tile_code tile_code;
 
 /* Of code that runs whole steps on a device: memory of its own. Weights are copied there from the host when a step, or
@@ -312,6 +325,9 @@ struct tile_code {
               void *scratch, int64_t reuse);
   /* Where not NULL: a whole step at once, with workers of its own; then `run` is not called. It fails as a device does. */
   dp_status (*run_step)(const tile_code *code, const tile_step *step);
+  /* Where not NULL: before the steps of an engine it takes the weights, and memory for such steps; what another engine brought
+   * is gone. Then of a step weights, cache and slabs are not read. */
+  dp_status (*provide)(const tile_code *code, const tile_provision *provision);
   const tile_device *device; /* NULL: it works in the host's memory */
   bool takes_turns; /* run_step does several turns of the entry that picks, and leaves in `turned` what it has picked */
   /* Where not NULL: after the last task of a step that `run` has run: what a task found wrong. */

@@ -360,6 +360,17 @@ float *rt_engine_number(rt_engine *e, const char *name) {
 
 const tile_program *rt_engine_program(const rt_engine *e) { return e->program; }
 
+/* Weights on the host, or given to the code. */
+static dp_status set_up_weights(rt_engine *e, const rt_binding *binding, const rt_engine_options *options) {
+  rt_resident_options packing = {.workers = options->workers, .host = options->host, .borrow = options->borrow};
+  tile_provision provision = {.context = e->context, .max_tokens = e->max_tokens};
+  if (options->image)
+    DP_TRY(rt_resident_map(e->program, options->image_key, options->image, options->image_bytes, &e->weights));
+  if (e->code->provide)
+    return rt_resident_provide(e->program, binding, e->weights, e->code, provision, &packing, &e->weights);
+  return options->image ? DP_SUCCESS : rt_resident_new(e->program, binding, &packing, &e->weights);
+}
+
 dp_status rt_engine_new(const tile_program *program, const tile_code *code, const rt_binding *binding,
                         const rt_engine_options *options, rt_engine **engine) {
   *engine = NULL;
@@ -387,11 +398,7 @@ dp_status rt_engine_new(const tile_program *program, const tile_code *code, cons
     status = rt_executor_new(program, code, options->workers, e->max_tokens, e->max_tokens, &e->executor);
   if (status.code == DP_OK) status = set_up_states(e);
   if (status.code == DP_OK && !options->whole_steps) rt_executor_ask(e->executor, options->host);
-  rt_resident_options resident = {.workers = options->workers, .host = options->host, .borrow = options->borrow};
-  if (status.code == DP_OK && options->image)
-    status = rt_resident_map(program, options->image_key, options->image, options->image_bytes, &e->weights);
-  else if (status.code == DP_OK)
-    status = rt_resident_new(program, binding, &resident, &e->weights);
+  if (status.code == DP_OK) status = set_up_weights(e, binding, options);
   if (status.code == DP_OK) status = set_up_masters(e, binding);
   if (status.code != DP_OK) {
     rt_engine_free(e);
@@ -638,13 +645,22 @@ static dp_status lay_out_step(rt_engine *e, int entry, const rt_request *request
   return DP_SUCCESS;
 }
 
+/* A step that failed has put nothing into the cache that could be counted on. */
+static void forget_step(rt_engine *e, const rt_request *requests, int count) {
+  for (int i = 0; i < count; i++)
+    rt_sequence_truncate(e, requests[i].sequence, requests[i].sequence->length - requests[i].count);
+}
+
+static dp_status run_step(rt_engine *e, const tile_step *step, const rt_request *requests, int count) {
+  dp_status status = rt_executor_run(e->executor, step);
+  if (status.code != DP_OK) forget_step(e, requests, count);
+  return status;
+}
+
 dp_status rt_engine_run(rt_engine *e, int entry, const rt_request *requests, int count, rt_logits *logits) {
   tile_step step;
   DP_TRY(lay_out_step(e, entry, requests, count, 0, &step));
-  dp_status status = rt_executor_run(e->executor, &step);
-  for (int i = 0; i < count && status.code != DP_OK; i++)
-    rt_sequence_truncate(e, requests[i].sequence, requests[i].sequence->length - requests[i].count);
-  DP_TRY(status);
+  DP_TRY(run_step(e, &step, requests, count));
   const tile_buffer *output = output_of(e->program, entry);
   if (logits && output)
     *logits = (rt_logits){e->output_rows[output->output], step.rows[output->space == TILE_TOKENS ? TILE_TOKENS : TILE_OUTPUTS],
@@ -666,13 +682,14 @@ static float number_at(const rt_engine *e, int output, int64_t row) {
 int rt_engine_turns(const rt_engine *e) { return e->takes_turns && rt_engine_picks(e) ? TURNS_AT_ONCE : 1; }
 
 /* Runs the entry that picks; picks[turns][rows] are then those of the turns made. */
-static dp_status run_turns(rt_engine *e, tile_step *step, rt_pick *picks, bool wants_logits) {
+static dp_status run_turns(rt_engine *e, tile_step *step, const rt_request *requests, int count, rt_pick *picks,
+                           bool wants_logits) {
   int output = e->program->entries[step->entry].output;
   int64_t rows = step->rows[TILE_OUTPUTS];
   const uint64_t logits = (uint64_t)1 << output_of(e->program, 0)->output, picked = (uint64_t)3 << output;
   step->unread = ~((wants_logits ? logits : 0) | (e->takes_turns ? 0 : picked));
   if (e->takes_turns) step->turned = e->turned;
-  DP_TRY(rt_executor_run(e->executor, step));
+  DP_TRY(run_step(e, step, requests, count));
   if (!e->takes_turns) {
     for (int64_t i = 0; i < rows; i++)
       picks[i] = (rt_pick){(int32_t)number_at(e, output, i), number_at(e, output + 1, i)};
@@ -696,7 +713,7 @@ dp_status rt_engine_pick(rt_engine *e, const rt_request *requests, int count, rt
   int entry;
   DP_TRY(find_pick_entry(e, &entry));
   DP_TRY(lay_out_step(e, entry, requests, count, 0, &step));
-  DP_TRY(run_turns(e, &step, picks, logits != NULL));
+  DP_TRY(run_turns(e, &step, requests, count, picks, logits != NULL));
   const tile_buffer *all = output_of(e->program, 0);
   if (logits) *logits = (rt_logits){e->output_rows[all->output], step.rows[TILE_OUTPUTS], all->cols, all->stride};
   return DP_SUCCESS;
@@ -757,7 +774,7 @@ dp_status rt_engine_decode(rt_engine *e, rt_request *requests, int count, const 
   step.turns = turns;
   step.ends = d->ends;
   step.end_count = d->end_count;
-  DP_TRY(run_turns(e, &step, picks, false));
+  DP_TRY(run_turns(e, &step, requests, count, picks, false));
   *made = e->turned[0];
   for (int i = 0; i < count; i++) requests[i].sequence->length += *made - 1;
   return DP_SUCCESS;

@@ -1,43 +1,14 @@
 /* runtime/resident.c: bound weights -> memory: a plan says where each slot's matrix or vector goes, jobs of a few blocks
  * fill it, all workers at them. Weights that are tied in the same form lie there once. */
-#include "runtime/resident.h"
+#include "runtime/resident_jobs.h"
 #include "runtime/memory.h"
-#include "runtime/region.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 enum { BLOCKS = 16 }; /* of a job */
-
-struct rt_resident {
-  rt_region memory; /* owned; {0} when the weights lie in an image */
-  const void **slots;
-  uint8_t *types;
-  int64_t borrowed;
-};
-
-/* Blocks [first, first + count) of one slot's weight. */
-typedef struct job {
-  const rt_bound *bound;
-  const tile_weight *weight;
-  char *destination; /* of the whole weight */
-  int64_t first, count;
-} job;
-
-typedef struct packing {
-  const tile_program *program;
-  const rt_binding *binding;
-  job *jobs;
-  int64_t job_count;
-  const rt_resident_options *options;
-  _Atomic int64_t next;
-  _Atomic bool no_memory, stopped;
-  pthread_t caller;
-  int64_t asked; /* when; the caller's */
-} packing;
 
 /* What the program wants as f32 alone is decoded, whatever the file has; as bf16 alone, rounded from that. */
 static ir_dtype slot_type(const tile_weight *weight, const rt_bound *bound) {
@@ -74,17 +45,18 @@ static dp_status pack_decoded(const tile_weight *weight, const rt_bound *bound, 
   return status;
 }
 
-static dp_status do_job(const job *j) {
+/* destination: of the whole weight. */
+static dp_status do_job(const rt_packing_job *j, char *destination) {
   const rt_bound *bound = j->bound;
   if (j->weight->form == TILE_VECTOR) {
-    rt_bound_to_f32(bound, (float *)(void *)j->destination);
+    rt_bound_to_f32(bound, (float *)(void *)destination);
     return DP_SUCCESS;
   }
   if (slot_type(j->weight, bound) != bound->dtype) {
     ir_dtype type = slot_type(j->weight, bound);
-    return pack_decoded(j->weight, bound, type, j->destination, j->first, j->count);
+    return pack_decoded(j->weight, bound, type, destination, j->first, j->count);
   }
-  DP_TRY(rt_pack_bound(bound, j->weight->transposed, j->destination, j->first, j->count));
+  DP_TRY(rt_pack_bound(bound, j->weight->transposed, destination, j->first, j->count));
   /* The file's pages of rows that have been packed are not needed in memory any more. */
   int64_t end = (j->first + j->count) * RT_PACK_ROWS;
   if (!j->weight->transposed) rt_bound_forget(bound, j->first * RT_PACK_ROWS, end < bound->rows ? end : bound->rows);
@@ -98,8 +70,8 @@ static int64_t nanoseconds(void) {
 }
 
 /* The caller tells the host how far all are, and asks it. */
-static void ask_host(packing *p, int64_t *asked) {
-  const rt_host *host = p->options->host;
+static void ask_host(rt_packing *p, int64_t *asked) {
+  const rt_host *host = p->options.host;
   int64_t now = host ? nanoseconds() : 0;
   if (!host || now - *asked < RT_ASK_NS) return;
   *asked = now;
@@ -109,9 +81,9 @@ static void ask_host(packing *p, int64_t *asked) {
 }
 
 static void *pack_worker(void *argument) {
-  packing *p = argument;
-  for (int64_t i; !atomic_load(&p->stopped) && (i = atomic_fetch_add(&p->next, 1)) < p->job_count;) {
-    dp_status status = do_job(&p->jobs[i]);
+  rt_packing *p = argument;
+  for (int64_t i; !atomic_load(&p->stopped) && (i = atomic_fetch_add(&p->next, 1)) < p->end;) {
+    dp_status status = do_job(&p->jobs[i], (char *)((uintptr_t)p->image + (uintptr_t)p->jobs[i].at));
     if (status.code != DP_OK) atomic_store(&p->no_memory, true);
     dp_status_free(&status);
     if (pthread_equal(pthread_self(), p->caller)) ask_host(p, &p->asked);
@@ -119,13 +91,13 @@ static void *pack_worker(void *argument) {
   return NULL;
 }
 
-static int64_t bytes_as(const tile_weight *weight, ir_dtype type) {
+int64_t rt_resident_slot_bytes(const tile_weight *weight, ir_dtype type) {
   int64_t bytes = weight->form == TILE_VECTOR ? (weight->cols + TILE_LANES) * 4
                                               : rt_packed_size(type, weight->rows, weight->cols);
   return bytes < 0 ? INT64_C(1) << RT_MEMORY_BITS : (bytes + 127) / 64 * 64;
 }
 
-static int64_t slot_bytes(const tile_weight *weight, const rt_bound *bound) { return bytes_as(weight, slot_type(weight, bound)); }
+static int64_t slot_bytes(const tile_weight *weight, const rt_bound *bound) { return rt_resident_slot_bytes(weight, slot_type(weight, bound)); }
 
 /* An earlier tile weight that holds the very memory this one needs: a tied weight in the same form. */
 static int shared_with(const tile_program *program, const rt_binding *binding, int index) {
@@ -190,78 +162,131 @@ static int64_t blocks_a_job(const tile_weight *weight, const rt_bound *bound) {
   return slot_type(weight, bound) == bound->dtype || in_pieces(weight) ? BLOCKS : blocks_of(weight);
 }
 
-static int64_t list_jobs(packing *p, rt_resident *r, const int64_t *offsets) {
+bool rt_packing_splits(const rt_packing_job *job) {
+  if (job->weight->form == TILE_VECTOR) return false;
+  return slot_type(job->weight, job->bound) == job->bound->dtype || in_pieces(job->weight);
+}
+
+int64_t rt_packing_block_bytes(const rt_packing_job *job) {
+  const tile_weight *weight = job->weight;
+  if (weight->form == TILE_VECTOR) return slot_bytes(weight, job->bound);
+  return RT_PACK_ROWS * ir_packed_row_bytes(slot_type(weight, job->bound), weight->cols);
+}
+
+int64_t rt_packing_job_begin(const rt_packing_job *job) { return job->at + job->first * rt_packing_block_bytes(job); }
+
+static int64_t list_jobs(const rt_packing *p, rt_packing_job *to) {
   int64_t jobs = 0;
   r->borrowed = 0;
   for (int w = 0; w < p->program->weight_count; w++) {
     const tile_weight *weight = &p->program->weights[w];
     bool shared = shared_with(p->program, p->binding, w) >= 0;
-    for (int i = 0; i < weight->count * weight->inner; i++) {
+    for (int i = 0; i < weight->count * weight->inner && !shared; i++) {
       const rt_bound *bound = rt_binding_get(p->binding, weight->weight, i);
-      char *destination = p->jobs ? r->memory.data + offsets[weight->first_slot + i] : NULL;
-      r->slots[weight->first_slot + i] = destination;
-      r->types[weight->first_slot + i] = (uint8_t)slot_type(weight, bound);
-      if (p->options->borrow && lies_ready(weight, bound)) {
-        r->slots[weight->first_slot + i] = bound->data;
-        r->borrowed += bound->rows * bound->row_bytes;
-        continue;
-      }
-      int64_t blocks = shared ? 0 : blocks_of(weight), step = blocks_a_job(weight, bound);
+      if (p->options.borrow && lies_ready(weight, bound)) continue;
+      int64_t blocks = blocks_of(weight), step = blocks_a_job(weight, bound), at = p->offsets[weight->first_slot + i];
       for (int64_t first = 0; first < blocks; first += step, jobs++)
-        if (p->jobs)
-          p->jobs[jobs] = (job){bound, weight, destination, first, blocks - first < step ? blocks - first : step};
+        if (to) to[jobs] = (rt_packing_job){bound, weight, at, first, blocks - first < step ? blocks - first : step};
     }
   }
   return jobs;
 }
 
-static dp_status check_bound(const packing *p) {
-  for (int w = 0; w < p->program->weight_count; w++)
-    for (int i = 0; i < p->program->weights[w].count * p->program->weights[w].inner; i++)
-      if (!rt_binding_get(p->binding, p->program->weights[w].weight, i))
-        return dp_fail(DP_INVALID, "weight '%s' is used but has no data", p->program->weights[w].name);
+static dp_status check_bound(const tile_program *program, const rt_binding *binding) {
+  for (int w = 0; w < program->weight_count; w++)
+    for (int i = 0; i < program->weights[w].count * program->weights[w].inner; i++)
+      if (!rt_binding_get(binding, program->weights[w].weight, i))
+        return dp_fail(DP_INVALID, "weight '%s' is used but has no data", program->weights[w].name);
   return DP_SUCCESS;
 }
 
-static dp_status collect_jobs(rt_resident *r, packing *p) {
-  DP_TRY(check_bound(p));
-  int64_t *offsets = calloc((size_t)p->program->slot_count + 1, sizeof *offsets);
-  if (!offsets) return dp_fail(DP_NO_MEMORY, "no memory to pack weights");
-  dp_status status = rt_region_map_free(&r->memory, lay_out(p->program, p->binding, p->options->borrow, offsets), "the weights", "");
-  if (status.code == DP_OK) {
-    job *jobs = calloc((size_t)list_jobs(p, r, offsets) + 1, sizeof *jobs);
-    if (!jobs) status = dp_fail(DP_NO_MEMORY, "no memory to pack weights");
-    p->jobs = jobs;
-    if (jobs) p->job_count = list_jobs(p, r, offsets);
-  }
-  free(offsets);
-  return status;
+dp_status rt_packing_new(const tile_program *program, const rt_binding *binding, const rt_resident_options *options,
+                         uint8_t *types, rt_packing *p) {
+  p->program = program;
+  p->binding = binding;
+  p->options = *options;
+  p->caller = pthread_self();
+  DP_TRY(check_bound(program, binding));
+  p->offsets = calloc((size_t)program->slot_count + 1, sizeof *p->offsets);
+  if (!p->offsets) return dp_fail(DP_NO_MEMORY, "no memory to pack weights");
+  p->bytes = lay_out(program, binding, options->borrow, p->offsets);
+  p->job_count = list_jobs(p, NULL);
+  p->jobs = calloc((size_t)p->job_count + 1, sizeof *p->jobs);
+  if (!p->jobs) return dp_fail(DP_NO_MEMORY, "no memory to pack weights");
+  list_jobs(p, p->jobs);
+  for (int w = 0; w < program->weight_count; w++)
+    for (int i = 0; i < program->weights[w].count * program->weights[w].inner; i++)
+      types[program->weights[w].first_slot + i] =
+          (uint8_t)slot_type(&program->weights[w], rt_binding_get(binding, program->weights[w].weight, i));
+  return DP_SUCCESS;
 }
 
-static dp_status pack_weights(rt_resident *r, packing *p, int workers) {
-  DP_TRY(collect_jobs(r, p));
+void rt_packing_free(rt_packing *p) {
+  free(p->jobs);
+  free(p->offsets);
+}
+
+dp_status rt_packing_run(rt_packing *p, int64_t first, int64_t end) {
   pthread_t threads[64];
   int started = 0;
-  for (; started < workers - 1 && started < 64; started++)
+  atomic_store(&p->next, first);
+  p->end = end;
+  for (; started < p->options.workers - 1 && started < 64 && started < end - first - 1; started++)
     if (pthread_create(&threads[started], NULL, pack_worker, p) != 0) break;
   pack_worker(p);
   for (int i = 0; i < started; i++) pthread_join(threads[i], NULL);
   if (p->stopped) return dp_fail(DP_CANCELLED, "stopped by the host (pack)");
-  for (int64_t i = 0; i < p->job_count; i++) rt_bound_forget(p->jobs[i].bound, 0, p->jobs[i].bound->rows);
   return p->no_memory ? dp_fail(DP_NO_MEMORY, "no memory to pack weights") : DP_SUCCESS;
+}
+
+void rt_packing_forget(const rt_packing *p) {
+  for (int64_t i = 0; i < p->job_count; i++) rt_bound_forget(p->jobs[i].bound, 0, p->jobs[i].bound->rows);
+}
+
+rt_resident *rt_resident_alloc(const tile_program *program) {
+  rt_resident *r = calloc(1, sizeof *r);
+  if (!r) return NULL;
+  r->slots = calloc((size_t)program->slot_count + 1, sizeof *r->slots);
+  r->types = calloc((size_t)program->slot_count + 1, 1);
+  if (r->slots && r->types) return r;
+  rt_resident_free(r);
+  return NULL;
+}
+
+/* Where kernels read each slot. */
+static void point_to_slots(rt_resident *r, const rt_packing *p) {
+  for (int w = 0; w < p->program->weight_count; w++) {
+    const tile_weight *weight = &p->program->weights[w];
+    for (int i = 0; i < weight->count * weight->inner; i++) {
+      const rt_bound *bound = rt_binding_get(p->binding, weight->weight, i);
+      bool borrowed = p->options.borrow && lies_ready(weight, bound);
+      int slot = weight->first_slot + i;
+      r->slots[slot] = borrowed ? (const void *)bound->data : r->memory.data + p->offsets[slot];
+      if (borrowed) r->borrowed += bound->rows * bound->row_bytes;
+    }
+  }
+}
+
+static dp_status pack_weights(rt_resident *r, rt_packing *p, const tile_program *program, const rt_binding *binding,
+                              const rt_resident_options *options) {
+  r->memory.host = options->host;
+  DP_TRY(rt_packing_new(program, binding, options, r->types, p));
+  DP_TRY(rt_region_map_free(&r->memory, p->bytes, "the weights", ""));
+  p->image = r->memory.data;
+  point_to_slots(r, p);
+  dp_status status = rt_packing_run(p, 0, p->job_count);
+  rt_packing_forget(p);
+  return status;
 }
 
 dp_status rt_resident_new(const tile_program *program, const rt_binding *binding, const rt_resident_options *options,
                           rt_resident **resident) {
   *resident = NULL;
-  rt_resident *r = calloc(1, sizeof *r);
-  if (r) r->slots = calloc((size_t)program->slot_count + 1, sizeof *r->slots);
-  if (r) r->types = calloc((size_t)program->slot_count + 1, 1);
-  packing p = {.program = program, .binding = binding, .options = options, .caller = pthread_self()};
-  if (r) r->memory.host = options->host;
-  dp_status status = r && r->slots && r->types ? pack_weights(r, &p, options->workers)
-                                               : dp_fail(DP_NO_MEMORY, "no memory for the table of weights");
-  free(p.jobs);
+  rt_packing p = {0};
+  rt_resident *r = rt_resident_alloc(program);
+  if (!r) return dp_fail(DP_NO_MEMORY, "no memory for the table of weights");
+  dp_status status = pack_weights(r, &p, program, binding, options);
+  rt_packing_free(&p);
   if (status.code != DP_OK) {
     rt_resident_free(r);
     return status;
@@ -341,7 +366,7 @@ static dp_status map_slots(rt_resident *r, const tile_program *program, const im
     const tile_weight *weight = &program->weights[w];
     for (int i = weight->first_slot; i < weight->first_slot + weight->count * weight->inner; i++) {
       bool fits = is_of_weight(weight, rows[i].type) && rows[i].offset % 64 == 0 && rows[i].offset <= readable &&
-                  (uint64_t)bytes_as(weight, (ir_dtype)rows[i].type) <= readable - rows[i].offset;
+                  (uint64_t)rt_resident_slot_bytes(weight, (ir_dtype)rows[i].type) <= readable - rows[i].offset;
       if (!fits) return dp_fail(DP_INVALID, "the packed weights are damaged at '%s'", weight->name);
       r->slots[i] = image + head->first + rows[i].offset;
       r->types[i] = (uint8_t)rows[i].type;
@@ -370,11 +395,8 @@ dp_status rt_resident_map(const tile_program *program, const uint64_t key[2], co
   DP_TRY(check_image(program, key, image, size));
   image_head head;
   memcpy(&head, image, sizeof head);
-  rt_resident *r = calloc(1, sizeof *r);
-  if (r) r->slots = calloc((size_t)program->slot_count + 1, sizeof *r->slots);
-  if (r) r->types = calloc((size_t)program->slot_count + 1, 1);
-  dp_status status = r && r->slots && r->types ? map_slots(r, program, &head, image)
-                                               : dp_fail(DP_NO_MEMORY, "no memory for the table of weights");
+  rt_resident *r = rt_resident_alloc(program);
+  dp_status status = r ? map_slots(r, program, &head, image) : dp_fail(DP_NO_MEMORY, "no memory for the table of weights");
   if (status.code == DP_OK)
     *resident = r;
   else

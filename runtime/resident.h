@@ -36,6 +36,12 @@ dp_status rt_resident_write(const rt_resident *resident, const tile_program *pro
 dp_status rt_resident_map(const tile_program *program, const uint64_t key[2], const void *image, size_t size,
                           rt_resident **resident);
 
+/* The weights to code that has memory of its own, without a copy on the host: they are packed, or of an image read, while
+ * others are on their way. `mapped`: of an image, and kept; NULL: of the binding. *resident has types, and is `mapped` if that is
+ * given. */
+dp_status rt_resident_provide(const tile_program *program, const rt_binding *binding, rt_resident *mapped, const tile_code *code,
+                              tile_provision provision, const rt_resident_options *options, rt_resident **resident);
+
 /* What a step wants: by slot, as in tile_step. */
 const void *const *rt_resident_slots(const rt_resident *resident);
 const uint8_t *rt_resident_types(const rt_resident *resident);

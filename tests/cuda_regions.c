@@ -104,6 +104,7 @@ static void add_launch(list *l, const tile_program *p, const cuda_launch *launch
     add(l, "the blocks' meeting", launch->meeting, 8, 0);
     add(l, "what has ended", launch->ended, 4 * rows, 0);
   }
+  add(l, "the progress", launch->progress, (int64_t)sizeof *launch->progress * blocks, 0);
   add(l, "scratch", launch->scratch, 4 * launch->scratch_floats * blocks, HOST_EMPTY);
 }
 

@@ -292,8 +292,14 @@ START_TEST(a_second_start_compiles_nothing) {
 END_TEST
 
 START_TEST(without_a_gpu_the_cpu_serves_and_says_so) {
-  outcome *r = run("DIPPER_LIBCUDA=/nowhere dipper run $M --weights $S --device auto --stats -n 1 -p x");
-  ck_assert_msg(r->code == 0 && strstr(r->err, "note: on the CPU: no GPU: NVIDIA's driver"), "%s", r->err);
+  static const char *const commands[] = {"run $M --weights $S --device auto -n 1 -p x",
+                                         "logits $M --weights $S --device auto --tokens 1 --out x.npy"};
+  for (size_t i = 0; i < DP_COUNT(commands); i++) {
+    char command[256];
+    snprintf(command, sizeof command, "DIPPER_LIBCUDA=/nowhere dipper %s", commands[i]);
+    outcome *r = run(command);
+    ck_assert_msg(r->code == 0 && strstr(r->err, "note: on the CPU: no GPU: NVIDIA's driver"), "%s", r->err);
+  }
 }
 END_TEST
 

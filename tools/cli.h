@@ -90,6 +90,10 @@ int cli_read_ids(const char *list, int32_t **ids, size_t *count);
 dp_status cli_prompt_tokens(const cli_args *args, const dp_model *model, const char *prompt, size_t length,
                             dp_tokens *tokens);
 
+/* On stderr what the user may want to know of a model that was opened; with `always` also where nobody watches, as behind
+ * --device: where it runs then is not what was asked for. */
+void cli_note(const dp_model *model, bool always);
+
 int64_t cli_peak_bytes(void); /* the most memory that was resident, of this program alone */
 
 int cli_run(const cli_args *args);

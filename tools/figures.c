@@ -71,6 +71,7 @@ int cli_logits_model(const cli_args *args, cli_open *open) {
   dp_model *model = NULL;
   dp_session *session = NULL;
   dp_status status = open(&options, &model);
+  if (status.code == DP_OK && options.device) cli_note(model, true);
   if (status.code == DP_OK) status = dp_session_new(model, &session);
   if (status.code == DP_OK) {
     dp_model_info info = dp_model_get_info(model);
@@ -102,6 +103,7 @@ int cli_eval(const cli_args *args) {
   dp_tokens tokens = {0};
   double perplexity = 0;
   status = dp_model_open(&args->model, &model);
+  if (status.code == DP_OK && args->model.device) cli_note(model, true);
   if (status.code == DP_OK) status = dp_tokenize(model, text, length, false, &tokens);
   if (status.code == DP_OK) status = dp_perplexity(model, tokens.ids, tokens.count, &perplexity);
   if (status.code == DP_OK)
@@ -167,6 +169,7 @@ int cli_bench(const cli_args *args) {
   if (options.context == 0) options.context = need > 1024 ? need : 1024;
   dp_model *model = NULL;
   dp_status status = dp_model_open(&options, &model);
+  if (status.code == DP_OK && options.device) cli_note(model, true);
   double prefill[1000], decode[1000];
   for (int64_t i = -1; status.code == DP_OK && i < args->repeat;
        i++) { /* the first pass warms memory and is not counted */

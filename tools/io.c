@@ -59,6 +59,11 @@ int cli_usage(const char *command, const char *fmt, ...) {
 
 /* ---- output */
 
+void cli_note(const dp_model *model, bool always) {
+  const char *note = dp_model_get_info(model).note;
+  if (note && (always || isatty(2))) fprintf(stderr, "dipper: note: %s\n", note);
+}
+
 static int write_error; /* errno of the first write that failed: stdio forgets it */
 
 static bool note_write(bool good) {

@@ -266,8 +266,7 @@ int cli_run_model(const cli_args *args, cli_open *open) {
     dp_str_free(&piped);
     return cli_fail(status);
   }
-  dp_model_info info = dp_model_get_info(model);
-  if (info.note && (args->stats || isatty(2))) fprintf(stderr, "dipper: note: %s\n", info.note);
+  cli_note(model, args->stats || args->model.device);
   catch_interrupts();
   const char *prompt = args->prompt ? args->prompt : piped.text ? piped.text : "";
   int code =

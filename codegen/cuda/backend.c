@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* Raised whenever the text for the same tile program and prelude changes. */
-static const char version[] = "cuda 2";
+static const char version[] = "cuda 4";
 
 static const char default_arch[] = "sm_80";
 
@@ -29,7 +29,7 @@ static void find_arch(const cg_target *target, char arch[CUDA_CHIP_NAME]) {
 static dp_status fingerprint(const cg_target *target, dp_str *out) {
   char arch[16];
   find_arch(target, arch);
-  static const char *const texts[] = {cuda_prelude_gpu, cuda_prelude_scalar, cuda_prelude_task,
+  static const char *const texts[] = {cuda_prelude_gpu,    cuda_prelude_scalar,   cuda_prelude_task,
                                       cuda_prelude_tensor, cuda_scalar_functions, cuda_scalar_exp};
   uint64_t prelude = 0;
   for (size_t i = 0; i < DP_COUNT(texts); i++) prelude = dp_hash(prelude, texts[i], strlen(texts[i]));
@@ -62,6 +62,24 @@ static dp_status compile(const tile_program *program, const cg_target *target, c
   return status;
 }
 
+/* The compiler is told of whatever the devices are: what is missing is one of them, or both. */
+static dp_status devices(dp_str *out) {
+  int driver = 0, compiler = 0;
+  dp_status status = cuda_report_devices(&driver, out);
+  dp_str_add(out, "compiler: ");
+  dp_status found = cuda_describe_compiler(&compiler, out);
+  if (found.code != DP_OK) dp_str_add(out, dp_status_text(&found));
+  dp_str_addc(out, '\n');
+  if (driver && compiler > driver / 1000)
+    dp_str_addf(
+        out,
+        "compiler: newer than the driver, of CUDA %d.%d, which may not take its code: update the driver, or set "
+        "DIPPER_NVRTC to the libnvrtc.so of CUDA %d.x\n",
+        driver / 1000, driver % 1000 / 10, driver / 1000);
+  dp_status_free(&found);
+  return status;
+}
+
 static dp_status text(const tile_program *program, const cg_target *target, cg_text kind, dp_str *out) {
   if (kind == CG_TEXT_IR) return cuda_text(program, out);
   char arch[CUDA_CHIP_NAME];
@@ -73,6 +91,32 @@ static dp_status text(const tile_program *program, const cg_target *target, cg_t
   return DP_SUCCESS;
 }
 
+/* ---- a program that is not loaded: what it would take on the first device */
+
+/* All 0 where there is none. */
+static cuda_device first_device(void) {
+  cuda_device *list = NULL, first = {0};
+  int count = 0;
+  dp_status status = cuda_list_devices(&list, &count);
+  if (status.code == DP_OK) first = list[0];
+  dp_status_free(&status);
+  free(list);
+  return first;
+}
+
+static int64_t worker_bytes(const tile_code *code, const tile_program *program, int64_t max_tokens) {
+  (void)code;
+  cuda_device first = first_device();
+  return cuda_worker_bytes(program, &first, cuda_scratch_floats(program), max_tokens);
+}
+
+static int64_t available(const tile_code *code) {
+  (void)code;
+  return first_device().memory;
+}
+
+static const tile_device device = {.worker_bytes = worker_bytes, .available = available};
+
 const cg_backend cg_cuda = {
     .name = "cuda",
     .doc = "CUDA C for one persistent kernel a step, compiled by NVRTC",
@@ -80,9 +124,9 @@ const cg_backend cg_cuda = {
     .compile = compile,
     .load = cuda_load,
     .text = text,
-    .devices = cuda_list,
+    .devices = devices,
     .numbers = &cuda_numbers,
-    .device = &cuda_memory,
+    .device = &device,
     .target_at = cuda_chip_at,
     .choose = cuda_choose,
 };

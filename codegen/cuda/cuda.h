@@ -16,9 +16,14 @@
  *
  *   image.c     the object: a note and a cubin or PTX; which chip's code serves a device
  *   device.c    devices, and the vtable of a program that compiles nothing
- *   driver.c    libcuda
+ *   driver.c    libcuda: a context, a stream, errors
+ *   memory.c    the device's memory, pinned memory, copies
+ *   account.c   how much of it an engine takes, and what would fit
  *   launch.c    the arguments of a launch, from a step
- *   run.c       the steps of an engine */
+ *   run.c       the steps of an engine
+ *   room.c      the memory that they work in, and the weights
+ *   resident.c  what training keeps of weights
+ *   fault.c     where a step was when it failed */
 #ifndef DIPPER_CODEGEN_CUDA_H
 #define DIPPER_CODEGEN_CUDA_H
 
@@ -32,7 +37,14 @@ enum {
   CUDA_BEST_FLOATS = 2 * CUDA_THREADS / 16, /* of a row whose best is looked for: two of each half warp */
   CUDA_SMALL_BYTES = 2048,  /* a value that is in shared memory whatever the rows */
   CUDA_STAGED_COLUMNS = 128, /* from so many on, what a task of few rows reads is brought to shared memory first */
+  CUDA_TURNS = 16,           /* of a launch, that memory is taken for beforehand */
 };
+
+/* What a block began last; of groups the program's index. */
+typedef struct cuda_progress {
+  int32_t group, layer, tile, task;
+} cuda_progress;
+enum { CUDA_NOT_BEGUN = -1, CUDA_ENDED = -2 }; /* in the place of a group */
 
 /* The arguments of a step kernel, prelude/task.cuh's struct Launch. Pointers are the device's. */
 typedef struct cuda_launch {
@@ -47,6 +59,7 @@ typedef struct cuda_launch {
   uint32_t *meeting;          /* [2]: grows by blocks * turns, and by turns */
   uint32_t arrived, released; /* what it holds */
   int32_t *ended;             /* [output rows] */
+  cuda_progress *progress; /* [blocks] in memory of the host that the device writes to; NULL: it is not told */
 } cuda_launch;
 
 /* Row tiles that the counters of an instance are laid out for, of steps of at most so many tokens or outputs. */
@@ -79,7 +92,8 @@ dp_status cuda_compile(const char *text, const char *arch, cuda_output output, c
 /* The same; ptxas' log is added to it. */
 dp_status cuda_compile_logged(const char *text, const char *arch, cuda_output output, cg_object *object,
                               cuda_resources *resources, dp_str *log);
-dp_status cuda_find_compiler(dp_str *version); /* where NVRTC was found and its version */
+dp_status cuda_find_compiler(dp_str *version); /* its version: "NVRTC 13.0" */
+dp_status cuda_describe_compiler(int *major, dp_str *out); /* the same and where it was found, for people */
 
 /* Of ptxas' log a line a kernel and function: registers, shared memory, stack and spills. */
 void cuda_report(const char *log, dp_str *out);

@@ -122,6 +122,20 @@ dp_status cuda_find_compiler(dp_str *version) {
   return DP_SUCCESS;
 }
 
+dp_status cuda_describe_compiler(int *major, dp_str *out) {
+  nvrtc n;
+  Dl_info info;
+  int minor = 0;
+  DP_TRY(open_nvrtc(&n));
+  n.version(major, &minor);
+  void *function;
+  memcpy(&function, &n.version, sizeof function);
+  bool found = dladdr(function, &info) != 0 && info.dli_fname;
+  dp_str_addf(out, "NVRTC %d.%d%s%s", *major, minor, found ? ", " : "", found ? info.dli_fname : "");
+  dlclose(n.library);
+  return DP_SUCCESS;
+}
+
 /* ---- what ptxas reports */
 
 static int64_t number_before(const char *from, const char *end, const char *what) {

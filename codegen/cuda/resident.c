@@ -1,6 +1,7 @@
 /* codegen/cuda/resident.c: an allocation a state, slot after slot in the order of the program's weights, as the host
  * has it; and a table of addresses a state, which kernels read. */
 #include "codegen/cuda/resident.h"
+#include "codegen/cuda/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -127,6 +128,10 @@ static dp_status put_table(cuda_resident *r, tile_state state) {
     if (r->at[state][slot] >= 0) table[slot] = r->memory[state] + (uint64_t)r->at[state][slot];
   dp_status status = cuda_allocate(r->gpu, table_bytes(r->program), names[state], &r->tables[state]);
   if (status.code == DP_OK) status = cuda_put(r->gpu, r->tables[state], table, table_bytes(r->program));
+  if (status.code != DP_OK) {
+    cuda_release(r->gpu, r->tables[state]);
+    r->tables[state] = 0;
+  }
   free(table);
   return status;
 }

@@ -1,100 +1,85 @@
-/* codegen/cuda/run.c: a cubin as code for an engine. The engine's weights are the host's; the device has its own, put
- * there when a step first names them. Slabs, the cache and what training keeps of weights (resident.c) live on the
- * device alone; the results of a step's entry are copied back. All of a step's small arguments go over in one copy. */
-#include "codegen/cuda/run.h"
-#include "codegen/cuda/image.h"
-#include "codegen/cuda/resident.h"
+/* codegen/cuda/run.c: a cubin as code for an engine. The device has memory of its own (room.c); what training keeps of
+ * weights is there too (resident.c). A step's small arguments go over in one copy, the kernel and the copies of its
+ * entry's results are begun behind it, and one wait ends them all: what goes over or comes back lies in pinned memory of
+ * the host. */
+#include "codegen/cuda/fault.h"
+#include "codegen/cuda/run_parts.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct region {
-  cuda_address at;
-  int64_t bytes;
-} region;
+enum { RESULT_BYTES = 8 << 20 /* results that come back behind the kernel; more of them come in windows */ };
 
-typedef struct cuda_code {
-  tile_code code;
-  const tile_program *program;
-  cuda_note note; /* of its object: what a launch needs */
-  cuda_gpu *gpu;
-  const void **seen;     /* [slots] the host's memory that the device's copy was made of */
-  cuda_address *weights; /* [slots] */
-  int64_t *weight_bytes; /* [slots] room */
-  region arena[TILE_SPACE_COUNT], kv, counters, scratch, arguments, turned, ended, meeting;
-  uint32_t arrived, released; /* what the meeting holds */
-  region *outputs;
-  uint64_t *results; /* [entries] which of them it writes */
-  cuda_resident *resident;
-  int64_t counter_tiles, scratch_floats;
-  int64_t *inputs_at; /* [inputs] places among the arguments */
-  bool second;        /* half of the counters that the next step counts in */
-  char *staged;       /* the arguments as they will be on the device */
-  int64_t staged_bytes, staged_cap;
-  bool out_of_memory; /* of the host, while staging */
-} cuda_code;
+/* ---- failures */
 
-/* ---- memory */
+static dp_status is_lost(void) { return dp_fail(DP_IO, "the GPU stopped at a fault before: open the model anew"); }
 
-/* Room for so many bytes; what was there is lost, unless `keep`, whose rest is zero. */
-static dp_status need(cuda_code *c, region *r, int64_t bytes, const char *what, bool keep) {
-  if (bytes <= r->bytes && r->at) return DP_SUCCESS;
-  region larger = {.bytes = keep && r->bytes * 2 > bytes ? r->bytes * 2 : bytes};
-  if (!keep) {
-    cuda_release(c->gpu, r->at);
-    *r = (region){0};
+/* Behind a fault: says where the step was, as far as blocks told, and gives the context up. */
+static dp_status give_up(cuda_code *c, int entry, dp_status status) {
+  dp_str where = {0};
+  const char *name = entry >= 0 ? tile_entry_at(c->program, entry).name : NULL;
+  if (entry >= 0) {
+    dp_str_addf(&where, "kernel dipper_step_%d%s%s%s: ", entry, name ? " (" : "", name ? name : "", name ? ")" : "");
+    cuda_describe_progress(c->program, c->progress, cuda_device_of(c->gpu)->processors, &where);
+    dp_str_add(&where, "; ");
   }
-  DP_TRY(cuda_allocate(c->gpu, larger.bytes, what, &larger.at));
-  if (keep) {
-    DP_TRY(cuda_clear(c->gpu, larger.at + (uint64_t)r->bytes, larger.bytes - r->bytes));
-    DP_TRY(cuda_move(c->gpu, larger.at, r->at, r->bytes));
-    cuda_release(c->gpu, r->at);
-  }
-  *r = larger;
-  return DP_SUCCESS;
+  dp_status told = dp_fail(DP_IO, "%s; %sopen the model anew", dp_status_text(&status), where.text ? where.text : "");
+  cuda_tear_down(c->gpu);
+  c->staged = c->results = NULL; /* they were the context's */
+  c->progress = NULL;
+  dp_str_free(&where);
+  dp_status_free(&status);
+  return told;
 }
 
-static int64_t slot_bytes(const tile_weight *w, ir_dtype storage) {
-  if (w->form == TILE_VECTOR) return tile_slot_floats(w) * 4;
-  return (w->rows + TILE_BLOCK - 1) / TILE_BLOCK * TILE_BLOCK * ir_packed_row_bytes(storage, w->cols);
+/* Behind any failure: what is under way ends, and counters begin anew, however far a kernel came. entry < 0: none ran.
+ */
+static dp_status settle(cuda_code *c, int entry, dp_status status) {
+  if (status.code == DP_OK) return status;
+  if (!cuda_is_lost(c->gpu)) {
+    dp_status ended = cuda_wait(c->gpu, "what was begun");
+    dp_status_free(&ended);
+    cuda_forget_counters(c);
+  }
+  return cuda_is_lost(c->gpu) ? give_up(c, entry, status) : status;
 }
 
-/* An earlier weight that lies in the same memory, -1: none. What an update assigns to one of them both have. */
-static int same_memory(const cuda_code *c, const tile_step *step, int index) {
-  const tile_weight *w = &c->program->weights[index];
-  for (int i = 0; i < index; i++) {
-    const tile_weight *other = &c->program->weights[i];
-    bool same = other->count == w->count && other->inner == w->inner;
-    if (same && step->weights[w->first_slot] && step->weights[other->first_slot] == step->weights[w->first_slot])
-      return i;
-  }
-  return -1;
+/* What was entered for is done: its status, or else that of leaving. */
+static dp_status leave(cuda_code *c, dp_status status) {
+  dp_status left = cuda_leave(c->gpu, 0, "its context");
+  if (status.code == DP_OK) return left;
+  dp_status_free(&left);
+  return status;
 }
 
-static dp_status put_weights(cuda_code *c, const tile_step *step) {
-  for (int i = 0; i < c->program->weight_count; i++) {
-    const tile_weight *w = &c->program->weights[i];
-    int same = same_memory(c, step, i);
-    if (same >= 0) {
-      const cuda_address *from = c->weights + c->program->weights[same].first_slot;
-      memcpy(c->weights + w->first_slot, from, sizeof *from * (size_t)(w->count * w->inner));
-      memcpy(c->seen + w->first_slot, step->weights + w->first_slot, sizeof *c->seen * (size_t)(w->count * w->inner));
-      continue;
-    }
-    for (int slot = w->first_slot; slot < w->first_slot + w->count * w->inner; slot++) {
-      if (!step->weights[slot] || c->seen[slot] == step->weights[slot]) continue;
-      region r = {c->weights[slot], c->weight_bytes[slot]};
-      DP_TRY(need(c, &r, slot_bytes(w, (ir_dtype)step->weight_types[slot]), "weights", false));
-      c->weights[slot] = r.at;
-      c->weight_bytes[slot] = r.bytes;
-      DP_TRY(cuda_put(c->gpu, r.at, step->weights[slot], slot_bytes(w, (ir_dtype)step->weight_types[slot])));
-      c->seen[slot] = step->weights[slot];
-    }
-  }
-  return DP_SUCCESS;
+static dp_status provide(const tile_code *code, const tile_provision *provision) {
+  cuda_code *c = code->self;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  int error = cuda_enter(c->gpu);
+  return settle(c, -1, error ? cuda_leave(c->gpu, error, "its context") : leave(c, cuda_take_provision(c, provision)));
 }
+
+/* ---- arguments */
+
+/* A place for bytes among the arguments, filled in where data is given: its offset. */
+static int64_t stage(cuda_code *c, const void *data, int64_t bytes) {
+  int64_t at = (c->staged_bytes + 15) / 16 * 16, end = at + bytes;
+  if (c->staging.code == DP_OK && end > c->staged_cap)
+    c->staging = cuda_need_pinned(c, &c->staged, &c->staged_cap, 2 * end + 4096, c->staged_bytes);
+  if (c->staging.code != DP_OK) return 0;
+  if (data && bytes) memcpy(c->staged + at, data, (size_t)bytes);
+  c->staged_bytes = end;
+  return at;
+}
+
+/* An address of the device as a pointer of the launch's arguments. */
+static void *at_device(cuda_address address) { return (void *)(uintptr_t)address; }
+
+typedef struct places { /* offsets among the arguments */
+  int64_t weights, types, inputs, outputs, positions, slots, row, tokens, pages_of, end, pages, first, ends;
+} places;
 
 /* Pages of the cache up to the last one that a sequence of the step has; entries of the page tables. */
 static void count_pages(const tile_step *step, int64_t *pages, int64_t *entries) {
@@ -108,103 +93,10 @@ static void count_pages(const tile_step *step, int64_t *pages, int64_t *entries)
   }
 }
 
-static dp_status need_counters(cuda_code *c, int64_t rows) {
-  int64_t tiles = cuda_counter_tiles(c->program, rows);
-  if (tiles <= c->counter_tiles) return DP_SUCCESS;
-  int64_t bytes = 2 * cuda_counter_count(c->program, tiles) * 4;
-  DP_TRY(need(c, &c->counters, bytes, "counters", false));
-  DP_TRY(cuda_clear(c->gpu, c->counters.at, bytes));
-  c->counter_tiles = tiles;
-  return DP_SUCCESS;
-}
-
-/* The results that an entry writes: a bit each. */
-static uint64_t results_of(const tile_program *p, int index) {
-  tile_entry entry = tile_entry_at(p, index);
-  uint64_t written = 0;
-  for (int g = 0; g < p->group_count; g++) {
-    const tile_kind *kind = &p->kinds[p->groups[g].kind];
-    if (!tile_in_entry(p, &entry, g)) continue;
-    for (int i = 0; i < kind->op_count; i++)
-      if (kind->ops[i].code == TILE_store && p->buffers[kind->ops[i].ref].output >= 0)
-        written |= UINT64_C(1) << p->buffers[kind->ops[i].ref].output;
-  }
-  return written;
-}
-
-static bool returns(const cuda_code *c, int64_t entry, const tile_buffer *b) {
-  return b->output >= 0 && c->results[entry] >> b->output & 1;
-}
-
-static dp_status need_results(cuda_code *c, const tile_step *step) {
-  const tile_program *p = c->program;
-  for (int i = 0; i < p->buffer_count; i++) {
-    const tile_buffer *b = &p->buffers[i];
-    if (!returns(c, step->entry, b)) continue;
-    DP_TRY(need(c, &c->outputs[b->output], step->rows[b->space] * b->stride * 4, "results", false));
-  }
-  return DP_SUCCESS;
-}
-
-static int64_t turned_bytes(const tile_step *step) { return 8 + 8 * step->turns * step->rows[TILE_OUTPUTS]; }
-
-/* Of a step that picks: what it has picked, and where its blocks meet. */
-static dp_status need_turns(cuda_code *c, const tile_step *step) {
-  if (!c->meeting.at) {
-    DP_TRY(need(c, &c->meeting, 8, "counters", false));
-    DP_TRY(cuda_clear(c->gpu, c->meeting.at, 8));
-  }
-  DP_TRY(need(c, &c->ended, 4 * step->rows[TILE_OUTPUTS] + 4, "results", false));
-  return need(c, &c->turned, turned_bytes(step), "results", false);
-}
-
-static dp_status need_memory(cuda_code *c, const tile_step *step, int64_t pages) {
-  const tile_program *p = c->program;
-  DP_TRY(put_weights(c, step));
-  DP_TRY(cuda_resident_need(c->resident));
-  for (int space = 0; space < TILE_SPACE_COUNT; space++) {
-    if (!p->slab_bytes[space]) continue;
-    int64_t slabs = space == TILE_WINDOW ? p->window : space == TILE_NUMBERS ? 1 : tile_row_tiles(p, step->rows[space]);
-    DP_TRY(need(c, &c->arena[space], slabs * p->slab_bytes[space], "activations", false));
-  }
-  DP_TRY(need(c, &c->kv, pages * p->page_bytes, "the KV cache", true));
-  int64_t tokens = step->rows[TILE_TOKENS], outputs = step->rows[TILE_OUTPUTS];
-  if (step->turned) DP_TRY(need_turns(c, step));
-  return need_counters(c, tokens > outputs ? tokens : outputs);
-}
-
-/* ---- arguments */
-
-/* A place for bytes among the arguments, filled in where data is given: its offset. */
-static int64_t stage(cuda_code *c, const void *data, int64_t bytes) {
-  int64_t at = (c->staged_bytes + 15) / 16 * 16, end = at + bytes;
-  if (end > c->staged_cap) {
-    int64_t cap = 2 * end + 4096;
-    char *larger = realloc(c->staged, (size_t)cap);
-    if (!larger) {
-      c->out_of_memory = true;
-      return 0;
-    }
-    c->staged = larger;
-    c->staged_cap = cap;
-  }
-  if (data && bytes) memcpy(c->staged + at, data, (size_t)bytes);
-  c->staged_bytes = end;
-  return at;
-}
-
-/* An address of the device as a pointer of the launch's arguments. */
-static void *at_device(cuda_address address) { return (void *)(uintptr_t)address; }
-
-typedef struct places { /* offsets among the arguments */
-  int64_t weights, types, inputs, outputs, positions, slots, row, tokens, pages_of, end, pages, first, ends;
-} places;
-
 static dp_status stage_arguments(cuda_code *c, const tile_step *step, int64_t entries, places *at) {
   const tile_program *p = c->program;
   int64_t T = step->rows[TILE_TOKENS], S = step->rows[TILE_SEGMENTS], R = step->rows[TILE_OUTPUTS];
   c->staged_bytes = 0;
-  c->out_of_memory = false;
   for (int i = 0; i < p->input_count; i++)
     c->inputs_at[i] = stage(c, step->inputs[i], 4 * (tile_is_of_outputs(p->inputs[i]) ? R : T));
   *at = (places){.weights = stage(c, c->weights, 8 * (int64_t)p->slot_count),
@@ -220,20 +112,23 @@ static dp_status stage_arguments(cuda_code *c, const tile_step *step, int64_t en
                  .first = stage(c, NULL, 4 * (tile_row_tiles(p, T) + 1)),
                  .inputs = stage(c, NULL, 8 * (int64_t)p->input_count),
                  .outputs = stage(c, NULL, 8 * (int64_t)p->output_count)};
-  if (c->out_of_memory) return dp_fail(DP_NO_MEMORY, "no memory for a step's arguments");
-  DP_TRY(need(c, &c->arguments, c->staged_cap, "a step's arguments", false));
+  dp_status staging = c->staging;
+  c->staging = DP_SUCCESS;
+  DP_TRY(staging);
+  DP_TRY(cuda_need(c, &c->arguments, c->staged_cap, "a step's arguments", false));
   cuda_list_segments(p, step, (int32_t *)(void *)(c->staged + at->first));
   cuda_address *inputs = (cuda_address *)(void *)(c->staged + at->inputs);
   cuda_address *outputs = (cuda_address *)(void *)(c->staged + at->outputs);
   for (int i = 0; i < p->input_count; i++) inputs[i] = c->arguments.at + (uint64_t)c->inputs_at[i];
   for (int i = 0; i < p->output_count; i++) outputs[i] = c->outputs[i].at;
-  return cuda_put(c->gpu, c->arguments.at, c->staged, c->staged_bytes);
+  return cuda_begin_put(c->gpu, c->arguments.at, c->staged, c->staged_bytes);
 }
 
 static cuda_launch make_launch(cuda_code *c, const tile_step *step, const places *at) {
   cuda_launch l = {.step = *step, .tiles = c->counter_tiles};
   l.counter_count = cuda_counter_count(c->program, l.tiles);
   l.scratch_floats = c->scratch_floats;
+  l.progress = at_device(c->progress_at);
 #define ARGUMENT(place) at_device(c->arguments.at + (uint64_t)at->place)
   l.step.weights = ARGUMENT(weights);
   l.step.weight_types = ARGUMENT(types);
@@ -268,122 +163,163 @@ static cuda_launch make_launch(cuda_code *c, const tile_step *step, const places
 
 /* ---- a step */
 
+/* Calls `each` for the step's results that are read, one behind another in pinned memory; *sum: the bytes of all. */
+typedef dp_status each_result(cuda_code *c, const tile_step *step, int output, int64_t at, int64_t bytes);
+static dp_status walk_results(cuda_code *c, const tile_step *step, each_result *each, int64_t *sum) {
+  const tile_program *p = c->program;
+  *sum = 0;
+  for (int i = 0; i < p->buffer_count; i++) {
+    const tile_buffer *b = &p->buffers[i];
+    int64_t bytes = step->rows[b->space] * b->stride * 4;
+    if (!cuda_writes(c, step->entry, b) || (step->unread >> b->output & 1) || bytes <= 0) continue;
+    if (each) DP_TRY(each(c, step, b->output, *sum, bytes));
+    *sum += (bytes + 63) / 64 * 64;
+  }
+  return DP_SUCCESS;
+}
+
+static dp_status begin_result(cuda_code *c, const tile_step *step, int output, int64_t at, int64_t bytes) {
+  (void)step;
+  return cuda_begin_get(c->gpu, c->results + at, c->outputs[output].at, bytes);
+}
+
+static dp_status hand_result(cuda_code *c, const tile_step *step, int output, int64_t at, int64_t bytes) {
+  memcpy(step->outputs[output], c->results + at, (size_t)bytes);
+  return DP_SUCCESS;
+}
+
+static dp_status get_result(cuda_code *c, const tile_step *step, int output, int64_t at, int64_t bytes) {
+  (void)at;
+  return cuda_get(c->gpu, step->outputs[output], c->outputs[output].at, bytes);
+}
+
+static dp_status find_kernel(cuda_code *c, int64_t entry) {
+  char name[40];
+  if (c->kernels[entry]) return DP_SUCCESS;
+  snprintf(name, sizeof name, "dipper_step_%d", (int)entry);
+  return cuda_find_kernel(c->gpu, name, (int64_t)c->note.shared_bytes, &c->kernels[entry]);
+}
+
+static dp_status begin_step(cuda_code *c, const tile_step *step) {
+  int64_t pages, entries;
+  places at = {0};
+  count_pages(step, &pages, &entries);
+  DP_TRY(find_kernel(c, step->entry));
+  DP_TRY(cuda_need_memory(c, step, pages));
+  DP_TRY(cuda_need_results(c, c->written[step->entry], step->rows));
+  DP_TRY(cuda_give_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
+  DP_TRY(stage_arguments(c, step, entries, &at));
+  cuda_launch launch = make_launch(c, step, &at);
+  int blocks = cuda_device_of(c->gpu)->processors;
+  cuda_reset_progress(c->progress, blocks);
+  DP_TRY(cuda_begin_kernel(c->gpu, c->kernels[step->entry], blocks, (int)c->note.threads,
+                           (int64_t)c->note.shared_bytes, &launch));
+  c->second = !c->second;
+  return DP_SUCCESS;
+}
+
 /* What a step that picks has picked, and where it left its counters. */
-static dp_status get_turns(cuda_code *c, const tile_step *step) {
-  DP_TRY(cuda_get(c->gpu, step->turned, c->turned.at, turned_bytes(step)));
+static void take_turns(cuda_code *c, const tile_step *step, const char *turned) {
+  memcpy(step->turned, turned, (size_t)cuda_turned_bytes(step));
   uint32_t made = (uint32_t)step->turned[0];
   c->arrived += made * (uint32_t)cuda_device_of(c->gpu)->processors;
   c->released += made;
   if (made % 2 == 0) c->second = !c->second;
-  return DP_SUCCESS;
+}
+
+static dp_status end_step(cuda_code *c, const tile_step *step) {
+  char what[48];
+  int64_t bytes, turned = step->turned ? cuda_turned_bytes(step) : 0;
+  snprintf(what, sizeof what, "kernel dipper_step_%d", (int)step->entry);
+  DP_TRY(walk_results(c, step, NULL, &bytes));
+  bool many = bytes > RESULT_BYTES;
+  int64_t behind = many ? 0 : bytes;
+  DP_TRY(cuda_need_pinned(c, &c->results, &c->results_cap, behind + turned, 0));
+  if (!many) DP_TRY(walk_results(c, step, begin_result, &bytes));
+  if (turned) DP_TRY(cuda_begin_get(c->gpu, c->results + behind, c->turned.at, turned));
+  DP_TRY(cuda_wait(c->gpu, what));
+  if (turned) take_turns(c, step, c->results + behind);
+  DP_TRY(cuda_take_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
+  return walk_results(c, step, many ? get_result : hand_result, &bytes);
 }
 
 static dp_status run_step(const tile_code *code, const tile_step *step) {
   cuda_code *c = code->self;
-  const tile_program *p = c->program;
-  int64_t pages, entries;
-  places at = {0};
-  char name[40];
-  count_pages(step, &pages, &entries);
-  DP_TRY(need_memory(c, step, pages));
-  DP_TRY(need_results(c, step));
-  DP_TRY(cuda_give_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
-  DP_TRY(stage_arguments(c, step, entries, &at));
-  cuda_launch launch = make_launch(c, step, &at);
-  snprintf(name, sizeof name, "dipper_step_%d", (int)step->entry);
-  DP_TRY(cuda_run_kernel(c->gpu, name, cuda_device_of(c->gpu)->processors, (int)c->note.threads,
-                         (int64_t)c->note.shared_bytes, &launch));
-  c->second = !c->second;
-  DP_TRY(cuda_take_numbers(c->resident, (int)step->entry, step->arena[TILE_NUMBERS], c->arena[TILE_NUMBERS].at));
-  if (step->turned) DP_TRY(get_turns(c, step));
-  for (int i = 0; i < p->buffer_count; i++) {
-    const tile_buffer *b = &p->buffers[i];
-    if (!returns(c, step->entry, b) || (step->unread >> b->output & 1)) continue;
-    DP_TRY(cuda_get(c->gpu, step->outputs[b->output], c->outputs[b->output].at, step->rows[b->space] * b->stride * 4));
-  }
-  return DP_SUCCESS;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  int error = cuda_enter(c->gpu);
+  if (error) return settle(c, (int)step->entry, cuda_leave(c->gpu, error, "its context"));
+  dp_status status = begin_step(c, step);
+  if (status.code == DP_OK) status = end_step(c, step);
+  return settle(c, (int)step->entry, leave(c, status));
 }
 
 /* ---- memory of its own, as tile_device has it */
 
 static dp_status begin(const tile_code *code) {
   cuda_code *c = code->self;
+  dp_status status = DP_SUCCESS;
+  if (cuda_is_lost(c->gpu)) return is_lost();
   memset(c->seen, 0, sizeof *c->seen * (size_t)c->program->slot_count);
-  for (int state = TILE_GRADIENT; state < TILE_STATE_COUNT; state++)
-    DP_TRY(cuda_resident_clear(c->resident, (tile_state)state));
-  return DP_SUCCESS;
+  for (int state = TILE_GRADIENT; state < TILE_STATE_COUNT && status.code == DP_OK; state++)
+    status = cuda_resident_clear(c->resident, (tile_state)state);
+  return settle(c, -1, status);
 }
 
 static bool holds(const tile_code *code, tile_state state, int slot) {
   const cuda_code *c = code->self;
-  return state == TILE_VALUE ? c->seen[slot] != NULL : cuda_resident_keeps(c->resident, state, slot);
+  if (state == TILE_VALUE) return c->provided || c->seen[slot];
+  return cuda_resident_keeps(c->resident, state, slot);
 }
 
 static dp_status fetch(const tile_code *code, tile_state state, int slot, int64_t at, int64_t bytes, void *to) {
-  const cuda_code *c = code->self;
-  return cuda_resident_fetch(c->resident, state, slot, at, bytes, to);
+  cuda_code *c = code->self;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  return settle(c, -1, cuda_resident_fetch(c->resident, state, slot, at, bytes, to));
 }
 
 static dp_status store(const tile_code *code, tile_state state, int slot, int64_t at, int64_t bytes, const void *from) {
-  const cuda_code *c = code->self;
-  return cuda_resident_store(c->resident, state, slot, at, bytes, from);
+  cuda_code *c = code->self;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  return settle(c, -1, cuda_resident_store(c->resident, state, slot, at, bytes, from));
 }
 
 static dp_status clear(const tile_code *code, tile_state state) {
-  const cuda_code *c = code->self;
-  return cuda_resident_clear(c->resident, state);
+  cuda_code *c = code->self;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  return settle(c, -1, cuda_resident_clear(c->resident, state));
 }
 
 static dp_status reserve(const tile_code *code, const tile_step *step, int64_t pages) {
   cuda_code *c = code->self;
-  tile_step of = *step;
-  DP_TRY(need_memory(c, step, pages));
-  for (of.entry = 1; of.entry < c->program->entry_count; of.entry++) DP_TRY(need_results(c, &of));
-  return DP_SUCCESS;
+  if (cuda_is_lost(c->gpu)) return is_lost();
+  uint64_t others = 0;
+  for (int entry = 1; entry < c->program->entry_count; entry++) others |= c->written[entry];
+  dp_status status = cuda_need_memory(c, step, pages);
+  if (status.code == DP_OK) status = cuda_need_results(c, others & ~c->written[0], step->rows);
+  return settle(c, -1, status);
 }
 
 static int64_t worker_bytes(const tile_code *code, const tile_program *program, int64_t max_tokens) {
   const cuda_code *c = code->self;
-  cuda_device *list = NULL;
-  int count = 0;
-  dp_status status = c ? DP_SUCCESS : cuda_list_devices(&list, &count);
-  int64_t processors = c ? cuda_device_of(c->gpu)->processors : count ? list[0].processors : 0;
-  dp_status_free(&status);
-  free(list);
-  int64_t counters = 2 * cuda_counter_count(program, cuda_counter_tiles(program, max_tokens)) * 4;
-  return cuda_scratch_floats(program) * 4 * processors + counters;
+  return cuda_worker_bytes(program, cuda_device_of(c->gpu), c->scratch_floats, max_tokens);
 }
 
 static int64_t available(const tile_code *code) {
   const cuda_code *c = code->self;
-  cuda_device *list = NULL;
-  int count = 0;
-  if (c) return cuda_device_of(c->gpu)->memory;
-  dp_status status = cuda_list_devices(&list, &count);
-  int64_t bytes = count ? list[0].memory : 0;
-  dp_status_free(&status);
-  free(list);
-  return bytes;
+  return cuda_device_of(c->gpu)->memory;
 }
 
-static int64_t taken(const tile_code *code) {
-  const cuda_code *c = code->self;
-  int64_t sum = c->kv.bytes + c->counters.bytes + c->scratch.bytes + c->arguments.bytes;
-  for (int i = 0; i < TILE_SPACE_COUNT; i++) sum += c->arena[i].bytes;
-  for (int i = 0; i < c->program->output_count; i++) sum += c->outputs[i].bytes;
-  for (int i = 0; i < c->program->slot_count; i++) sum += c->weight_bytes[i];
-  return sum + cuda_resident_taken(c->resident);
-}
+static int64_t taken(const tile_code *code) { return cuda_bytes_of(code->self); }
 
-const tile_device cuda_memory = {.begin = begin,
-                                 .holds = holds,
-                                 .fetch = fetch,
-                                 .store = store,
-                                 .clear = clear,
-                                 .reserve = reserve,
-                                 .worker_bytes = worker_bytes,
-                                 .available = available,
-                                 .taken = taken};
+static const tile_device memory = {.begin = begin,
+                                   .holds = holds,
+                                   .fetch = fetch,
+                                   .store = store,
+                                   .clear = clear,
+                                   .reserve = reserve,
+                                   .worker_bytes = worker_bytes,
+                                   .available = available,
+                                   .taken = taken};
 
 /* ---- life */
 
@@ -391,14 +327,29 @@ static void unload(tile_code *code) {
   cuda_code *c = code->self;
   cuda_resident_free(c->resident);
   cuda_close(c->gpu);
+  free(c->kernels);
   free(c->seen);
   free(c->weights);
   free(c->weight_bytes);
   free(c->outputs);
-  free(c->results);
+  free(c->written);
   free(c->inputs_at);
-  free(c->staged);
   free(c);
+}
+
+static bool trains(const tile_program *p) {
+  for (int i = 0; i < p->kind_count; i++)
+    if (p->kinds[i].space == TILE_PARAMETERS || p->kinds[i].space == TILE_STATES) return true;
+  return false;
+}
+
+static dp_status need_progress(cuda_code *c) {
+  void *memory;
+  int blocks = cuda_device_of(c->gpu)->processors;
+  DP_TRY(cuda_pin(c->gpu, (int64_t)sizeof *c->progress * blocks, &memory));
+  c->progress = memory;
+  cuda_reset_progress(c->progress, blocks);
+  return cuda_map_pinned(c->gpu, memory, &c->progress_at);
 }
 
 /* A driver that does not take code says why only by a number. */
@@ -412,29 +363,35 @@ static dp_status set_up(cuda_code *c, const cg_object *object) {
   const void *image;
   const tile_program *p = c->program;
   size_t slots = (size_t)p->slot_count + 1;
+  c->kernels = calloc((size_t)p->entry_count + 1, sizeof *c->kernels);
   c->seen = calloc(slots, sizeof *c->seen);
   c->weights = calloc(slots, sizeof *c->weights);
   c->weight_bytes = calloc(slots, sizeof *c->weight_bytes);
   c->outputs = calloc((size_t)p->output_count + 1, sizeof *c->outputs);
   c->inputs_at = calloc((size_t)p->input_count + 1, sizeof *c->inputs_at);
-  c->results = calloc((size_t)p->entry_count + 1, sizeof *c->results);
-  if (!c->seen || !c->weights || !c->weight_bytes || !c->outputs || !c->inputs_at || !c->results)
+  if (!c->kernels || !c->seen || !c->weights || !c->weight_bytes || !c->outputs || !c->inputs_at)
     return dp_fail(DP_NO_MEMORY, "no memory to load code");
-  for (int i = 0; i == 0 || i < p->entry_count; i++) c->results[i] = results_of(p, i);
+  DP_TRY(cuda_find_results(c));
   DP_TRY(cuda_open(0, &c->gpu));
   DP_TRY(cuda_open_object(p, object, &c->note, &image));
   DP_TRY(check_chip(&c->note, cuda_device_of(c->gpu)));
   DP_TRY(cuda_load_module(c->gpu, image));
   DP_TRY(cuda_resident_new(p, c->gpu, c->weights, &c->resident));
   c->scratch_floats = (int64_t)c->note.scratch_floats;
-  return need(c, &c->scratch, c->scratch_floats * 4 * cuda_device_of(c->gpu)->processors, "scratch memory", false);
+  return need_progress(c);
 }
 
+/* Weights that an update assigns are put when a step names them: where tied ones are one, and the host may fetch them.
+ */
 dp_status cuda_load(const tile_program *program, const cg_object *object, tile_code **code) {
   cuda_code *c = calloc(1, sizeof *c);
   if (!c) return dp_fail(DP_NO_MEMORY, "no memory to load code");
-  c->code = (tile_code){
-      .run_step = run_step, .takes_turns = true, .device = &cuda_memory, .free = unload, .self = c};
+  c->code = (tile_code){.run_step = run_step,
+                        .takes_turns = true,
+                        .device = &memory,
+                        .provide = trains(program) ? NULL : provide,
+                        .free = unload,
+                        .self = c};
   c->program = program;
   dp_status status = set_up(c, object);
   if (status.code == DP_OK)

@@ -7,6 +7,8 @@
 
 /* On the first device. The program must outlive the code. */
 dp_status cuda_load(const tile_program *program, const cg_object *object, tile_code **code);
-extern const tile_device cuda_memory;
+/* Scratch, so much of it a block, and counters. */
+int64_t cuda_worker_bytes(const tile_program *program, const cuda_device *device, int64_t scratch_floats,
+                          int64_t max_tokens);
 
 #endif

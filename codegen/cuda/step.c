@@ -116,6 +116,7 @@ static void emit_task(const walk *w) {
   const tile_kind *kind = w->kind;
   const tile_group *group = &w->program->groups[w->group];
   const char *name = cu_kind_name(e, group->kind);
+  cu_line(e, "task_begins(launch, block, %d, layer, tile, task);", w->group);
   if (cu_first_product(e, kind) >= 0)
     cu_line(e, "if (step.rows[%d] <= 8) begin_%s(step, block, layer, tile, task);", kind->space, name);
   for (int i = 0; i < group->wait_count; i++) emit_wait(w, &group->waits[i]);
@@ -205,5 +206,6 @@ void cu_emit_step(cuda *e, int index) {
             turns.place, turns.picked->output, turns.log_probability->output, turns.picked->stride);
     cu_close(e);
   }
+  cu_line(e, "step_ends(launch, block);");
   cu_close(e);
 }

@@ -73,6 +73,7 @@ static void add_constants(cuda *e) {
           e->program->name);
   cu_line(e, "enum { THREADS = %d, ROW_TILE = %d, TOKENS = %d, OUTPUTS = %d };", CUDA_THREADS, e->program->row_tile,
           TILE_TOKENS, TILE_OUTPUTS);
+  cu_line(e, "enum { STEP_ENDED = %d };", CUDA_ENDED);
   cu_line(e, "enum { RING_BYTES = %d, CHOSEN_BYTES = %d, STATE_COUNT = %d, SPACE_COUNT = %d };", CUDA_RING_BYTES,
           (int)((e->program->row_tile + 1 + 31) / 32 * 128), TILE_STATE_COUNT, TILE_SPACE_COUNT);
   if (e->program->tensor) cu_line(e, "enum { TENSOR_TYPES = %u };", e->program->tensor);
@@ -102,6 +103,7 @@ static void add_layout_checks(cuda *e) {
   CHECK(cuda_launch, first_segment);
   CHECK(cuda_launch, scratch_floats);
   CHECK(cuda_launch, ended);
+  CHECK(cuda_launch, progress);
 #undef CHECK
   cu_line(e, "static_assert(sizeof(Launch) == %zu, \"layout\");", sizeof(cuda_launch));
 }

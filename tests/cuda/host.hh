@@ -218,6 +218,10 @@ HOST void add_release(u32 *counter) {
   ON_TSAN(__tsan_atomic32_fetch_add((volatile int *)counter, 1, __ATOMIC_ACQ_REL); return;)
   ++*(volatile u32 *)counter;
 }
+HOST void store_outside(int *to, int a, int b, int c, int d) {
+  host_check(to, 16, HOST_WRITE, HOST_HERE);
+  to[0] = a, to[1] = b, to[2] = c, to[3] = d;
+}
 HOST void spin() {
   machine->fiber->spins = 64;
   host_leave(SPINNING);

@@ -37,6 +37,10 @@ static u32 read_acquire(const u32 *counter) {
 static void add_release(u32 *counter) {
   asm volatile("fence.acq_rel.gpu;\n\tred.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
+// Four words at once into memory of the host, past the caches: whoever reads them may do so after a fault.
+static void store_outside(int *to, int a, int b, int c, int d) {
+  asm volatile("st.global.wt.v4.s32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
 static void spin() { __nanosleep(20); }
 
 // Asynchronous copies of 16 bytes into shared memory, in groups that a thread closes; landed<N>: all of this thread's but

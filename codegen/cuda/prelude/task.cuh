@@ -35,6 +35,7 @@ struct Launch {
   u32 *meeting;          // how often blocks have come to the end of a turn, and how often they went on; growing for ever
   u32 arrived, released; // the two before this launch
   int *ended;            // [output rows]: have picked a token that ends
+  int *progress; // [blocks][4] of the host: what each block began last; NULL: it is not told
 };
 
 // A block of threads and its memory.
@@ -75,6 +76,13 @@ static Block open_block(const Launch &launch) {
   clear_other_counters(launch, block);
   return block;
 }
+
+// Told by a thread that does not release counters: its fence need not wait for the bus.
+static void task_begins(const Launch &launch, const Block &block, int group, int layer, int tile, int task) {
+  if (launch.progress && thread_index() == THREADS - 1)
+    store_outside(launch.progress + 4 * block.index, group, layer, tile, task);
+}
+static void step_ends(const Launch &launch, const Block &block) { task_begins(launch, block, STEP_ENDED, 0, 0, 0); }
 
 // Tasks go to blocks in turn, in program order: the first of a bundle that is this block's, and the bundle passed.
 static int first_task(const Block &block) {
