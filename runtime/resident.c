@@ -177,7 +177,6 @@ int64_t rt_packing_job_begin(const rt_packing_job *job) { return job->at + job->
 
 static int64_t list_jobs(const rt_packing *p, rt_packing_job *to) {
   int64_t jobs = 0;
-  r->borrowed = 0;
   for (int w = 0; w < p->program->weight_count; w++) {
     const tile_weight *weight = &p->program->weights[w];
     bool shared = shared_with(p->program, p->binding, w) >= 0;
