@@ -593,6 +593,7 @@ END_TEST
 static void fill_model(dp_model *model, const subject *s, rt_engine *engine) {
   *model = (dp_model){.program = s->program, .engine = engine};
   model->info = (dp_model_info){.vocabulary = 5000, .columns = 5000, .step_tokens = 32, .context = 90};
+  api_adopt_model(NULL, model);
 }
 
 typedef struct listener {
@@ -625,7 +626,8 @@ static int64_t session_generates(const subject *s, const tile_code *code, int mo
   g.max_tokens = 3;
   if (length + 5 < 90) check_ok(dp_generate(session, prompt, 2, &g, NULL), "again"); /* goes on from there */
   dp_session_free(session);
-  rt_engine_free(engine);
+  model.program = NULL; /* the subject's */
+  api_close_model(&model);
   return length;
 }
 
