@@ -15,7 +15,7 @@ build: $(STAMP)  ## configure and compile (PRESET=release, debug, asan, tsan)
 	@cmake --build --preset $(PRESET)
 
 test: build $(SMOLLM2)  ## every test
-	@ctest --preset $(PRESET)
+	@ctest --preset $(PRESET) $(TESTS)
 
 demo: build $(SMOLLM2)  ## SmolLM2-135M-Instruct answers PROMPT
 	@build/$(PRESET)/dipper run models/llama.dip --weights $(SMOLLM2) -p "$(PROMPT)" -n 200 --stats

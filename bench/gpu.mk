@@ -10,7 +10,7 @@ BISON ?= bison
 # Parser and lexer made elsewhere, used when flex or bison is missing.
 BARE_GENERATED ?= bench/.generated
 
-OPTIONS := -std=c17 -D_GNU_SOURCE -ffp-contract=off -fPIC -I. -Iinclude -I$(OUT) -I$(OUT)/frontend
+OPTIONS := -std=c17 -D_GNU_SOURCE -ffp-contract=off -fPIC -DDIPPER_VERSION='"0.1.0"' -I. -Iinclude -I$(OUT) -I$(OUT)/frontend
 # Whatever wants those libraries is left out, and what it would answer is bench/gpu_bare.c.
 WANTS := $(shell grep -l '<jansson.h>\|<pcre2.h>\|data_parts.h' runtime/*.c) $(wildcard runtime/checkpoint*.c) api/header.c
 FOLDERS := base ir passes frontend codegen codegen/interp codegen/cuda runtime api
