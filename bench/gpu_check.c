@@ -245,7 +245,7 @@ static dp_status set_up(const dp_options *options, dp_model *model, int64_t *dep
   DP_TRY(fill(&model->source, 0, depth));
   DP_TRY(fill(&model->source, 1, depth));
   DP_TRY(api_schedule(options, &model->source, &model->program));
-  DP_TRY(api_compile(options, &model->program, &model->code, NULL, &model->note));
+  DP_TRY(api_compile(options, &model->program, &model->code, &model->info.compiled, &model->note));
   return rt_engine_new(model->program, model->code, model->source.binding, &engine, &model->engine);
 }
 
