@@ -164,6 +164,8 @@ static dp_status schedule_groups(ps_schedule_state *s, const ir_block *block) {
     } else if (op->code == IR_OP_group) {
       DP_TRY(ps_lower_group(s, op));
       add_group(s);
+    } else if (op->code == IR_OP_constant) {
+      return dp_fail(DP_UNSUPPORTED, "a loop carries a number: it can carry rows of tokens alone");
     } else {
       return dp_fail(DP_BUG, "internal error: op %s is in no group: the schedule takes a fused module",
                      ir_op_info_of(op->code)->name);
